@@ -1,0 +1,45 @@
+# Every target runs `setup` first: it installs what is missing and takes a
+# fraction of a second when nothing is.
+
+.PHONY: help setup build bin-dir demo test test-long bench lint fmt clean
+
+# One feature set for every development build: cargo then builds nothing twice.
+# `faults` is among them, and never part of `make build`.
+DEV := --workspace --features chancery-node/faults,chancery-hsm/testing
+CARGO := cargo
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: ## install what is missing; build RocksDB once
+	@scripts/setup
+
+build: setup ## every binary, release mode
+	@scripts/progress $(CARGO) build --release --bins -p chancery-node -p chancery-tests
+
+bin-dir: ## the folder of `make build`
+	@scripts/bin-dir
+
+demo: build ## three nodes, a workload, a killed leader
+	@scripts/demo
+
+test: setup ## every test, small counts
+	@scripts/progress $(CARGO) build $(DEV)
+	@$(CARGO) test $(DEV) --no-fail-fast
+
+test-long: setup ## every test, full counts
+	@scripts/progress $(CARGO) build $(DEV)
+	@CHANCERY_TEST_LONG=1 $(CARGO) test $(DEV) --no-fail-fast -- --nocapture
+
+bench: setup ## criterion benches
+	@$(CARGO) bench -p chancery-node --bench issue
+
+lint: setup ## clippy, rustfmt, tidy
+	@$(CARGO) fmt --all --check
+	@$(CARGO) clippy $(DEV) --all-targets -- -D warnings
+
+fmt: setup ## format
+	@$(CARGO) fmt --all
+
+clean: ## remove build output, not the RocksDB archive
+	@$(CARGO) clean
