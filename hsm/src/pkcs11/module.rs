@@ -1,0 +1,183 @@
+//! PKCS#11 modules of this process: each loaded and initialised once, whoever asks.
+//!
+//! A second `C_Initialize` from another thread has crashed modules, and unloading one while its
+//! threads live crashes all of them; so modules stay in a registry until the process ends, and are
+//! never finalised by it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
+use cryptoki::error::{Error as CryptokiError, RvError};
+
+use crate::ckr::Ckr;
+use crate::error::SignerError;
+use crate::lock;
+
+/// How long to wait for another thread that is initialising the same module.
+const LOADING_SECONDS_MAX: u64 = 10;
+
+/// A loaded, initialised module, and what this process remembers of its tokens.
+#[derive(Debug)]
+pub(super) struct Module {
+    context: Pkcs11,
+    logins_tried: AtomicU64,
+    /// Held from the question whether a login is allowed to its outcome, so that of two signers of
+    /// one token the second hears of the first one's refusal.
+    logging_in: Mutex<()>,
+    /// Tokens (by serial) that refused their PIN, and how.
+    refusals: Mutex<BTreeMap<String, Ckr>>,
+}
+
+impl Module {
+    pub(super) fn context(&self) -> &Pkcs11 {
+        &self.context
+    }
+
+    pub(super) fn logins_tried(&self) -> u64 {
+        self.logins_tried.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin_login(&self) -> MutexGuard<'_, ()> {
+        lock(&self.logging_in)
+    }
+
+    pub(super) fn count_login(&self) {
+        self.logins_tried.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn refusal(&self, serial: &str) -> Option<Ckr> {
+        lock(&self.refusals).get(serial).copied()
+    }
+
+    pub(super) fn remember_refusal(&self, serial: &str, ckr: Ckr) {
+        lock(&self.refusals).insert(serial.to_owned(), ckr);
+    }
+
+    pub(super) fn forget_refusal(&self, serial: &str) {
+        lock(&self.refusals).remove(serial);
+    }
+}
+
+enum Entry {
+    Loading,
+    Ready(Arc<Module>),
+}
+
+static MODULES: Mutex<BTreeMap<PathBuf, Entry>> = Mutex::new(BTreeMap::new());
+static LOADED: Condvar = Condvar::new();
+
+/// The module at `path`, loaded and initialised at the first call in this process.
+pub(super) fn load(path: &Path) -> Result<Arc<Module>, SignerError> {
+    let real = resolve(path)?;
+    {
+        let limit = Duration::from_secs(LOADING_SECONDS_MAX);
+        let is_loading = |modules: &mut BTreeMap<PathBuf, Entry>| {
+            matches!(modules.get(&real), Some(Entry::Loading))
+        };
+        // The lock is not held while a module initialises: one that hangs blocks its own only.
+        let (mut modules, _) = LOADED
+            .wait_timeout_while(lock(&MODULES), limit, is_loading)
+            .unwrap_or_else(PoisonError::into_inner);
+        match modules.get(&real) {
+            Some(Entry::Ready(module)) => return Ok(Arc::clone(module)),
+            Some(Entry::Loading) => return Err(SignerError::ModuleStuck { path: path.into() }),
+            None => modules.insert(real.clone(), Entry::Loading),
+        };
+    }
+    let module = initialise(&real, path).map(Arc::new);
+    let mut modules = lock(&MODULES);
+    match &module {
+        Ok(module) => modules.insert(real, Entry::Ready(Arc::clone(module))),
+        Err(_) => modules.remove(&real),
+    };
+    LOADED.notify_all();
+    module
+}
+
+/// The module at `path`, if it is loaded.
+pub(super) fn loaded(path: &Path) -> Option<Arc<Module>> {
+    match lock(&MODULES).get(&resolve(path).ok()?) {
+        Some(Entry::Ready(module)) => Some(Arc::clone(module)),
+        _ => None,
+    }
+}
+
+/// The real file, so that one module under two names is initialised once.
+fn resolve(path: &Path) -> Result<PathBuf, SignerError> {
+    let unusable = |reason: String| SignerError::ModuleUnusable {
+        path: path.to_owned(),
+        reason,
+    };
+    let real = path.canonicalize().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => SignerError::ModuleMissing {
+            path: path.to_owned(),
+        },
+        _ => unusable(error.to_string()),
+    })?;
+    if real.is_file() {
+        Ok(real)
+    } else {
+        Err(unusable("not a file".into()))
+    }
+}
+
+fn initialise(real: &Path, path: &Path) -> Result<Module, SignerError> {
+    let context = Pkcs11::new(real).map_err(|error| match error {
+        CryptokiError::LibraryLoading(_) | CryptokiError::MissingSymbol(_) => {
+            SignerError::ModuleUnusable {
+                path: path.to_owned(),
+                reason: error.to_string(),
+            }
+        }
+        other => SignerError::from_cryptoki(other),
+    })?;
+    match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+        // Already done by another library in this process, or under a hard link of this file.
+        Ok(()) | Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
+        Err(error) => return Err(SignerError::from_cryptoki(error)),
+    }
+    Ok(Module {
+        context,
+        logins_tried: AtomicU64::new(0),
+        logging_in: Mutex::default(),
+        refusals: Mutex::default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_module_is_named_with_what_to_do() {
+        let error = load(Path::new("/nowhere/libvendor.so")).expect_err("no such file");
+        assert_eq!(
+            error.to_string(),
+            "no PKCS#11 module at /nowhere/libvendor.so: \
+             install the vendor's library or correct the path"
+        );
+    }
+
+    #[test]
+    fn files_that_are_no_module_are_refused_by_name() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = dir.path().join("module.so");
+        std::fs::write(&text, "not a library").expect("writes");
+        for path in [text.as_path(), dir.path()] {
+            let error = load(path).expect_err("no module");
+            assert!(
+                matches!(error, SignerError::ModuleUnusable { .. }),
+                "{error}"
+            );
+            assert!(
+                error.to_string().contains(&path.display().to_string()),
+                "{error}"
+            );
+        }
+    }
+}
