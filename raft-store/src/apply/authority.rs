@@ -1,0 +1,120 @@
+//! Authorities and how their keys come to be.
+//!
+//! Creating a key is intent, generate, prove, record; each step is a
+//! compare-and-set on (slot, epoch), so a deposed leader's or a restarted
+//! node's late step is refused, and a crash leaves a key that the log names.
+
+use super::Ruling;
+use crate::command::{
+    AbandonKey, AuthorityName, BeginKey, Outcome, ProveAuthority, RecordAuthority, Refusal,
+};
+use crate::feed::ChangeKind;
+use crate::model::{AuthorityKind, AuthorityStatus, KeyIntent};
+use crate::view::Txn;
+
+pub(super) fn begin_key(txn: &mut Txn<'_>, command: &BeginKey) -> Ruling {
+    let seen = txn.intent(&command.slot)?.unwrap_or_default();
+    if seen.node_id != 0 || command.epoch != seen.epoch + 1 {
+        return Ok(Err(Refusal::Conflict));
+    }
+    if command.node_id == 0 || command.key_id.len() != 16 {
+        return Ok(Err(Refusal::Malformed));
+    }
+    txn.put_intent(&KeyIntent {
+        slot: command.slot.clone(),
+        epoch: command.epoch,
+        node_id: command.node_id,
+        key_id: command.key_id.clone(),
+        key_label: command.key_label.clone(),
+        recorded_at: txn.now(),
+    });
+    Ok(Ok(Outcome::default()))
+}
+
+/// The epoch stays, so the abandoned key's name is never used again.
+pub(super) fn abandon_key(txn: &mut Txn<'_>, command: &AbandonKey) -> Ruling {
+    match txn.intent(&command.slot)? {
+        Some(intent) if intent.epoch == command.epoch && intent.node_id != 0 => {
+            txn.put_intent(&KeyIntent {
+                node_id: 0,
+                ..intent
+            });
+            Ok(Ok(Outcome::default()))
+        }
+        _ => Ok(Err(Refusal::Conflict)),
+    }
+}
+
+/// Publishes the authority in the bundle and closes the intent.
+pub(super) fn record(txn: &mut Txn<'_>, command: &RecordAuthority) -> Ruling {
+    let Some(draft) = &command.authority else {
+        return Ok(Err(Refusal::Malformed));
+    };
+    let Some(intent) = txn.intent(&draft.slot)? else {
+        return Ok(Err(Refusal::Conflict));
+    };
+    if intent.node_id == 0 || intent.epoch != draft.epoch || intent.key_id != draft.key_id {
+        return Ok(Err(Refusal::Conflict));
+    }
+    let known_kind = matches!(
+        AuthorityKind::try_from(draft.kind),
+        Ok(AuthorityKind::X509 | AuthorityKind::Jwt)
+    );
+    if !known_kind || draft.id.is_empty() || draft.public_key.is_empty() {
+        return Ok(Err(Refusal::Malformed));
+    }
+    if txn.authority(draft.kind, &draft.id)?.is_some() {
+        return Ok(Err(Refusal::AlreadyExists));
+    }
+    let mut authority = draft.clone();
+    authority.sequence = txn.next_sequence()?;
+    authority.set_status(AuthorityStatus::Prepared);
+    authority.proved_by = vec![intent.node_id];
+    txn.put_authority(&authority);
+    txn.put_intent(&KeyIntent {
+        node_id: 0,
+        ..intent
+    });
+    txn.bundle_changed()?;
+    Ok(Ok(Outcome::default()))
+}
+
+pub(super) fn prove(txn: &mut Txn<'_>, command: &ProveAuthority) -> Ruling {
+    let Some(name) = &command.authority else {
+        return Ok(Err(Refusal::Malformed));
+    };
+    let Some(mut authority) = txn.authority(name.kind, &name.id)? else {
+        return Ok(Err(Refusal::NotFound));
+    };
+    if let Err(at) = authority.proved_by.binary_search(&command.node_id) {
+        authority.proved_by.insert(at, command.node_id);
+        txn.put_authority(&authority);
+    }
+    Ok(Ok(Outcome::default()))
+}
+
+/// Starts to sign; the one of the same slot that signed until now turns old and
+/// stays in the bundle. A slot never goes back to an earlier epoch: a deposed
+/// leader's late step must not undo a rotation.
+pub(super) fn activate(txn: &mut Txn<'_>, command: &AuthorityName) -> Ruling {
+    let Some(mut authority) = txn.authority(command.kind, &command.id)? else {
+        return Ok(Err(Refusal::NotFound));
+    };
+    if authority.status() != AuthorityStatus::Prepared {
+        return Ok(Err(Refusal::Conflict));
+    }
+    let mut signing = txn.authorities(command.kind)?;
+    signing
+        .retain(|other| other.slot == authority.slot && other.status() == AuthorityStatus::Active);
+    if authority.tainted || signing.iter().any(|other| other.epoch > authority.epoch) {
+        return Ok(Err(Refusal::Conflict));
+    }
+    for mut other in signing {
+        other.set_status(AuthorityStatus::Old);
+        txn.put_authority(&other);
+    }
+    authority.set_status(AuthorityStatus::Active);
+    txn.put_authority(&authority);
+    txn.changed(ChangeKind::BundleChanged);
+    Ok(Ok(Outcome::default()))
+}

@@ -1,0 +1,169 @@
+//! The one function that changes the replicated state.
+//!
+//! [`apply`] is a pure function of (state, log index, proposal). It has no
+//! clock, no randomness, no environment and no unordered map, so the same log
+//! gives the same bytes on every node. A refusal is a typed outcome and changes
+//! nothing but the clock and the request memory; an error means that this
+//! node's storage is broken, and the node must stop.
+
+mod agent;
+mod authority;
+mod entry;
+mod member;
+
+use prost::Message;
+
+use crate::command::{Command, Outcome, Proposal, Refusal};
+use crate::feed::Change;
+use crate::store::StoreError;
+use crate::view::{Table, Txn, View, Writes, meta};
+
+/// Log positions for which outcomes of requests are remembered.
+pub const REQUEST_MEMORY: u64 = 200_000;
+
+/// What a proposal did.
+pub struct Applied {
+    /// Answer to the proposer.
+    pub outcome: Outcome,
+    /// Rows written.
+    pub writes: Writes,
+    /// Changes, in order.
+    pub changes: Vec<Change>,
+}
+
+/// Why a proposal cannot be applied on this node at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The store failed or is corrupt.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Written by a newer version. It must not be skipped: the states would part.
+    #[error(
+        "log entry {log_index} holds a command that this version does not know; upgrade this node"
+    )]
+    UnknownCommand {
+        /// Where it stands.
+        log_index: u64,
+    },
+}
+
+/// Applies `proposal`, which stands at `log_index`, to the state `base` with the
+/// not yet stored writes `batch` of earlier log entries on top.
+pub fn apply(
+    base: &dyn View,
+    batch: &Writes,
+    log_index: u64,
+    proposal: &Proposal,
+) -> Result<Applied, ApplyError> {
+    let command = proposal
+        .command
+        .as_ref()
+        .ok_or(ApplyError::UnknownCommand { log_index })?;
+    let before = Txn::new(base, batch, log_index, 0)
+        .cluster()?
+        .unwrap_or_default();
+    // The proposer's clock may be behind that of an earlier leader; state time never is.
+    let clock_ms = before.clock_ms.max(proposal.time_ms);
+    let mut txn = Txn::new(base, batch, log_index, clock_ms);
+
+    if let Some(request) = &proposal.request
+        && let Some(memory) = txn.remembered(request)?
+    {
+        let outcome = Outcome::decode(memory.outcome.as_slice())
+            .map_err(|e| StoreError::corrupt(format!("remembered outcome does not decode: {e}")))?;
+        return Ok(Applied {
+            outcome,
+            writes: Writes::new(),
+            changes: Vec::new(),
+        });
+    }
+    if let Some(request) = &proposal.request
+        && txn.is_forgotten(request)?
+    {
+        let outcome = Outcome::refused(Refusal::OutcomeUnknown);
+        return Ok(Applied {
+            outcome,
+            writes: Writes::new(),
+            changes: Vec::new(),
+        });
+    }
+
+    let outcome = match run(&mut txn, command)? {
+        Ok(outcome) => outcome,
+        Err(refusal) => {
+            // An expired join token is gone although the attestation is refused.
+            if !(refusal == Refusal::TokenExpired && matches!(command, Command::AttestAgent(_))) {
+                txn.roll_back();
+            }
+            Outcome::refused(refusal)
+        }
+    };
+
+    let mut cluster = txn.cluster()?.unwrap_or_default();
+    if cluster.clock_ms != clock_ms {
+        cluster.clock_ms = clock_ms;
+        txn.put_cluster(&cluster);
+    }
+    if let Some(request) = &proposal.request {
+        txn.remember(request, outcome.encode_to_vec())?;
+    }
+    txn.forget_requests(REQUEST_MEMORY)?;
+    let (writes, changes) = txn.finish();
+    Ok(Applied {
+        outcome,
+        writes,
+        changes,
+    })
+}
+
+/// `Err` inside is a refusal, outside a broken store.
+type Ruling = Result<Result<Outcome, Refusal>, StoreError>;
+
+fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
+    let founded = txn.cluster()?.is_some_and(|c| !c.id.is_empty());
+    if !founded && !matches!(command, Command::Found(_)) {
+        return Ok(Err(Refusal::Conflict));
+    }
+    match command {
+        Command::Found(c) => member::found(txn, c),
+        Command::AdmitMember(c) => member::admit(txn, c),
+        Command::AnnounceMember(c) => member::announce(txn, c),
+        Command::RecordServerSvid(c) => member::record_server_svid(txn, c),
+        Command::CreateEntries(c) => entry::create(txn, c),
+        Command::DeleteEntries(c) => entry::delete(txn, c),
+        Command::CreateJoinToken(c) => agent::create_join_token(txn, c),
+        Command::AttestAgent(c) => agent::attest(txn, c),
+        Command::RenewAgent(c) => agent::renew(txn, c),
+        Command::ActivateAgents(c) => agent::activate(txn, c),
+        Command::BanAgent(c) => agent::ban(txn, c),
+        Command::DeleteAgent(c) => agent::delete(txn, c),
+        Command::SetAgentVersion(c) => agent::set_version(txn, c),
+        Command::BeginKey(c) => authority::begin_key(txn, c),
+        Command::AbandonKey(c) => authority::abandon_key(txn, c),
+        Command::RecordAuthority(c) => authority::record(txn, c),
+        Command::ProveAuthority(c) => authority::prove(txn, c),
+        Command::ActivateAuthority(c) => authority::activate(txn, c),
+    }
+}
+
+/// Digest of the state after a log entry: folds the digest before it, the index,
+/// and every row written, in key order.
+pub fn fold_digest(before: &[u8], log_index: u64, writes: &Writes) -> Vec<u8> {
+    let digest_key = Table::Meta.key(meta::DIGEST);
+    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    digest.update(before);
+    digest.update(&log_index.to_be_bytes());
+    for (key, value) in writes.iter().filter(|(key, _)| **key != digest_key) {
+        digest.update(&(key.len() as u64).to_be_bytes());
+        digest.update(key);
+        match value {
+            Some(value) => {
+                digest.update(&[1]);
+                digest.update(&(value.len() as u64).to_be_bytes());
+                digest.update(value);
+            }
+            None => digest.update(&[0]),
+        }
+    }
+    digest.finish().as_ref().to_vec()
+}

@@ -1,0 +1,447 @@
+//! The vocabulary of the log.
+//!
+//! A command carries everything that `apply` must not decide for itself: ids,
+//! serials, random values, signed certificates' facts, and the time.
+
+use std::fmt;
+
+use prost::{Enumeration, Message, Oneof};
+
+use crate::model::{Authority, Entry, JoinToken, Selector};
+
+/// Names one request for ever: a retry with the same id is applied once.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Message)]
+pub struct RequestId {
+    /// Node that made it.
+    #[prost(uint64, tag = "1")]
+    pub node: u64,
+    /// Start of that node in which it was made.
+    #[prost(uint64, tag = "2")]
+    pub boot: u64,
+    /// Counter within that start.
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+}
+
+/// What is proposed: a command, who asked, and when by the leader's clock.
+#[derive(Clone, PartialEq, Message)]
+pub struct Proposal {
+    /// Absent for what the leader proposes of itself and may safely repeat.
+    #[prost(message, optional, tag = "1")]
+    pub request: Option<RequestId>,
+    /// Unix milliseconds, set by the leader.
+    #[prost(int64, tag = "2")]
+    pub time_ms: i64,
+    /// What to do. Absent in a proposal of a newer version: the node stops.
+    #[prost(
+        oneof = "Command",
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
+    )]
+    pub command: Option<Command>,
+}
+
+/// Everything that can change the replicated state.
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Command {
+    /// Founds the cluster; the first command of every log.
+    #[prost(message, tag = "10")]
+    Found(Found),
+    /// Admits a node as a learner.
+    #[prost(message, tag = "11")]
+    AdmitMember(AdmitMember),
+    /// A member tells of its start.
+    #[prost(message, tag = "12")]
+    AnnounceMember(AnnounceMember),
+    /// Creates entries, each on its own.
+    #[prost(message, tag = "13")]
+    CreateEntries(CreateEntries),
+    /// Deletes entries, each on its own.
+    #[prost(message, tag = "14")]
+    DeleteEntries(DeleteEntries),
+    /// Makes a join token known.
+    #[prost(message, tag = "15")]
+    CreateJoinToken(CreateJoinToken),
+    /// Records an attestation; consumes the join token if there is one.
+    #[prost(message, tag = "16")]
+    AttestAgent(AttestAgent),
+    /// Records a renewed SVID as pending.
+    #[prost(message, tag = "17")]
+    RenewAgent(RenewAgent),
+    /// Makes pending SVIDs current.
+    #[prost(message, tag = "18")]
+    ActivateAgents(ActivateAgents),
+    /// Bans an agent.
+    #[prost(message, tag = "19")]
+    BanAgent(AgentPath),
+    /// Evicts an agent.
+    #[prost(message, tag = "20")]
+    DeleteAgent(AgentPath),
+    /// Records what an agent said of itself.
+    #[prost(message, tag = "21")]
+    SetAgentVersion(SetAgentVersion),
+    /// Announces a key before it is generated.
+    #[prost(message, tag = "22")]
+    BeginKey(BeginKey),
+    /// Closes an intent without an authority.
+    #[prost(message, tag = "23")]
+    AbandonKey(AbandonKey),
+    /// Records the authority of a generated and proved key.
+    #[prost(message, tag = "24")]
+    RecordAuthority(RecordAuthority),
+    /// A member proved that it can sign with an authority.
+    #[prost(message, tag = "25")]
+    ProveAuthority(ProveAuthority),
+    /// An authority starts to sign.
+    #[prost(message, tag = "26")]
+    ActivateAuthority(AuthorityName),
+    /// A member serves a server SVID of this authority.
+    #[prost(message, tag = "27")]
+    RecordServerSvid(RecordServerSvid),
+}
+
+/// See [`Command::Found`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Found {
+    /// Random UUID.
+    #[prost(string, tag = "1")]
+    pub cluster_id: String,
+    /// Trust domain name.
+    #[prost(string, tag = "2")]
+    pub trust_domain: String,
+    /// The founder; becomes node 1.
+    #[prost(message, optional, tag = "3")]
+    pub founder: Option<AdmitMember>,
+    /// The static peer list; empty when members are admitted by hand.
+    #[prost(string, repeated, tag = "4")]
+    pub founding_peers: Vec<String>,
+}
+
+/// See [`Command::AdmitMember`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AdmitMember {
+    /// host:port for peers.
+    #[prost(string, tag = "1")]
+    pub peer_address: String,
+    /// host:port for agents.
+    #[prost(string, tag = "2")]
+    pub api_address: String,
+    /// SHA-256 of the peer key's SubjectPublicKeyInfo.
+    #[prost(bytes = "vec", tag = "3")]
+    pub spki_sha256: Vec<u8>,
+    /// Version of its binary.
+    #[prost(string, tag = "4")]
+    pub version: String,
+}
+
+/// See [`Command::AnnounceMember`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AnnounceMember {
+    /// Who.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+    /// host:port for agents.
+    #[prost(string, tag = "2")]
+    pub api_address: String,
+    /// Version of its binary.
+    #[prost(string, tag = "3")]
+    pub version: String,
+    /// Which start this is.
+    #[prost(uint64, tag = "4")]
+    pub boot: u64,
+}
+
+/// See [`Command::CreateEntries`].
+#[derive(Clone, PartialEq, Message)]
+pub struct CreateEntries {
+    /// Without sequence, revision and creation time.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: Vec<Entry>,
+}
+
+/// See [`Command::DeleteEntries`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DeleteEntries {
+    /// Entry ids.
+    #[prost(string, repeated, tag = "1")]
+    pub ids: Vec<String>,
+}
+
+/// See [`Command::CreateJoinToken`].
+#[derive(Clone, PartialEq, Message)]
+pub struct CreateJoinToken {
+    /// What is stored of it. `expires_at` is set by `apply` from `ttl`.
+    #[prost(message, optional, tag = "1")]
+    pub token: Option<JoinToken>,
+    /// Seconds from the cluster clock, at least 1.
+    #[prost(int32, tag = "2")]
+    pub ttl: i32,
+    /// Entry that gives the agent a second name.
+    #[prost(message, optional, tag = "3")]
+    pub alias: Option<Entry>,
+}
+
+/// See [`Command::AttestAgent`].
+#[derive(Clone, PartialEq, Message)]
+pub struct AttestAgent {
+    /// Path of the agent's SPIFFE ID.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Name of the attestor.
+    #[prost(string, tag = "2")]
+    pub attestation_type: String,
+    /// What attestation found.
+    #[prost(message, repeated, tag = "3")]
+    pub selectors: Vec<Selector>,
+    /// Decimal serial of the SVID that was signed.
+    #[prost(string, tag = "4")]
+    pub serial: String,
+    /// Unix seconds.
+    #[prost(int64, tag = "5")]
+    pub expires_at: i64,
+    /// May attest again.
+    #[prost(bool, tag = "6")]
+    pub can_reattest: bool,
+    /// SHA-256 of the join token to consume; empty for other attestors.
+    #[prost(bytes = "vec", tag = "7")]
+    pub token_sha256: Vec<u8>,
+}
+
+/// See [`Command::RenewAgent`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RenewAgent {
+    /// Path of the agent's SPIFFE ID.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Decimal serial of the SVID that was signed.
+    #[prost(string, tag = "2")]
+    pub serial: String,
+    /// Unix seconds.
+    #[prost(int64, tag = "3")]
+    pub expires_at: i64,
+}
+
+/// One SVID that was used for the first time.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Message)]
+pub struct Activation {
+    /// Path of the agent's SPIFFE ID.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Decimal serial.
+    #[prost(string, tag = "2")]
+    pub serial: String,
+}
+
+/// See [`Command::ActivateAgents`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ActivateAgents {
+    /// What a node saw within a tenth of a second.
+    #[prost(message, repeated, tag = "1")]
+    pub activations: Vec<Activation>,
+}
+
+/// Names an agent.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AgentPath {
+    /// Path of the agent's SPIFFE ID.
+    #[prost(string, tag = "1")]
+    pub path: String,
+}
+
+/// See [`Command::SetAgentVersion`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct SetAgentVersion {
+    /// Path of the agent's SPIFFE ID.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// At most 255 characters.
+    #[prost(string, tag = "2")]
+    pub version: String,
+}
+
+/// See [`Command::BeginKey`]: compare-and-set on (slot, epoch).
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BeginKey {
+    /// Slot to fill.
+    #[prost(string, tag = "1")]
+    pub slot: String,
+    /// Epoch the proposer saw plus one; anything else is refused.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Node that will generate.
+    #[prost(uint64, tag = "3")]
+    pub node_id: u64,
+    /// 16 random bytes.
+    #[prost(bytes = "vec", tag = "4")]
+    pub key_id: Vec<u8>,
+    /// `chancery/<cluster id>/<slot>/<epoch>`.
+    #[prost(string, tag = "5")]
+    pub key_label: String,
+}
+
+/// See [`Command::AbandonKey`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct AbandonKey {
+    /// Slot.
+    #[prost(string, tag = "1")]
+    pub slot: String,
+    /// Epoch of the intent.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+}
+
+/// See [`Command::RecordAuthority`].
+#[derive(Clone, PartialEq, Message)]
+pub struct RecordAuthority {
+    /// Without sequence and status; slot, epoch and key id must be the intent's.
+    #[prost(message, optional, tag = "1")]
+    pub authority: Option<Authority>,
+}
+
+/// See [`Command::ProveAuthority`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ProveAuthority {
+    /// What is proved.
+    #[prost(message, optional, tag = "1")]
+    pub authority: Option<AuthorityName>,
+    /// Who proved it.
+    #[prost(uint64, tag = "2")]
+    pub node_id: u64,
+}
+
+/// Names an authority.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Message)]
+pub struct AuthorityName {
+    /// `AuthorityKind`.
+    #[prost(int32, tag = "1")]
+    pub kind: i32,
+    /// Authority id.
+    #[prost(string, tag = "2")]
+    pub id: String,
+}
+
+/// See [`Command::RecordServerSvid`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RecordServerSvid {
+    /// Who serves it.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+    /// Issuing authority.
+    #[prost(string, tag = "2")]
+    pub authority_id: String,
+}
+
+/// Why a command changed nothing. Replicated, so every node says the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum Refusal {
+    /// Not refused.
+    None = 0,
+    /// A record of that name, or a similar entry, is there already.
+    AlreadyExists = 1,
+    /// No record of that name.
+    NotFound = 2,
+    /// The join token is unknown or used.
+    TokenUnknown = 3,
+    /// The join token was there and has expired; it is gone now.
+    TokenExpired = 4,
+    /// The agent is banned.
+    AgentBanned = 5,
+    /// The agent must attest again and may not renew.
+    AgentMustReattest = 6,
+    /// The compare-and-set lost: the state is no longer what the proposer saw.
+    Conflict = 7,
+    /// A retry too old to be remembered: whether it was applied is unknown.
+    OutcomeUnknown = 8,
+    /// The command does not make sense; a mistake of the proposing node.
+    Malformed = 9,
+}
+
+/// Result of one item of a batch.
+#[derive(Clone, PartialEq, Message)]
+pub struct EntryResult {
+    /// Why not, if not.
+    #[prost(enumeration = "Refusal", tag = "1")]
+    pub refusal: i32,
+    /// The entry as it is now; the existing one when a similar one was there.
+    #[prost(message, optional, tag = "2")]
+    pub entry: Option<Entry>,
+}
+
+/// What `apply` answers: the same on every node.
+#[derive(Clone, PartialEq, Message)]
+pub struct Outcome {
+    /// Why nothing was changed, if so.
+    #[prost(enumeration = "Refusal", tag = "1")]
+    pub refusal: i32,
+    /// Positional results of a batch.
+    #[prost(message, repeated, tag = "2")]
+    pub entries: Vec<EntryResult>,
+    /// A node id that was given out.
+    #[prost(uint64, tag = "3")]
+    pub node_id: u64,
+    /// Expiry of a join token in Unix seconds.
+    #[prost(int64, tag = "4")]
+    pub expires_at: i64,
+}
+
+impl Outcome {
+    /// An outcome that says only why nothing was changed.
+    pub fn refused(refusal: Refusal) -> Self {
+        Self {
+            refusal: refusal.into(),
+            ..Self::default()
+        }
+    }
+
+    /// `Ok` unless the whole command was refused.
+    pub fn accepted(self) -> Result<Self, Refusal> {
+        match self.refusal() {
+            Refusal::None => Ok(self),
+            refusal => Err(refusal),
+        }
+    }
+}
+
+impl Proposal {
+    /// A proposal whose time the leader still has to set.
+    pub fn new(request: Option<RequestId>, command: Command) -> Self {
+        Self {
+            request,
+            time_ms: 0,
+            command: Some(command),
+        }
+    }
+}
+
+impl Command {
+    /// Short name for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Found(_) => "found",
+            Self::AdmitMember(_) => "admit_member",
+            Self::AnnounceMember(_) => "announce_member",
+            Self::CreateEntries(_) => "create_entries",
+            Self::DeleteEntries(_) => "delete_entries",
+            Self::CreateJoinToken(_) => "create_join_token",
+            Self::AttestAgent(_) => "attest_agent",
+            Self::RenewAgent(_) => "renew_agent",
+            Self::ActivateAgents(_) => "activate_agents",
+            Self::BanAgent(_) => "ban_agent",
+            Self::DeleteAgent(_) => "delete_agent",
+            Self::SetAgentVersion(_) => "set_agent_version",
+            Self::BeginKey(_) => "begin_key",
+            Self::AbandonKey(_) => "abandon_key",
+            Self::RecordAuthority(_) => "record_authority",
+            Self::ProveAuthority(_) => "prove_authority",
+            Self::ActivateAuthority(_) => "activate_authority",
+            Self::RecordServerSvid(_) => "record_server_svid",
+        }
+    }
+}
+
+/// Names the command only: its fields may hold selectors.
+impl fmt::Display for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.command.as_ref().map_or("unknown", Command::name))
+    }
+}

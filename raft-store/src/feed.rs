@@ -1,0 +1,42 @@
+//! The change feed: what caches, watch streams and audit hang on.
+
+/// Position in the feed: grows with every change, on every node the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FeedIndex {
+    /// Index of the log entry that made the change.
+    pub log_index: u64,
+    /// Place among the changes of that log entry.
+    pub item: u32,
+}
+
+/// One change of the replicated state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Where it stands in the feed.
+    pub at: FeedIndex,
+    /// What changed.
+    pub kind: ChangeKind,
+}
+
+/// What changed; the new value is read from the tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// Entry created or updated.
+    EntrySet(String),
+    /// Entry deleted.
+    EntryRemoved(String),
+    /// Agent attested, renewed, activated, banned or described.
+    AgentSet(String),
+    /// Agent evicted.
+    AgentRemoved(String),
+    /// An authority or its status changed.
+    AuthoritySet(String),
+    /// Trust bundle changed.
+    BundleChanged,
+    /// A key intent opened or closed.
+    IntentChanged(String),
+    /// A member came or told of itself.
+    MemberSet(u64),
+    /// A snapshot took the place of the state: whatever was read before is old.
+    StateReplaced,
+}

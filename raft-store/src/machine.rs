@@ -1,0 +1,625 @@
+//! The state machine: applies the log to the tables, and serves what they say.
+//!
+//! [`StateMachine`] is openraft's side; [`Registry`] is the handle by which the
+//! rest of a node reads. Data, applied position, membership and digest change in
+//! one batch, so recovery after a crash has no cases: the state stands exactly at
+//! some log entry, and Raft applies what follows again.
+//!
+//! The tables live in one of two columns. Installing a snapshot fills the other
+//! one and flips a pointer: the old state or the new, never a mixture.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use futures::{Stream, TryStreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::type_config::AsyncRuntime;
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use tokio::sync::{broadcast, oneshot, watch};
+
+use crate::apply::{ApplyError, apply, fold_digest};
+use crate::codec;
+use crate::command::Outcome;
+use crate::directory::Directory;
+use crate::feed::{Change, ChangeKind, FeedIndex};
+use crate::log::key;
+use crate::snapshot::{Header, SnapshotFile, Snapshots};
+use crate::store::{Batch, Column, Durability, Reader, Row, Store, StoreError};
+use crate::types::{LogEntry, LogId, SnapshotMeta, StoredMembership, Types};
+use crate::view::{Table, View, Writes, meta, prefix_end};
+
+/// Changes that a slow reader of the feed may be behind before it must read anew.
+const FEED_MAX: usize = 8192;
+/// Log entries that are applied and stored together at most.
+const APPLY_GROUP: usize = 512;
+/// Rows that are read or written together when a whole state is moved.
+const COPY_ROWS: usize = 4096;
+
+type Snapshot = openraft::type_config::alias::SnapshotOf<Types, SnapshotFile>;
+
+/// What a node knows of the replicated state. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Arc<dyn Store>,
+    column: Mutex<Column>,
+    directory: RwLock<Directory>,
+    applied: watch::Sender<Option<LogId>>,
+    feed: broadcast::Sender<Change>,
+}
+
+impl Registry {
+    /// The state as of now. Hold the guard for the length of one lookup and never
+    /// across an await.
+    pub fn read(&self) -> RwLockReadGuard<'_, Directory> {
+        self.shared
+            .directory
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Index of the last applied log entry; 0 before the first.
+    pub fn applied_index(&self) -> u64 {
+        self.shared.applied.borrow().map_or(0, |id| id.index)
+    }
+
+    /// Waits until the log entry at `index` is applied here. Ends only with it:
+    /// put a deadline around the call.
+    pub async fn wait_applied(&self, index: u64) {
+        let mut applied = self.shared.applied.subscribe();
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = applied
+            .wait_for(|id| id.is_some_and(|id| id.index >= index))
+            .await;
+    }
+
+    /// Changes from now on. A reader that falls more than 8192 changes behind is
+    /// told so and must read the state anew.
+    pub fn subscribe(&self) -> broadcast::Receiver<Change> {
+        self.shared.feed.subscribe()
+    }
+
+    /// Applied index and the digest of the state at it, from one moment.
+    pub fn digest(&self) -> (u64, String) {
+        let directory = self.read();
+        (self.applied_index(), directory.digest_hex())
+    }
+}
+
+/// openraft's side of the state.
+pub struct StateMachine<Rt: AsyncRuntime = openraft::impls::TokioRuntime> {
+    shared: Arc<Shared>,
+    snapshots: Snapshots,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    builds: u64,
+    #[cfg(feature = "faults")]
+    hold_back: std::time::Duration,
+    runtime: std::marker::PhantomData<fn() -> Rt>,
+}
+
+/// Reads the tables of one column.
+struct Tables<'a> {
+    reader: &'a dyn Reader,
+    column: Column,
+}
+
+impl View for Tables<'_> {
+    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.reader.get(self.column, key)
+    }
+
+    fn rows(&self, prefix: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
+        self.reader
+            .scan(self.column, prefix, prefix_end(prefix).as_deref(), limit)
+    }
+}
+
+/// Calls `each` with every row of a column, in key order.
+fn for_each_row(
+    reader: &dyn Reader,
+    column: Column,
+    each: &mut dyn FnMut(Vec<u8>, Vec<u8>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut from = Vec::new();
+    loop {
+        let rows = reader.scan(column, &from, None, COPY_ROWS)?;
+        let more = rows.len() == COPY_ROWS;
+        for (key, value) in rows {
+            if more {
+                from.clone_from(&key);
+            }
+            each(key, value)?;
+        }
+        if !more {
+            return Ok(());
+        }
+        from.push(0);
+    }
+}
+
+impl<Rt: AsyncRuntime> StateMachine<Rt> {
+    /// Opens the state in `store` and loads it into memory.
+    pub fn open(
+        store: Arc<dyn Store>,
+        snapshots: Snapshots,
+    ) -> Result<(Self, Registry), StoreError> {
+        let column = match store.get(Column::Raft, key::STATE_COLUMN)?.as_deref() {
+            None => Column::StateA,
+            Some(name) => [Column::StateA, Column::StateB]
+                .into_iter()
+                .find(|c| c.name().as_bytes() == name)
+                .ok_or_else(|| StoreError::corrupt("the state pointer names no column"))?,
+        };
+        // An install that a crash interrupted left rows in the other column.
+        store.write(cleared(other(column)), Durability::Buffered)?;
+        let (directory, applied, membership) = load(&*store, column)?;
+        let shared = Arc::new(Shared {
+            store,
+            column: Mutex::new(column),
+            directory: RwLock::new(directory),
+            applied: watch::Sender::new(applied),
+            feed: broadcast::Sender::new(FEED_MAX),
+        });
+        let registry = Registry {
+            shared: Arc::clone(&shared),
+        };
+        let machine = Self {
+            shared,
+            snapshots,
+            applied,
+            membership,
+            builds: 0,
+            #[cfg(feature = "faults")]
+            hold_back: std::time::Duration::ZERO,
+            runtime: std::marker::PhantomData,
+        };
+        Ok((machine, registry))
+    }
+
+    /// Holds every group of log entries back for a while before it is applied.
+    #[cfg(feature = "faults")]
+    pub fn hold_back(&mut self, time: std::time::Duration) {
+        self.hold_back = time;
+    }
+
+    /// The snapshot directory.
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    fn column(&self) -> Column {
+        *self
+            .shared
+            .column
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn other(column: Column) -> Column {
+    if column == Column::StateA {
+        Column::StateB
+    } else {
+        Column::StateA
+    }
+}
+
+fn cleared(column: Column) -> Batch {
+    let mut batch = Batch::default();
+    batch.delete_range(column, Vec::new(), vec![u8::MAX]);
+    batch
+}
+
+fn load(
+    reader: &dyn Reader,
+    column: Column,
+) -> Result<(Directory, Option<LogId>, StoredMembership), StoreError> {
+    let mut directory = Directory::default();
+    for_each_row(reader, column, &mut |key, value| {
+        directory.absorb_row(&key, Some(&value))
+    })?;
+    let applied = reader.get(column, &Table::Meta.key(meta::APPLIED))?;
+    let membership = reader.get(column, &Table::Meta.key(meta::MEMBERSHIP))?;
+    Ok((
+        directory,
+        applied.map(|b| codec::decode_log_id(&b)).transpose()?,
+        membership
+            .map(|b| codec::decode_membership(&b))
+            .transpose()?
+            .unwrap_or_default(),
+    ))
+}
+
+/// Log entries applied and not yet stored.
+struct Group<Rt: AsyncRuntime> {
+    writes: Writes,
+    changes: Vec<Change>,
+    answers: Vec<(ApplyResponder<Types<Rt>>, Outcome)>,
+    digest: Vec<u8>,
+    entries: usize,
+}
+
+impl<Rt: AsyncRuntime> StateMachine<Rt> {
+    fn new_group(&self) -> Group<Rt> {
+        let directory = self
+            .shared
+            .directory
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        Group {
+            writes: Writes::new(),
+            changes: Vec::new(),
+            answers: Vec::new(),
+            digest: directory.digest().to_vec(),
+            entries: 0,
+        }
+    }
+
+    fn stage(
+        &mut self,
+        group: &mut Group<Rt>,
+        entry: &LogEntry,
+        responder: Option<ApplyResponder<Types<Rt>>>,
+    ) -> Result<(), ApplyError> {
+        let index = entry.log_id.index;
+        let mut outcome = Outcome::default();
+        match &entry.payload {
+            EntryPayload::Blank => group.digest = fold_digest(&group.digest, index, &Writes::new()),
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                group.digest = fold_digest(&group.digest, index, &Writes::new());
+            }
+            EntryPayload::Normal(proposal) => {
+                let tables = Tables {
+                    reader: &*self.shared.store,
+                    column: self.column(),
+                };
+                let applied = apply(&tables, &group.writes, index, proposal)?;
+                group.digest = fold_digest(&group.digest, index, &applied.writes);
+                group.writes.extend(applied.writes);
+                group.changes.extend(applied.changes);
+                outcome = applied.outcome;
+            }
+        }
+        self.applied = Some(entry.log_id);
+        group.entries += 1;
+        if let Some(responder) = responder {
+            group.answers.push((responder, outcome));
+        }
+        Ok(())
+    }
+
+    /// Stores the group, then shows it, then answers: nobody is told of what a
+    /// crash could take back from this node's readers.
+    fn commit(&self, mut group: Group<Rt>) -> Result<(), StoreError> {
+        let Some(applied) = self.applied else {
+            return Ok(());
+        };
+        let column = self.column();
+        group
+            .writes
+            .insert(Table::Meta.key(meta::DIGEST), Some(group.digest));
+        let mut batch = Batch::default();
+        for (key, value) in &group.writes {
+            match value {
+                Some(value) => batch.put(column, key.clone(), value.clone()),
+                None => batch.delete(column, key.clone()),
+            }
+        }
+        batch.put(
+            column,
+            Table::Meta.key(meta::APPLIED),
+            codec::encode_log_id(&applied),
+        );
+        batch.put(
+            column,
+            Table::Meta.key(meta::MEMBERSHIP),
+            codec::encode_membership(&self.membership),
+        );
+        // Not synced: the log is, and is kept until a durable snapshot covers it.
+        self.shared.store.write(batch, Durability::Buffered)?;
+        {
+            let mut directory = self
+                .shared
+                .directory
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            directory.absorb(&group.writes)?;
+            self.shared.applied.send_replace(Some(applied));
+        }
+        for change in group.changes {
+            // Nobody listening is no error.
+            let _ = self.shared.feed.send(change);
+        }
+        for (responder, outcome) in group.answers {
+            responder.send(outcome);
+        }
+        Ok(())
+    }
+}
+
+impl<Rt: AsyncRuntime> RaftStateMachine<Types<Rt>> for StateMachine<Rt> {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types<Rt>>, io::Error>> + Unpin + OptionalSend,
+    {
+        #[cfg(feature = "faults")]
+        if !self.hold_back.is_zero() {
+            Rt::sleep(self.hold_back).await;
+        }
+        let mut group = self.new_group();
+        while let Some((entry, responder)) = entries.try_next().await? {
+            self.stage(&mut group, &entry, responder)
+                .map_err(io::Error::other)?;
+            if group.entries >= APPLY_GROUP {
+                self.commit(group)?;
+                group = self.new_group();
+            }
+        }
+        if group.entries > 0 {
+            self.commit(group)?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        self.builds += 1;
+        Builder::start(
+            Arc::clone(&self.shared.store),
+            self.snapshots.clone(),
+            self.column(),
+            self.builds,
+        )
+        .await
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        snapshot_meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        let target = other(self.column());
+        let store = Arc::clone(&self.shared.store);
+        let snapshots = self.snapshots.clone();
+        let expected = snapshot_meta.last_log_id;
+        let cluster_id = self
+            .shared
+            .directory
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .cluster()
+            .id
+            .clone();
+        let (directory, applied, membership) = off_the_runtime("snapshot-install", move || {
+            let loaded = fill(&*store, target, &snapshot, expected, &cluster_id)?;
+            // Before the flip: after a crash in between, Raft finds a snapshot that is
+            // ahead of the state and installs it again. The other way round it would
+            // find a purged log that no snapshot covers.
+            if let Some(id) = loaded.1 {
+                snapshots.keep(&snapshot, id.leader_id.term, id.index)?;
+            }
+            let mut flip = Batch::default();
+            flip.put(Column::Raft, key::STATE_COLUMN, target.name());
+            store.write(flip, Durability::Synced)?;
+            Ok::<_, io::Error>(loaded)
+        })
+        .await??;
+        {
+            let mut current = self
+                .shared
+                .directory
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            *self
+                .shared
+                .column
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = target;
+            *current = directory;
+            self.shared.applied.send_replace(applied);
+        }
+        self.applied = applied;
+        self.membership = membership;
+        let at = FeedIndex {
+            log_index: applied.map_or(0, |id| id.index),
+            item: u32::MAX,
+        };
+        // Nobody listening is no error.
+        let _ = self.shared.feed.send(Change {
+            at,
+            kind: ChangeKind::StateReplaced,
+        });
+        self.shared
+            .store
+            .write(cleared(other(target)), Durability::Buffered)?;
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let snapshots = self.snapshots.clone();
+        off_the_runtime("snapshot-read", move || {
+            let Some(file) = snapshots.current()? else {
+                return Ok(None);
+            };
+            // The whole file is checked: Raft must not offer what cannot be installed.
+            let header = file.read(|_, _| Ok(()))?;
+            Ok(Some(Snapshot {
+                meta: snapshot_meta(&header)?,
+                snapshot: file,
+            }))
+        })
+        .await?
+    }
+}
+
+/// Fills `target`, which is not the current column, from a snapshot.
+fn fill(
+    store: &dyn Store,
+    target: Column,
+    file: &SnapshotFile,
+    expected: Option<LogId>,
+    cluster_id: &str,
+) -> Result<(Directory, Option<LogId>, StoredMembership), StoreError> {
+    // Once over the whole file before the first row is believed.
+    let header = file.read(|_, _| Ok(()))?;
+    if snapshot_meta(&header)?.last_log_id != expected {
+        return Err(StoreError::corrupt(
+            "the snapshot is not of the log position that was announced",
+        ));
+    }
+    if !cluster_id.is_empty() && header.cluster_id != cluster_id {
+        return Err(StoreError::corrupt(format!(
+            "the snapshot is of another cluster, {:?}",
+            header.cluster_id
+        )));
+    }
+    store.write(cleared(target), Durability::Buffered)?;
+    file.read(|_, rows| {
+        let mut batch = Batch::default();
+        for (key, value) in rows {
+            batch.put(target, key, value.unwrap_or_default());
+        }
+        store.write(batch, Durability::Buffered)
+    })?;
+    let loaded = load(store, target)?;
+    if loaded.1 != expected {
+        return Err(StoreError::corrupt(
+            "the rows of the snapshot are not of its log position",
+        ));
+    }
+    Ok(loaded)
+}
+
+fn snapshot_meta(header: &Header) -> Result<SnapshotMeta, StoreError> {
+    Ok(SnapshotMeta {
+        // Empty: nothing was applied when it was taken.
+        last_log_id: (!header.applied.is_empty())
+            .then(|| codec::decode_log_id(&header.applied))
+            .transpose()?,
+        last_membership: codec::decode_membership(&header.membership)?,
+    })
+}
+
+/// Runs blocking work on a thread of its own.
+async fn off_the_runtime<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, io::Error> {
+    let (done, wait) = oneshot::channel();
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(move || {
+            // Whoever waited may be gone.
+            let _ = done.send(work());
+        })?;
+    wait.await
+        .map_err(|_| io::Error::other("a storage thread panicked"))
+}
+
+/// Writes a snapshot of the moment it was made, while `apply` goes on.
+pub struct Builder {
+    result: Option<oneshot::Receiver<Result<Snapshot, io::Error>>>,
+}
+
+impl Builder {
+    async fn start(
+        store: Arc<dyn Store>,
+        snapshots: Snapshots,
+        column: Column,
+        number: u64,
+    ) -> Self {
+        let (fixed, is_fixed) = oneshot::channel();
+        let (done, result) = oneshot::channel();
+        let spawned = std::thread::Builder::new()
+            .name("snapshot-build".into())
+            .spawn(move || {
+                let mut fixed = Some(fixed);
+                let mut built = Err(io::Error::other("the store gave no moment to read at"));
+                let read = store.at_this_moment(
+                    &mut || {
+                        if let Some(fixed) = fixed.take() {
+                            let _ = fixed.send(());
+                        }
+                    },
+                    &mut |moment| {
+                        built = build(moment, &snapshots, column, number);
+                        Ok(())
+                    },
+                );
+                // Whoever gets the result may close the store at once.
+                drop(store);
+                let _ = done.send(read.map_err(io::Error::from).and(built));
+            });
+        if spawned.is_err() {
+            return Self { result: None };
+        }
+        // Until the moment is fixed no further log entry may be applied.
+        let _ = is_fixed.await;
+        Self {
+            result: Some(result),
+        }
+    }
+}
+
+fn build(
+    moment: &dyn Reader,
+    snapshots: &Snapshots,
+    column: Column,
+    number: u64,
+) -> Result<Snapshot, io::Error> {
+    let get = |name| moment.get(column, &Table::Meta.key(name));
+    let applied = get(meta::APPLIED)?.unwrap_or_default();
+    let membership = get(meta::MEMBERSHIP)?.unwrap_or_default();
+    let cluster = get(meta::CLUSTER)?;
+    let cluster_id = match cluster {
+        Some(bytes) => crate::view::decode::<crate::model::Cluster>(Table::Meta, &bytes)?.id,
+        None => String::new(),
+    };
+    let header = Header {
+        applied,
+        membership,
+        cluster_id,
+    };
+    let snapshot_meta = snapshot_meta(&header)?;
+    let file = snapshots.write(&format!("build-{number}"), header, &mut |row| {
+        for_each_row(moment, column, &mut |key, value| {
+            row(key, value)
+                .map_err(|e| StoreError::corrupt(format!("cannot write the snapshot: {e}")))
+        })
+        .map_err(io::Error::from)
+    })?;
+    let snapshot = match snapshot_meta.last_log_id {
+        Some(id) => snapshots.keep(&file, id.leader_id.term, id.index)?,
+        // Of nothing: it goes with its last handle.
+        None => file,
+    };
+    Ok(Snapshot {
+        meta: snapshot_meta,
+        snapshot,
+    })
+}
+
+impl<Rt: AsyncRuntime> RaftSnapshotBuilder<Types<Rt>> for Builder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let result = self
+            .result
+            .take()
+            .ok_or_else(|| io::Error::other("the snapshot thread did not start"))?;
+        result
+            .await
+            .map_err(|_| io::Error::other("the snapshot thread panicked"))?
+    }
+}

@@ -1,0 +1,315 @@
+//! The replicated records, as they stand in the tables, the log and snapshots.
+//!
+//! They are protobuf messages written by hand: a field number is never used
+//! twice, and a field that a stored record lacks reads as its zero value. What
+//! they hold was checked at the edge (`chancery-identity`), so paths are SPIFFE
+//! paths of the cluster's own trust domain and selectors are valid.
+
+use prost::{Enumeration, Message};
+
+/// A selector of an entry or an agent.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Message)]
+pub struct Selector {
+    /// Type, without a colon.
+    #[prost(string, tag = "1")]
+    pub kind: String,
+    /// Value; may contain colons.
+    #[prost(string, tag = "2")]
+    pub value: String,
+}
+
+/// A registration entry.
+#[derive(Clone, PartialEq, Message)]
+pub struct Entry {
+    /// Caller's or a random UUID; unique.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// Insertion sequence: order and page token.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// Path of the SPIFFE ID that is issued.
+    #[prost(string, tag = "3")]
+    pub spiffe_path: String,
+    /// Path of the parent's SPIFFE ID.
+    #[prost(string, tag = "4")]
+    pub parent_path: String,
+    /// In the order they were given; never empty.
+    #[prost(message, repeated, tag = "5")]
+    pub selectors: Vec<Selector>,
+    /// Seconds; 0 is the cluster's default.
+    #[prost(int32, tag = "6")]
+    pub x509_svid_ttl: i32,
+    /// Seconds; 0 is the cluster's default.
+    #[prost(int32, tag = "7")]
+    pub jwt_svid_ttl: i32,
+    /// Trust domain names.
+    #[prost(string, repeated, tag = "8")]
+    pub federates_with: Vec<String>,
+    /// The identity may administer the cluster.
+    #[prost(bool, tag = "9")]
+    pub admin: bool,
+    /// The identity may ask for a downstream CA.
+    #[prost(bool, tag = "10")]
+    pub downstream: bool,
+    /// Unix seconds at which the entry may be pruned; 0 is never.
+    #[prost(int64, tag = "11")]
+    pub expires_at: i64,
+    /// DNS SANs, in order.
+    #[prost(string, repeated, tag = "12")]
+    pub dns_names: Vec<String>,
+    /// SPIRE's per-entry counter.
+    #[prost(int64, tag = "13")]
+    pub revision_number: i64,
+    /// For SVID stores only, never for the Workload API.
+    #[prost(bool, tag = "14")]
+    pub store_svid: bool,
+    /// At most 1024 bytes.
+    #[prost(string, tag = "15")]
+    pub hint: String,
+    /// Unix seconds by the cluster clock.
+    #[prost(int64, tag = "16")]
+    pub created_at: i64,
+    /// Additional attribute of the same name.
+    #[prost(bool, tag = "17")]
+    pub disable_x509_svid_prefetch: bool,
+    /// Additional attribute of the same name.
+    #[prost(bool, tag = "18")]
+    pub jwt_svid_include_jti: bool,
+}
+
+/// A renewed agent SVID that has not been used yet.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct PendingSvid {
+    /// Decimal.
+    #[prost(string, tag = "1")]
+    pub serial: String,
+    /// Unix seconds.
+    #[prost(int64, tag = "2")]
+    pub expires_at: i64,
+}
+
+/// An attested agent.
+#[derive(Clone, PartialEq, Message)]
+pub struct Agent {
+    /// Path of its SPIFFE ID, below `/spire/agent/`.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Insertion sequence: order and page token.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// Name of the attestor.
+    #[prost(string, tag = "3")]
+    pub attestation_type: String,
+    /// What attestation found, without duplicates.
+    #[prost(message, repeated, tag = "4")]
+    pub selectors: Vec<Selector>,
+    /// Decimal serial of the current SVID; empty once banned.
+    #[prost(string, tag = "5")]
+    pub serial: String,
+    /// Unix seconds at which the current SVID ends.
+    #[prost(int64, tag = "6")]
+    pub expires_at: i64,
+    /// Newest last, at most [`Agent::PENDING_MAX`].
+    #[prost(message, repeated, tag = "7")]
+    pub pending: Vec<PendingSvid>,
+    /// May attest again instead of renewing.
+    #[prost(bool, tag = "8")]
+    pub can_reattest: bool,
+    /// As the agent told with PostStatus; at most 255 characters.
+    #[prost(string, tag = "9")]
+    pub agent_version: String,
+}
+
+impl Agent {
+    /// Renewed SVIDs that may wait for their first use at a time.
+    pub const PENDING_MAX: usize = 4;
+
+    /// A banned agent keeps its record and loses every serial.
+    pub fn is_banned(&self) -> bool {
+        self.serial.is_empty()
+    }
+}
+
+/// A join token that has not been redeemed. The token itself is not stored.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct JoinToken {
+    /// SHA-256 of the token's text.
+    #[prost(bytes = "vec", tag = "1")]
+    pub sha256: Vec<u8>,
+    /// Unix seconds.
+    #[prost(int64, tag = "2")]
+    pub expires_at: i64,
+}
+
+/// What an authority signs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum AuthorityKind {
+    /// Never stored.
+    Unspecified = 0,
+    /// X.509-SVIDs.
+    X509 = 1,
+    /// JWT-SVIDs.
+    Jwt = 2,
+}
+
+/// Where an authority is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum AuthorityStatus {
+    /// Never stored.
+    Unspecified = 0,
+    /// In the bundle, not signing yet.
+    Prepared = 1,
+    /// Signing.
+    Active = 2,
+    /// In the bundle for what it signed before.
+    Old = 3,
+}
+
+/// An issuing authority: what the cluster knows of a key that it can sign with.
+#[derive(Clone, PartialEq, Message)]
+pub struct Authority {
+    /// X.509: lower-case hex of the subject key id. JWT: the key id.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// What it signs.
+    #[prost(enumeration = "AuthorityKind", tag = "2")]
+    pub kind: i32,
+    /// Insertion sequence.
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+    /// Where it is in its life.
+    #[prost(enumeration = "AuthorityStatus", tag = "4")]
+    pub status: i32,
+    /// Slot it was made for; see [`KeyIntent`].
+    #[prost(string, tag = "5")]
+    pub slot: String,
+    /// Epoch of the slot.
+    #[prost(uint64, tag = "6")]
+    pub epoch: u64,
+    /// Key in its backend: `CKA_ID`, 16 bytes.
+    #[prost(bytes = "vec", tag = "7")]
+    pub key_id: Vec<u8>,
+    /// Key in its backend: `CKA_LABEL`.
+    #[prost(string, tag = "8")]
+    pub key_label: String,
+    /// `ec-p256`, `ec-p384`, `rsa-2048` or `rsa-4096`.
+    #[prost(string, tag = "9")]
+    pub key_type: String,
+    /// `pkcs11` or `memory`.
+    #[prost(string, tag = "10")]
+    pub backend: String,
+    /// Serials of the tokens that hold the key.
+    #[prost(string, repeated, tag = "11")]
+    pub token_serials: Vec<String>,
+    /// Node that alone holds the key; 0 when shared.
+    #[prost(uint64, tag = "12")]
+    pub node_id: u64,
+    /// DER of the CA certificate; empty for JWT.
+    #[prost(bytes = "vec", tag = "13")]
+    pub certificate: Vec<u8>,
+    /// DER of the SubjectPublicKeyInfo.
+    #[prost(bytes = "vec", tag = "14")]
+    pub public_key: Vec<u8>,
+    /// Unix seconds.
+    #[prost(int64, tag = "15")]
+    pub issued_at: i64,
+    /// Unix seconds.
+    #[prost(int64, tag = "16")]
+    pub expires_at: i64,
+    /// Still trusted, no longer to be used.
+    #[prost(bool, tag = "17")]
+    pub tainted: bool,
+    /// Nodes that proved by a signature that they can use the key, ascending.
+    #[prost(uint64, repeated, tag = "18")]
+    pub proved_by: Vec<u64>,
+}
+
+/// A key that is being created (DESIGN: intent, generate, prove, record).
+///
+/// A crash between any two steps leaves a key that this record already names.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct KeyIntent {
+    /// `x509` or `jwt`, followed by `/node-<id>` where each node has its own.
+    #[prost(string, tag = "1")]
+    pub slot: String,
+    /// Grows by one with each intent of the slot.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// Node that generates; 0 when the slot has no open intent.
+    #[prost(uint64, tag = "3")]
+    pub node_id: u64,
+    /// `CKA_ID` to generate under, 16 random bytes.
+    #[prost(bytes = "vec", tag = "4")]
+    pub key_id: Vec<u8>,
+    /// `CKA_LABEL` to generate under.
+    #[prost(string, tag = "5")]
+    pub key_label: String,
+    /// Unix seconds at which the intent was recorded.
+    #[prost(int64, tag = "6")]
+    pub recorded_at: i64,
+}
+
+/// A node of the cluster, voter or learner.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Member {
+    /// Never used twice.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+    /// host:port for peers.
+    #[prost(string, tag = "2")]
+    pub peer_address: String,
+    /// host:port for agents.
+    #[prost(string, tag = "3")]
+    pub api_address: String,
+    /// SHA-256 of the SubjectPublicKeyInfo of its peer key: its identity.
+    #[prost(bytes = "vec", tag = "4")]
+    pub spki_sha256: Vec<u8>,
+    /// Version it last announced.
+    #[prost(string, tag = "5")]
+    pub version: String,
+    /// Times it has started.
+    #[prost(uint64, tag = "6")]
+    pub boot: u64,
+    /// Authority that issued the server SVID it serves.
+    #[prost(string, tag = "7")]
+    pub server_svid_issuer: String,
+}
+
+/// Facts that hold for the cluster as a whole.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Cluster {
+    /// UUID chosen when the first node was initialised.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// Trust domain name.
+    #[prost(string, tag = "2")]
+    pub trust_domain: String,
+    /// Last node id that was given out.
+    #[prost(uint64, tag = "3")]
+    pub last_node_id: u64,
+    /// Last insertion sequence that was given out.
+    #[prost(uint64, tag = "4")]
+    pub last_sequence: u64,
+    /// Sequence number of the own trust bundle.
+    #[prost(uint64, tag = "5")]
+    pub bundle_sequence: u64,
+    /// Cluster clock in Unix milliseconds: the greatest time any command carried.
+    #[prost(int64, tag = "6")]
+    pub clock_ms: i64,
+    /// Addresses of the static peer list it was formed from.
+    #[prost(string, repeated, tag = "7")]
+    pub founding_peers: Vec<String>,
+}
+
+/// Outcome of a request, kept so that a retry is answered and not applied again.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RequestMemory {
+    /// Log index at which it was applied.
+    #[prost(uint64, tag = "1")]
+    pub log_index: u64,
+    /// Encoded outcome.
+    #[prost(bytes = "vec", tag = "2")]
+    pub outcome: Vec<u8>,
+}

@@ -1,0 +1,605 @@
+//! The tables, and the narrow surface by which `apply` reads and writes them.
+//!
+//! A row's key is one byte of [`Table`] and the record's own key. [`Txn`] lays
+//! what a command wrote over what was there before, so that a command sees its
+//! own writes and a refused one leaves nothing behind.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use crate::command::RequestId;
+use crate::feed::{Change, ChangeKind, FeedIndex};
+use crate::model::{
+    Agent, Authority, Cluster, Entry, JoinToken, KeyIntent, Member, RequestMemory, Selector,
+};
+use crate::store::{Row, StoreError};
+
+/// The kinds of rows. The number is on disk and in snapshots: never reuse one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Table {
+    /// Single rows by name; see [`meta`].
+    Meta = 1,
+    /// [`Entry`] by id.
+    Entries = 2,
+    /// Entry id by insertion sequence.
+    EntrySequence = 3,
+    /// Nothing, by digest of (SPIFFE ID, parent, selector set) and entry id.
+    EntrySimilar = 4,
+    /// Nothing, by parent path, a zero byte, and entry id.
+    EntryParent = 5,
+    /// [`Agent`] by path.
+    Agents = 6,
+    /// Agent path by insertion sequence.
+    AgentSequence = 7,
+    /// [`JoinToken`] by SHA-256 of the token.
+    JoinTokens = 8,
+    /// [`Authority`] by kind and id.
+    Authorities = 9,
+    /// [`KeyIntent`] by slot.
+    Intents = 10,
+    /// [`Member`] by node id.
+    Members = 11,
+    /// [`RequestMemory`] by request id.
+    Requests = 12,
+    /// Request id by log index at which it was applied.
+    RequestOrder = 13,
+    /// Highest request of a node that was forgotten, by node id.
+    RequestFloor = 14,
+    /// Creation second, by id, of entries deleted within that second.
+    DeletedEntries = 15,
+}
+
+/// Names of the single rows of [`Table::Meta`].
+pub mod meta {
+    /// [`crate::model::Cluster`].
+    pub const CLUSTER: &[u8] = b"cluster";
+    /// Log id of the last applied log entry.
+    pub const APPLIED: &[u8] = b"applied";
+    /// Membership and the log id it was proposed at.
+    pub const MEMBERSHIP: &[u8] = b"membership";
+    /// Rolling digest of the state.
+    pub const DIGEST: &[u8] = b"digest";
+    /// Log index below which no request is remembered, 8 bytes big-endian.
+    pub const REQUESTS_FROM: &[u8] = b"requests-from";
+}
+
+impl Table {
+    /// Key of a row.
+    pub fn key(self, key: &[u8]) -> Vec<u8> {
+        let mut row = Vec::with_capacity(1 + key.len());
+        row.push(self as u8);
+        row.extend_from_slice(key);
+        row
+    }
+
+    /// Table of a row key, if it is one that this version knows.
+    pub fn of(row_key: &[u8]) -> Option<(Self, &[u8])> {
+        const ALL: [Table; 15] = [
+            Table::Meta,
+            Table::Entries,
+            Table::EntrySequence,
+            Table::EntrySimilar,
+            Table::EntryParent,
+            Table::Agents,
+            Table::AgentSequence,
+            Table::JoinTokens,
+            Table::Authorities,
+            Table::Intents,
+            Table::Members,
+            Table::Requests,
+            Table::RequestOrder,
+            Table::RequestFloor,
+            Table::DeletedEntries,
+        ];
+        let (tag, key) = row_key.split_first()?;
+        ALL.into_iter().find(|t| *t as u8 == *tag).map(|t| (t, key))
+    }
+}
+
+/// Reads rows of the state.
+pub trait View {
+    /// Value of a row.
+    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Rows whose key begins with `prefix`, in order, at most `limit`.
+    fn rows(&self, prefix: &[u8], limit: usize) -> Result<Vec<Row>, StoreError>;
+}
+
+/// Log positions that one command takes out of the request memory at most.
+const FORGET_MAX: u64 = 8;
+
+/// Deleted entries that one command looks at to forget them.
+const DELETED_FORGET_MAX: usize = 16;
+
+/// Rows that were written: `None` is a removal.
+pub type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// First key behind every key that begins with `prefix`, if there is one.
+pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.last_mut() {
+        if *last < u8::MAX {
+            *last += 1;
+            return Some(end);
+        }
+        end.pop();
+    }
+    None
+}
+
+/// One command at work: what was there, what earlier commands of the batch
+/// wrote, and its own writes on top.
+pub struct Txn<'a> {
+    base: &'a dyn View,
+    batch: &'a Writes,
+    own: Writes,
+    changes: Vec<Change>,
+    log_index: u64,
+    clock_ms: i64,
+}
+
+impl<'a> Txn<'a> {
+    /// Starts a command at `log_index`, at cluster time `clock_ms`.
+    pub fn new(base: &'a dyn View, batch: &'a Writes, log_index: u64, clock_ms: i64) -> Self {
+        Self {
+            base,
+            batch,
+            own: Writes::new(),
+            changes: Vec::new(),
+            log_index,
+            clock_ms,
+        }
+    }
+
+    /// Cluster clock in Unix seconds.
+    pub fn now(&self) -> i64 {
+        self.clock_ms.div_euclid(1000)
+    }
+
+    /// Cluster clock in Unix milliseconds.
+    pub fn now_ms(&self) -> i64 {
+        self.clock_ms
+    }
+
+    /// Index of the log entry that is applied.
+    pub fn log_index(&self) -> u64 {
+        self.log_index
+    }
+
+    /// Forgets what was written so far.
+    pub fn roll_back(&mut self) {
+        self.own.clear();
+        self.changes.clear();
+    }
+
+    /// The writes and changes of this command.
+    pub fn finish(self) -> (Writes, Vec<Change>) {
+        (self.own, self.changes)
+    }
+
+    /// Notes a change for the feed.
+    pub fn changed(&mut self, kind: ChangeKind) {
+        let item = u32::try_from(self.changes.len()).unwrap_or(u32::MAX);
+        self.changes.push(Change {
+            at: FeedIndex {
+                log_index: self.log_index,
+                item,
+            },
+            kind,
+        });
+    }
+
+    fn get_bytes(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = table.key(key);
+        match self.own.get(&row).or_else(|| self.batch.get(&row)) {
+            Some(written) => Ok(written.clone()),
+            None => self.base.row(&row),
+        }
+    }
+
+    fn get<M: Message + Default>(&self, table: Table, key: &[u8]) -> Result<Option<M>, StoreError> {
+        self.get_bytes(table, key)?
+            .map(|bytes| decode(table, &bytes))
+            .transpose()
+    }
+
+    fn put<M: Message>(&mut self, table: Table, key: &[u8], record: &M) {
+        self.own
+            .insert(table.key(key), Some(record.encode_to_vec()));
+    }
+
+    fn put_bytes(&mut self, table: Table, key: &[u8], value: Vec<u8>) {
+        self.own.insert(table.key(key), Some(value));
+    }
+
+    fn remove(&mut self, table: Table, key: &[u8]) {
+        self.own.insert(table.key(key), None);
+    }
+
+    /// Keys (without table byte) of a table that begin with `prefix`.
+    fn keys(&self, table: Table, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        Ok(self
+            .pairs(table, prefix, limit)?
+            .into_iter()
+            .map(|(key, _)| key)
+            .collect())
+    }
+
+    fn pairs(&self, table: Table, prefix: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
+        let prefix = table.key(prefix);
+        // Overlaid removals can hide as many rows as there are overlaid rows.
+        let overlaid = |w: &Writes| {
+            w.range(prefix.clone()..)
+                .take_while(|(k, _)| k.starts_with(&prefix))
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect::<Vec<_>>()
+        };
+        let (batch, own) = (overlaid(self.batch), overlaid(&self.own));
+        let mut rows: Writes = self
+            .base
+            .rows(&prefix, limit + batch.len() + own.len())?
+            .into_iter()
+            .map(|(k, v)| (k, Some(v)))
+            .collect();
+        rows.extend(batch);
+        rows.extend(own);
+        Ok(rows
+            .into_iter()
+            .filter_map(|(k, v)| v.map(|v| (k[1..].to_vec(), v)))
+            .take(limit)
+            .collect())
+    }
+}
+
+/// Typed access, one group a record.
+impl Txn<'_> {
+    /// Cluster facts; `None` before the cluster is founded.
+    pub fn cluster(&self) -> Result<Option<Cluster>, StoreError> {
+        self.get(Table::Meta, meta::CLUSTER)
+    }
+
+    /// Replaces the cluster facts.
+    pub fn put_cluster(&mut self, cluster: &Cluster) {
+        self.put(Table::Meta, meta::CLUSTER, cluster);
+    }
+
+    /// Gives out the next insertion sequence.
+    pub fn next_sequence(&mut self) -> Result<u64, StoreError> {
+        let mut cluster = self.cluster()?.unwrap_or_default();
+        cluster.last_sequence += 1;
+        self.put_cluster(&cluster);
+        Ok(cluster.last_sequence)
+    }
+
+    /// Counts a change of the own trust bundle.
+    pub fn bundle_changed(&mut self) -> Result<(), StoreError> {
+        let mut cluster = self.cluster()?.unwrap_or_default();
+        cluster.bundle_sequence += 1;
+        self.put_cluster(&cluster);
+        self.changed(ChangeKind::BundleChanged);
+        Ok(())
+    }
+
+    /// Entry by id.
+    pub fn entry(&self, id: &str) -> Result<Option<Entry>, StoreError> {
+        self.get(Table::Entries, id.as_bytes())
+    }
+
+    /// Inserts an entry and its indexes.
+    pub fn insert_entry(&mut self, entry: &Entry) {
+        self.put(Table::Entries, entry.id.as_bytes(), entry);
+        self.put_bytes(
+            Table::EntrySequence,
+            &entry.sequence.to_be_bytes(),
+            entry.id.clone().into_bytes(),
+        );
+        self.put_bytes(
+            Table::EntrySimilar,
+            &similar_key(entry, Some(&entry.id)),
+            Vec::new(),
+        );
+        self.put_bytes(
+            Table::EntryParent,
+            &parent_key(&entry.parent_path, Some(&entry.id)),
+            Vec::new(),
+        );
+        self.changed(ChangeKind::EntrySet(entry.id.clone()));
+    }
+
+    /// Second to record as the creation of entry `id`: the clock's, or a later one
+    /// if the id was deleted within this second. An agent tells a recreated entry
+    /// from the one before by it.
+    pub fn creation_second(&self, id: &str) -> Result<i64, StoreError> {
+        let deleted = self.get_bytes(Table::DeletedEntries, id.as_bytes())?;
+        let after = match deleted {
+            Some(bytes) => number("creation second", &bytes)?
+                .cast_signed()
+                .saturating_add(1),
+            None => i64::MIN,
+        };
+        Ok(self.now().max(after))
+    }
+
+    /// Forgets deleted entries whose creation second is over, a few at a time.
+    pub fn forget_deleted_entries(&mut self) -> Result<(), StoreError> {
+        for (id, created_at) in self.pairs(Table::DeletedEntries, &[], DELETED_FORGET_MAX)? {
+            if number("creation second", &created_at)?.cast_signed() < self.now() {
+                self.remove(Table::DeletedEntries, &id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes an entry and its indexes.
+    pub fn remove_entry(&mut self, entry: &Entry) {
+        if entry.created_at >= self.now() {
+            let created_at = entry.created_at.to_be_bytes().to_vec();
+            self.put_bytes(Table::DeletedEntries, entry.id.as_bytes(), created_at);
+        }
+        self.remove(Table::Entries, entry.id.as_bytes());
+        self.remove(Table::EntrySequence, &entry.sequence.to_be_bytes());
+        self.remove(Table::EntrySimilar, &similar_key(entry, Some(&entry.id)));
+        self.remove(
+            Table::EntryParent,
+            &parent_key(&entry.parent_path, Some(&entry.id)),
+        );
+        self.changed(ChangeKind::EntryRemoved(entry.id.clone()));
+    }
+
+    /// An entry with the same SPIFFE ID, parent and selector set, the oldest id first.
+    pub fn similar_entry(&self, entry: &Entry) -> Result<Option<Entry>, StoreError> {
+        let prefix = similar_key(entry, None);
+        let Some(key) = self
+            .keys(Table::EntrySimilar, &prefix, 1)?
+            .into_iter()
+            .next()
+        else {
+            return Ok(None);
+        };
+        let id = text(Table::EntrySimilar, &key[prefix.len()..])?;
+        match self.entry(&id)? {
+            Some(found) => Ok(Some(found)),
+            None => Err(StoreError::corrupt(format!(
+                "similarity index names entry {id}, which is not there"
+            ))),
+        }
+    }
+
+    /// Entries whose parent has this path, at most `limit`.
+    pub fn entries_of_parent(
+        &self,
+        parent_path: &str,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        let prefix = parent_key(parent_path, None);
+        let mut entries = Vec::new();
+        for key in self.keys(Table::EntryParent, &prefix, limit)? {
+            let id = text(Table::EntryParent, &key[prefix.len()..])?;
+            entries.extend(self.entry(&id)?);
+        }
+        Ok(entries)
+    }
+
+    /// Agent by path.
+    pub fn agent(&self, path: &str) -> Result<Option<Agent>, StoreError> {
+        self.get(Table::Agents, path.as_bytes())
+    }
+
+    /// Inserts or replaces an agent.
+    pub fn put_agent(&mut self, agent: &Agent) {
+        self.put(Table::Agents, agent.path.as_bytes(), agent);
+        self.put_bytes(
+            Table::AgentSequence,
+            &agent.sequence.to_be_bytes(),
+            agent.path.clone().into_bytes(),
+        );
+        self.changed(ChangeKind::AgentSet(agent.path.clone()));
+    }
+
+    /// Removes an agent.
+    pub fn remove_agent(&mut self, agent: &Agent) {
+        self.remove(Table::Agents, agent.path.as_bytes());
+        self.remove(Table::AgentSequence, &agent.sequence.to_be_bytes());
+        self.changed(ChangeKind::AgentRemoved(agent.path.clone()));
+    }
+
+    /// Join token by digest.
+    pub fn join_token(&self, sha256: &[u8]) -> Result<Option<JoinToken>, StoreError> {
+        self.get(Table::JoinTokens, sha256)
+    }
+
+    /// Inserts a join token.
+    pub fn put_join_token(&mut self, token: &JoinToken) {
+        self.put(Table::JoinTokens, &token.sha256, token);
+    }
+
+    /// Removes a join token.
+    pub fn remove_join_token(&mut self, sha256: &[u8]) {
+        self.remove(Table::JoinTokens, sha256);
+    }
+
+    /// Authority by kind and id.
+    pub fn authority(&self, kind: i32, id: &str) -> Result<Option<Authority>, StoreError> {
+        self.get(Table::Authorities, &authority_key(kind, id))
+    }
+
+    /// Every authority of a kind. Bounded by how authorities come to be: a handful a node.
+    pub fn authorities(&self, kind: i32) -> Result<Vec<Authority>, StoreError> {
+        self.pairs(Table::Authorities, &authority_key(kind, ""), usize::MAX / 4)?
+            .into_iter()
+            .map(|(_, bytes)| decode(Table::Authorities, &bytes))
+            .collect()
+    }
+
+    /// Inserts or replaces an authority.
+    pub fn put_authority(&mut self, authority: &Authority) {
+        self.put(
+            Table::Authorities,
+            &authority_key(authority.kind, &authority.id),
+            authority,
+        );
+        self.changed(ChangeKind::AuthoritySet(authority.id.clone()));
+    }
+
+    /// Key intent of a slot.
+    pub fn intent(&self, slot: &str) -> Result<Option<KeyIntent>, StoreError> {
+        self.get(Table::Intents, slot.as_bytes())
+    }
+
+    /// Inserts or replaces a key intent.
+    pub fn put_intent(&mut self, intent: &KeyIntent) {
+        self.put(Table::Intents, intent.slot.as_bytes(), intent);
+        self.changed(ChangeKind::IntentChanged(intent.slot.clone()));
+    }
+
+    /// Member by node id.
+    pub fn member(&self, node_id: u64) -> Result<Option<Member>, StoreError> {
+        self.get(Table::Members, &node_id.to_be_bytes())
+    }
+
+    /// Every member, by node id.
+    pub fn members(&self) -> Result<Vec<Member>, StoreError> {
+        self.pairs(Table::Members, &[], usize::MAX / 4)?
+            .into_iter()
+            .map(|(_, bytes)| decode(Table::Members, &bytes))
+            .collect()
+    }
+
+    /// Inserts or replaces a member.
+    pub fn put_member(&mut self, member: &Member) {
+        self.put(Table::Members, &member.node_id.to_be_bytes(), member);
+        self.changed(ChangeKind::MemberSet(member.node_id));
+    }
+
+    /// Outcome of an earlier request.
+    pub fn remembered(&self, id: &RequestId) -> Result<Option<RequestMemory>, StoreError> {
+        self.get(Table::Requests, &request_key(id))
+    }
+
+    /// Whether this request is at or below one of its node that was forgotten: it
+    /// may have been applied, and nobody knows any more.
+    pub fn is_forgotten(&self, id: &RequestId) -> Result<bool, StoreError> {
+        let floor: Option<RequestId> = self.get(Table::RequestFloor, &id.node.to_be_bytes())?;
+        Ok(floor.is_some_and(|floor| (id.boot, id.sequence) <= (floor.boot, floor.sequence)))
+    }
+
+    /// Remembers an outcome.
+    pub fn remember(&mut self, id: &RequestId, outcome: Vec<u8>) -> Result<(), StoreError> {
+        let memory = RequestMemory {
+            log_index: self.log_index,
+            outcome,
+        };
+        self.put(Table::Requests, &request_key(id), &memory);
+        self.put(Table::RequestOrder, &self.log_index.to_be_bytes(), id);
+        if self.requests_from()?.is_none() {
+            self.put_bytes(
+                Table::Meta,
+                meta::REQUESTS_FROM,
+                self.log_index.to_be_bytes().to_vec(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Forgets requests applied more than `keep` log positions ago, a few at a time.
+    ///
+    /// Looks positions up one by one: a scan from the front would step over the
+    /// remains of everything forgotten before.
+    pub fn forget_requests(&mut self, keep: u64) -> Result<(), StoreError> {
+        let Some(first) = self.requests_from()? else {
+            return Ok(());
+        };
+        let oldest_kept = self.log_index.saturating_sub(keep);
+        // More than one for one: the memory shrinks back to its size whatever it grew to.
+        let until = oldest_kept.min(first.saturating_add(FORGET_MAX)).max(first);
+        for index in first..until {
+            let order = index.to_be_bytes();
+            let Some(id) = self.get::<RequestId>(Table::RequestOrder, &order)? else {
+                continue;
+            };
+            self.remove(Table::Requests, &request_key(&id));
+            self.remove(Table::RequestOrder, &order);
+            if !self.is_forgotten(&id)? {
+                self.put(Table::RequestFloor, &id.node.to_be_bytes(), &id);
+            }
+        }
+        if until > first {
+            self.put_bytes(
+                Table::Meta,
+                meta::REQUESTS_FROM,
+                until.to_be_bytes().to_vec(),
+            );
+        }
+        Ok(())
+    }
+
+    fn requests_from(&self) -> Result<Option<u64>, StoreError> {
+        let bytes = self.get_bytes(Table::Meta, meta::REQUESTS_FROM)?;
+        bytes
+            .map(|b| number("first remembered request", &b))
+            .transpose()
+    }
+}
+
+/// Decodes a row; a record that does not decode is corruption.
+pub fn decode<M: Message + Default>(table: Table, bytes: &[u8]) -> Result<M, StoreError> {
+    M::decode(bytes)
+        .map_err(|e| StoreError::corrupt(format!("row of {table:?} does not decode: {e}")))
+}
+
+fn text(table: Table, bytes: &[u8]) -> Result<String, StoreError> {
+    String::from_utf8(bytes.to_vec())
+        .map_err(|_| StoreError::corrupt(format!("key of {table:?} is not text")))
+}
+
+fn number(what: &str, bytes: &[u8]) -> Result<u64, StoreError> {
+    let bytes = bytes
+        .try_into()
+        .map_err(|_| StoreError::corrupt(format!("{what}: {} bytes", bytes.len())))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+fn authority_key(kind: i32, id: &str) -> Vec<u8> {
+    let mut key = vec![u8::try_from(kind).unwrap_or(0)];
+    key.extend_from_slice(id.as_bytes());
+    key
+}
+
+fn parent_key(parent_path: &str, id: Option<&str>) -> Vec<u8> {
+    let mut key = parent_path.as_bytes().to_vec();
+    key.push(0);
+    key.extend_from_slice(id.unwrap_or_default().as_bytes());
+    key
+}
+
+fn request_key(id: &RequestId) -> Vec<u8> {
+    [
+        id.node.to_be_bytes(),
+        id.boot.to_be_bytes(),
+        id.sequence.to_be_bytes(),
+    ]
+    .concat()
+}
+
+/// Digest of what makes two entries similar (selectors as a set), and the id.
+fn similar_key(entry: &Entry, id: Option<&str>) -> Vec<u8> {
+    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut field = |bytes: &[u8]| {
+        digest.update(&(bytes.len() as u64).to_be_bytes());
+        digest.update(bytes);
+    };
+    field(entry.spiffe_path.as_bytes());
+    field(entry.parent_path.as_bytes());
+    let mut selectors: Vec<&Selector> = entry.selectors.iter().collect();
+    selectors.sort();
+    selectors.dedup();
+    for selector in selectors {
+        field(selector.kind.as_bytes());
+        field(selector.value.as_bytes());
+    }
+    let mut key = digest.finish().as_ref().to_vec();
+    key.extend_from_slice(id.unwrap_or_default().as_bytes());
+    key
+}

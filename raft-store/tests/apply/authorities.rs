@@ -1,0 +1,262 @@
+//! Authorities: late steps are refused.
+
+use chancery_raft_store::command::{
+    AbandonKey, AuthorityName, BeginKey, ProveAuthority, RecordAuthority,
+};
+use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus};
+use chancery_raft_store::{Command, Refusal};
+
+use super::{START_MS, World};
+
+fn begin(epoch: u64) -> BeginKey {
+    BeginKey {
+        slot: "x509".into(),
+        epoch,
+        node_id: 1,
+        key_id: vec![u8::try_from(epoch).unwrap(); 16],
+        key_label: format!("chancery/cluster/x509/{epoch}"),
+    }
+}
+
+fn abandon(epoch: u64) -> Command {
+    Command::AbandonKey(AbandonKey {
+        slot: "x509".into(),
+        epoch,
+    })
+}
+
+fn draft(epoch: u64) -> Authority {
+    Authority {
+        id: format!("authority-{epoch}"),
+        kind: AuthorityKind::X509.into(),
+        slot: "x509".into(),
+        epoch,
+        key_id: vec![u8::try_from(epoch).unwrap(); 16],
+        public_key: vec![1],
+        status: AuthorityStatus::Active.into(),
+        ..Authority::default()
+    }
+}
+
+fn record(authority: Authority) -> Command {
+    Command::RecordAuthority(RecordAuthority {
+        authority: Some(authority),
+    })
+}
+
+fn name(epoch: u64) -> AuthorityName {
+    AuthorityName {
+        kind: AuthorityKind::X509.into(),
+        id: format!("authority-{epoch}"),
+    }
+}
+
+fn authority(world: &World, epoch: u64) -> Authority {
+    world
+        .ask(|t| t.authority(AuthorityKind::X509.into(), &name(epoch).id))
+        .unwrap()
+}
+
+#[test]
+fn a_key_intent_opens_only_at_the_next_epoch_and_not_beside_another() {
+    let mut world = World::new();
+    for epoch in [0, 2, 9] {
+        assert_eq!(
+            world.refused(Command::BeginKey(begin(epoch))),
+            Refusal::Conflict
+        );
+    }
+    assert_eq!(
+        world.refused(Command::BeginKey(BeginKey {
+            node_id: 0,
+            ..begin(1)
+        })),
+        Refusal::Malformed
+    );
+    assert_eq!(
+        world.refused(Command::BeginKey(BeginKey {
+            key_id: vec![1; 15],
+            ..begin(1)
+        })),
+        Refusal::Malformed
+    );
+    world.ok(Command::BeginKey(begin(1)));
+    assert_eq!(
+        world.ask(|t| t.intent("x509")).unwrap().recorded_at,
+        START_MS / 1000
+    );
+    assert_eq!(
+        world.refused(Command::BeginKey(begin(1))),
+        Refusal::Conflict
+    );
+    assert_eq!(
+        world.refused(Command::BeginKey(begin(2))),
+        Refusal::Conflict,
+        "one is open"
+    );
+    world.ok(Command::BeginKey(BeginKey {
+        slot: "jwt".into(),
+        ..begin(1)
+    }));
+}
+
+#[test]
+fn an_abandoned_epoch_is_never_used_again() {
+    let mut world = World::new();
+    assert_eq!(world.refused(abandon(1)), Refusal::Conflict);
+    world.ok(Command::BeginKey(begin(1)));
+    assert_eq!(world.refused(abandon(2)), Refusal::Conflict);
+    world.ok(abandon(1));
+    assert_eq!(world.refused(abandon(1)), Refusal::Conflict);
+    assert_eq!(
+        world.refused(record(draft(1))),
+        Refusal::Conflict,
+        "a late generator comes too late"
+    );
+    assert_eq!(
+        world.refused(Command::BeginKey(begin(1))),
+        Refusal::Conflict
+    );
+    world.ok(Command::BeginKey(begin(2)));
+    world.ok(record(draft(2)));
+}
+
+#[test]
+fn an_authority_is_recorded_only_for_the_open_intent() {
+    let mut world = World::new();
+    assert_eq!(
+        world.refused(record(draft(1))),
+        Refusal::Conflict,
+        "no intent"
+    );
+    world.ok(Command::BeginKey(begin(1)));
+    assert_eq!(
+        world.refused(record(Authority {
+            epoch: 2,
+            ..draft(1)
+        })),
+        Refusal::Conflict
+    );
+    assert_eq!(
+        world.refused(record(Authority {
+            key_id: vec![9; 16],
+            ..draft(1)
+        })),
+        Refusal::Conflict
+    );
+    assert_eq!(
+        world.refused(record(Authority {
+            slot: "jwt".into(),
+            ..draft(1)
+        })),
+        Refusal::Conflict
+    );
+    assert_eq!(
+        world.refused(record(Authority {
+            public_key: Vec::new(),
+            ..draft(1)
+        })),
+        Refusal::Malformed
+    );
+    assert_eq!(
+        world.refused(record(Authority {
+            kind: 0,
+            ..draft(1)
+        })),
+        Refusal::Malformed
+    );
+    assert_eq!(
+        world.refused(record(Authority {
+            kind: 257,
+            ..draft(1)
+        })),
+        Refusal::Malformed
+    );
+    assert_eq!(world.cluster().bundle_sequence, 0);
+    world.ok(record(draft(1)));
+    assert_eq!(world.cluster().bundle_sequence, 1);
+    let stored = authority(&world, 1);
+    assert_eq!(
+        (stored.status(), stored.proved_by.as_slice()),
+        (AuthorityStatus::Prepared, &[1][..])
+    );
+    assert_eq!(
+        world.refused(record(draft(1))),
+        Refusal::Conflict,
+        "a retry finds the intent closed"
+    );
+    world.ok(Command::BeginKey(begin(2)));
+    let reused = Authority {
+        id: "authority-1".into(),
+        ..draft(2)
+    };
+    assert_eq!(world.refused(record(reused)), Refusal::AlreadyExists);
+}
+
+#[test]
+fn one_authority_of_a_slot_signs_and_a_slot_never_goes_back() {
+    let mut world = World::new();
+    for epoch in [1, 2, 3] {
+        world.ok(Command::BeginKey(begin(epoch)));
+        world.ok(record(draft(epoch)));
+    }
+    let activate = |epoch| Command::ActivateAuthority(name(epoch));
+    assert_eq!(world.refused(activate(4)), Refusal::NotFound);
+    world.ok(activate(2));
+    assert_eq!(
+        world.refused(activate(2)),
+        Refusal::Conflict,
+        "a repeated step"
+    );
+    assert_eq!(
+        world.refused(activate(1)),
+        Refusal::Conflict,
+        "a late step of an earlier rotation"
+    );
+    world.ok(activate(3));
+    let status = |epoch| authority(&world, epoch).status();
+    use AuthorityStatus::{Active, Old, Prepared};
+    assert_eq!([status(1), status(2), status(3)], [Prepared, Old, Active]);
+}
+
+#[test]
+fn authorities_of_two_slots_sign_side_by_side() {
+    let mut world = World::new();
+    for (epoch, slot) in [(1, "x509/node-1"), (2, "x509/node-2")] {
+        world.ok(Command::BeginKey(BeginKey {
+            slot: slot.into(),
+            epoch: 1,
+            ..begin(epoch)
+        }));
+        world.ok(record(Authority {
+            slot: slot.into(),
+            epoch: 1,
+            ..draft(epoch)
+        }));
+        world.ok(Command::ActivateAuthority(name(epoch)));
+    }
+    assert_eq!(authority(&world, 1).status(), AuthorityStatus::Active);
+    assert_eq!(authority(&world, 2).status(), AuthorityStatus::Active);
+}
+
+#[test]
+fn proofs_are_kept_as_an_ascending_set() {
+    let mut world = World::new();
+    world.ok(Command::BeginKey(begin(1)));
+    world.ok(record(draft(1)));
+    for node_id in [3, 2, 3, 1] {
+        world.ok(Command::ProveAuthority(ProveAuthority {
+            authority: Some(name(1)),
+            node_id,
+        }));
+    }
+    assert_eq!(authority(&world, 1).proved_by, [1, 2, 3]);
+    let unknown = ProveAuthority {
+        authority: Some(name(2)),
+        node_id: 1,
+    };
+    assert_eq!(
+        world.refused(Command::ProveAuthority(unknown)),
+        Refusal::NotFound
+    );
+}

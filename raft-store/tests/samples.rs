@@ -1,0 +1,576 @@
+//! What was ever written decodes for ever: every sample in `tests/samples` was
+//! encoded by the version that introduced it and is never changed. A new format
+//! or command adds a sample (`cargo test ... -- --ignored write_missing_samples`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::fs;
+use std::path::PathBuf;
+
+use chancery_raft_store::command::{
+    AbandonKey, ActivateAgents, Activation, AgentPath, AnnounceMember, AttestAgent, AuthorityName,
+    BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, EntryResult, Found, ProveAuthority,
+    RecordAuthority, RecordServerSvid, RenewAgent, SetAgentVersion,
+};
+use chancery_raft_store::identity_record::{IdentityRecord, Pin};
+use chancery_raft_store::model::{
+    Agent, Authority, AuthorityKind, AuthorityStatus, Cluster, Entry, JoinToken, KeyIntent, Member,
+    PendingSvid, RequestMemory, Selector,
+};
+use chancery_raft_store::snapshot::{self, Encoder, Header};
+use chancery_raft_store::types::{LogEntry, StoredMembership, Vote};
+use chancery_raft_store::{Command, Outcome, Proposal, Refusal, RequestId, codec};
+use openraft::{EntryPayload, Membership};
+use prost::Message;
+
+use crate::support::{admission, blank, log_id, members, membership, normal};
+
+type Check = Box<dyn Fn(&[u8])>;
+
+/// Bytes of today, and whether stored bytes decode to the value of today.
+struct Sample {
+    bytes: Vec<u8>,
+    check: Check,
+}
+
+fn sample<T: PartialEq + Debug + 'static>(
+    value: T,
+    encode: impl Fn(&T) -> Vec<u8>,
+    decode: impl Fn(&[u8]) -> T + 'static,
+) -> Sample {
+    Sample {
+        bytes: encode(&value),
+        check: Box::new(move |bytes| assert_eq!(decode(bytes), value)),
+    }
+}
+
+fn message<M: Message + Default + PartialEq + Debug + 'static>(value: M) -> Sample {
+    sample(value, M::encode_to_vec, |bytes| M::decode(bytes).unwrap())
+}
+
+fn entry() -> Entry {
+    Entry {
+        id: "6f1b6f5e-6a0f-4b58-9a1c-3c8a52d6b111".into(),
+        sequence: 42,
+        spiffe_path: "/ns/web/sa/front".into(),
+        parent_path: "/spire/agent/k8s_psat/c1/n1".into(),
+        selectors: vec![selector("k8s", "ns:web"), selector("k8s", "sa:front")],
+        x509_svid_ttl: 3600,
+        jwt_svid_ttl: 300,
+        federates_with: vec!["other.example".into()],
+        admin: true,
+        downstream: true,
+        expires_at: 1_900_000_000,
+        dns_names: vec!["front.web".into()],
+        revision_number: 7,
+        store_svid: true,
+        hint: "internal".into(),
+        created_at: 1_800_000_000,
+        disable_x509_svid_prefetch: true,
+        jwt_svid_include_jti: true,
+    }
+}
+
+fn selector(kind: &str, value: &str) -> Selector {
+    Selector {
+        kind: kind.into(),
+        value: value.into(),
+    }
+}
+
+fn authority() -> Authority {
+    Authority {
+        id: "0a1b2c".into(),
+        kind: AuthorityKind::X509.into(),
+        sequence: 9,
+        status: AuthorityStatus::Old.into(),
+        slot: "x509/node-3".into(),
+        epoch: 4,
+        key_id: vec![5; 16],
+        key_label: "chancery/c/x509/4".into(),
+        key_type: "ec-p256".into(),
+        backend: "pkcs11".into(),
+        token_serials: vec!["T1".into(), "T2".into()],
+        node_id: 3,
+        certificate: vec![0x30, 1],
+        public_key: vec![0x30, 2],
+        issued_at: 1_800_000_000,
+        expires_at: 1_831_536_000,
+        tainted: true,
+        proved_by: vec![1, 3],
+    }
+}
+
+fn authority_name() -> AuthorityName {
+    AuthorityName {
+        kind: AuthorityKind::Jwt.into(),
+        id: "kid-1".into(),
+    }
+}
+
+fn agent_path() -> AgentPath {
+    AgentPath {
+        path: "/spire/agent/x509pop/a".into(),
+    }
+}
+
+fn joining() -> [Command; 4] {
+    [
+        Command::Found(Found {
+            cluster_id: "c".into(),
+            trust_domain: "example.org".into(),
+            founder: Some(admission(1)),
+            founding_peers: vec!["a:1".into(), "b:1".into()],
+        }),
+        Command::AdmitMember(admission(2)),
+        Command::AnnounceMember(AnnounceMember {
+            node_id: 2,
+            api_address: "b:8081".into(),
+            version: "0.1.0".into(),
+            boot: 3,
+        }),
+        Command::RecordServerSvid(RecordServerSvid {
+            node_id: 2,
+            authority_id: "0a1b2c".into(),
+        }),
+    ]
+}
+
+fn registering() -> [Command; 9] {
+    let path = agent_path().path;
+    [
+        Command::CreateEntries(CreateEntries {
+            entries: vec![entry(), Entry::default()],
+        }),
+        Command::DeleteEntries(DeleteEntries {
+            ids: vec!["a".into(), "b".into()],
+        }),
+        Command::CreateJoinToken(CreateJoinToken {
+            token: Some(JoinToken {
+                sha256: vec![1; 32],
+                expires_at: 0,
+            }),
+            ttl: 600,
+            alias: Some(entry()),
+        }),
+        Command::AttestAgent(AttestAgent {
+            path: path.clone(),
+            attestation_type: "x509pop".into(),
+            selectors: vec![selector("x509pop", "subject:cn:a")],
+            serial: "123456789012345678901234567890".into(),
+            expires_at: 1_800_003_600,
+            can_reattest: true,
+            token_sha256: vec![1; 32],
+        }),
+        Command::RenewAgent(RenewAgent {
+            path: path.clone(),
+            serial: "2".into(),
+            expires_at: 1_800_007_200,
+        }),
+        Command::ActivateAgents(ActivateAgents {
+            activations: vec![Activation {
+                path: path.clone(),
+                serial: "2".into(),
+            }],
+        }),
+        Command::BanAgent(agent_path()),
+        Command::DeleteAgent(agent_path()),
+        Command::SetAgentVersion(SetAgentVersion {
+            path,
+            version: "1.14.0".into(),
+        }),
+    ]
+}
+
+fn making_keys() -> [Command; 5] {
+    [
+        Command::BeginKey(BeginKey {
+            slot: "jwt".into(),
+            epoch: 2,
+            node_id: 1,
+            key_id: vec![7; 16],
+            key_label: "chancery/c/jwt/2".into(),
+        }),
+        Command::AbandonKey(AbandonKey {
+            slot: "jwt".into(),
+            epoch: 2,
+        }),
+        Command::RecordAuthority(RecordAuthority {
+            authority: Some(authority()),
+        }),
+        Command::ProveAuthority(ProveAuthority {
+            authority: Some(authority_name()),
+            node_id: 2,
+        }),
+        Command::ActivateAuthority(authority_name()),
+    ]
+}
+
+fn proposal(command: Command) -> Proposal {
+    let request = Some(RequestId {
+        node: 2,
+        boot: 3,
+        sequence: 4,
+    });
+    Proposal {
+        request,
+        time_ms: 1_800_000_000_123,
+        command: Some(command),
+    }
+}
+
+fn commands() -> Vec<(String, Sample)> {
+    let all = joining()
+        .into_iter()
+        .chain(registering())
+        .chain(making_keys());
+    all.map(|command| {
+        let name = format!("command-{}", command.name());
+        let encode = |p: &Proposal| codec::encode_proposal(p);
+        (
+            name,
+            sample(proposal(command), encode, |bytes| {
+                codec::decode_proposal(bytes).unwrap()
+            }),
+        )
+    })
+    .collect()
+}
+
+fn raft() -> Vec<(String, Sample)> {
+    let log_entry = |entry: LogEntry| {
+        sample(entry, codec::encode_log_entry, |bytes| {
+            codec::decode_log_entry(bytes).unwrap()
+        })
+    };
+    let stored = |membership: StoredMembership| {
+        sample(membership, codec::encode_membership, |bytes| {
+            codec::decode_membership(bytes).unwrap()
+        })
+    };
+    let nodes = members(&[1, 2, 3, 4])
+        .nodes()
+        .map(|(id, node)| (*id, node.clone()))
+        .collect::<BTreeMap<_, _>>();
+    let joint = vec![BTreeSet::from([1, 2, 3]), BTreeSet::from([1, 2, 4])];
+    let joint = Membership::new(joint, nodes).unwrap();
+    let voted = Vote {
+        committed: true,
+        ..crate::support::vote(7, 3)
+    };
+    [
+        (
+            "log-id",
+            sample(log_id(5, 1234), codec::encode_log_id, |b| {
+                codec::decode_log_id(b).unwrap()
+            }),
+        ),
+        (
+            "log-id-first",
+            sample(log_id(0, 0), codec::encode_log_id, |b| {
+                codec::decode_log_id(b).unwrap()
+            }),
+        ),
+        (
+            "vote",
+            sample(voted, codec::encode_vote, |b| {
+                codec::decode_vote(b).unwrap()
+            }),
+        ),
+        (
+            "membership",
+            stored(StoredMembership::new(
+                Some(log_id(2, 9)),
+                members(&[1, 2, 3]),
+            )),
+        ),
+        (
+            "membership-joint",
+            stored(StoredMembership::new(Some(log_id(2, 10)), joint.clone())),
+        ),
+        ("membership-none", stored(StoredMembership::default())),
+        ("log-entry-blank", log_entry(blank(3, 17))),
+        (
+            "log-entry-membership",
+            log_entry(membership(3, 18, &[1, 2, 3])),
+        ),
+        (
+            "log-entry-membership-joint",
+            log_entry(LogEntry {
+                log_id: log_id(3, 19),
+                payload: EntryPayload::Membership(joint),
+            }),
+        ),
+        (
+            "log-entry-proposal",
+            log_entry(normal(3, 20, proposal(Command::BanAgent(agent_path())))),
+        ),
+    ]
+    .map(|(name, sample)| (name.to_owned(), sample))
+    .into()
+}
+
+fn records() -> Vec<(String, Sample)> {
+    let agent = Agent {
+        path: agent_path().path,
+        sequence: 3,
+        attestation_type: "x509pop".into(),
+        selectors: vec![selector("x509pop", "subject:cn:a")],
+        serial: "1".into(),
+        expires_at: 1_800_003_600,
+        pending: vec![PendingSvid {
+            serial: "2".into(),
+            expires_at: 1_800_007_200,
+        }],
+        can_reattest: true,
+        agent_version: "1.14.0".into(),
+    };
+    let member = Member {
+        node_id: 2,
+        peer_address: "b:8443".into(),
+        api_address: "b:8081".into(),
+        spki_sha256: vec![2; 32],
+        version: "0.1.0".into(),
+        boot: 3,
+        server_svid_issuer: "0a1b2c".into(),
+    };
+    let cluster = Cluster {
+        id: "c".into(),
+        trust_domain: "example.org".into(),
+        last_node_id: 3,
+        last_sequence: 44,
+        bundle_sequence: 5,
+        clock_ms: 1_800_000_000_123,
+        founding_peers: vec!["a:1".into()],
+    };
+    let intent = KeyIntent {
+        slot: "jwt".into(),
+        epoch: 2,
+        node_id: 1,
+        key_id: vec![7; 16],
+        key_label: "chancery/c/jwt/2".into(),
+        recorded_at: 1_800_000_000,
+    };
+    let outcome = Outcome {
+        refusal: Refusal::AgentBanned.into(),
+        entries: vec![EntryResult {
+            refusal: Refusal::AlreadyExists.into(),
+            entry: Some(entry()),
+        }],
+        node_id: 4,
+        expires_at: 1_800_000_600,
+    };
+    [
+        ("record-entry", message(entry())),
+        ("record-agent", message(agent)),
+        (
+            "record-join-token",
+            message(JoinToken {
+                sha256: vec![1; 32],
+                expires_at: 1_800_000_600,
+            }),
+        ),
+        ("record-authority", message(authority())),
+        ("record-key-intent", message(intent)),
+        ("record-member", message(member)),
+        ("record-cluster", message(cluster)),
+        (
+            "record-request-memory",
+            message(RequestMemory {
+                log_index: 77,
+                outcome: vec![8, 1],
+            }),
+        ),
+        (
+            "record-request-id",
+            message(RequestId {
+                node: 2,
+                boot: 3,
+                sequence: 4,
+            }),
+        ),
+        (
+            "outcome",
+            sample(outcome, codec::encode_outcome, |b| {
+                codec::decode_outcome(b).unwrap()
+            }),
+        ),
+    ]
+    .map(|(name, sample)| (name.to_owned(), sample))
+    .into()
+}
+
+fn identity() -> Sample {
+    let record = || IdentityRecord {
+        cluster_id: "c".into(),
+        trust_domain: "example.org".into(),
+        node_id: 3,
+        peer_key: vec![0x30, 9],
+        boot: 12,
+        store_made: true,
+        pins: vec![Pin {
+            node_id: 1,
+            peer_address: "a:8443".into(),
+            spki_sha256: vec![1; 32],
+        }],
+    };
+    let dir = tempfile::tempdir().unwrap();
+    record().save(dir.path()).unwrap();
+    let bytes = fs::read(IdentityRecord::path(dir.path())).unwrap();
+    let check = move |bytes: &[u8]| {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(IdentityRecord::path(dir.path()), bytes).unwrap();
+        // It holds a key, so it has no `Debug` for `assert_eq`.
+        assert!(IdentityRecord::load(dir.path()).unwrap() == Some(record()));
+    };
+    Sample {
+        bytes,
+        check: Box::new(check),
+    }
+}
+
+fn snapshot() -> Sample {
+    let header = || Header {
+        applied: codec::encode_log_id(&log_id(5, 1234)),
+        membership: codec::encode_membership(&StoredMembership::new(
+            Some(log_id(2, 9)),
+            members(&[1, 2]),
+        )),
+        cluster_id: "c".into(),
+    };
+    let rows = || {
+        vec![
+            (vec![1, b'a'], vec![1; 300]),
+            (vec![2, b'b'], Vec::new()),
+            (vec![9, 0], vec![3]),
+        ]
+    };
+    let mut encoder = Encoder::new(Vec::new(), header()).unwrap();
+    for (key, value) in rows() {
+        encoder.row(key, value).unwrap();
+    }
+    let check = move |bytes: &[u8]| {
+        let mut found = Vec::new();
+        let read = snapshot::decode(bytes, |_, part| {
+            found.extend(part.into_iter().map(|(key, value)| (key, value.unwrap())));
+            Ok(())
+        });
+        assert_eq!((read.unwrap(), found), (header(), rows()));
+    };
+    Sample {
+        bytes: encoder.finish().unwrap(),
+        check: Box::new(check),
+    }
+}
+
+fn samples() -> Vec<(String, Sample)> {
+    let single = [
+        ("identity-record".to_owned(), identity()),
+        ("snapshot".to_owned(), snapshot()),
+    ];
+    commands()
+        .into_iter()
+        .chain(raft())
+        .chain(records())
+        .chain(single)
+        .collect()
+}
+
+fn file(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/samples")
+        .join(format!("{name}.hex"))
+}
+
+/// Hex in lines, so that a diff shows where one changed.
+fn to_text(bytes: &[u8]) -> String {
+    bytes
+        .chunks(32)
+        .map(|line| hex::encode(line) + "\n")
+        .collect()
+}
+
+fn from_text(text: &str) -> Vec<u8> {
+    hex::decode(text.split_whitespace().collect::<String>()).unwrap()
+}
+
+#[test]
+fn every_stored_sample_decodes_to_the_value_it_was_made_from() {
+    for (name, sample) in samples() {
+        (sample.check)(&sample.bytes);
+        let Ok(text) = fs::read_to_string(file(&name)) else {
+            panic!("no sample {name}: write it once and keep it")
+        };
+        (sample.check)(&from_text(&text));
+    }
+}
+
+#[test]
+fn no_stored_sample_is_left_out() {
+    let known: BTreeSet<PathBuf> = samples().into_iter().map(|(name, _)| file(&name)).collect();
+    for found in fs::read_dir(file("x").parent().unwrap()).unwrap() {
+        let path = found.unwrap().path();
+        assert!(
+            known.contains(&path),
+            "{} is not checked by any test",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn every_command_has_a_sample() {
+    let sampled: BTreeSet<String> = commands().into_iter().map(|(name, _)| name).collect();
+    // An empty message under each field number that a command may have.
+    let known = (10u32..200).filter_map(|tag| {
+        let mut bytes = Vec::new();
+        prost::encoding::encode_key(tag, prost::encoding::WireType::LengthDelimited, &mut bytes);
+        bytes.push(0);
+        codec::decode_proposal(&bytes).ok()?.command
+    });
+    let known: BTreeSet<String> = known
+        .map(|command| format!("command-{}", command.name()))
+        .collect();
+    assert!(known.len() >= 18);
+    assert_eq!(sampled, known);
+}
+
+#[test]
+fn what_this_version_does_not_know_is_refused_and_not_dropped() {
+    // Field 199: a command of a newer version.
+    let mut newer = Proposal {
+        request: None,
+        time_ms: 5,
+        command: None,
+    }
+    .encode_to_vec();
+    prost::encoding::encode_key(199, prost::encoding::WireType::LengthDelimited, &mut newer);
+    newer.push(0);
+    codec::decode_proposal(&newer).unwrap_err();
+    codec::decode_log_id(&[]).unwrap_err();
+    let mut entry = codec::encode_log_entry(&blank(1, 1));
+    codec::decode_log_entry(&entry).unwrap();
+    entry.truncate(entry.len() - 2);
+    codec::decode_log_entry(&entry).unwrap_err();
+    let unknown = normal(
+        1,
+        1,
+        Proposal {
+            request: None,
+            time_ms: 5,
+            command: None,
+        },
+    );
+    codec::decode_log_entry(&codec::encode_log_entry(&unknown)).unwrap_err();
+}
+
+#[test]
+#[ignore = "writes files; run once when a sample is added"]
+fn write_missing_samples() {
+    fs::create_dir_all(file("x").parent().unwrap()).unwrap();
+    for (name, sample) in samples() {
+        if !file(&name).exists() {
+            fs::write(file(&name), to_text(&sample.bytes)).unwrap();
+        }
+    }
+}
