@@ -1,0 +1,570 @@
+//! The composition root: what a server is made of, and in which order it starts
+//! and stops.
+//!
+//! Two runtimes: consensus (Raft core, peers, barriers, forwarding) has its own,
+//! so that a storm of signing or handshakes cannot hold heartbeats up.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use chancery_api::chancery::cluster::v1::cluster_server::ClusterServer;
+use chancery_api::chancery::peer::v1::bootstrap_server::BootstrapServer;
+use chancery_api::chancery::peer::v1::control_server::ControlServer;
+use chancery_api::chancery::peer::v1::raft_server::RaftServer;
+use chancery_hsm::{KeyType, MemorySigner, Metered, Pkcs11Config, Pkcs11Signer, Signer, TokenSelector};
+use chancery_raft_store::command::{AnnounceMember, Command};
+use chancery_raft_store::identity_record::IdentityRecord;
+use chancery_raft_store::snapshot::Snapshots;
+use chancery_raft_store::store::Store;
+use chancery_raft_store::store::rocks::RocksStore;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use zeroize::Zeroizing;
+
+use crate::authority::{Custody, Driver, Issuer, Lifetimes, Making, ServerSvid, keep_server_svid};
+use crate::authz::layer::GateLayer;
+use crate::cluster::formation::{self, Admission, Plan, VERSION};
+use crate::cluster::peers::{GrpcPeers, PinBook};
+use crate::cluster::server::PeerServer;
+use crate::cluster::status::{ClusterService, Members, SelfStatus};
+use crate::cluster::{Barriers, Consensus, Proposer, Start, Storage};
+use crate::config::{CaKeyType, Config, Keys, TokenName};
+use crate::environment::{Clock, SystemClock, uuid_v4};
+use crate::health::Health;
+use crate::http_status::{self, Endpoints};
+use crate::issue::Subject;
+use crate::registry::Doors;
+use crate::service::{self, gate::LocalGate};
+use crate::telemetry::{self, MeteredStore};
+use crate::transport::{AdminSocket, Limits, PeerKey, PeerTls, TcpPort, TlsState, serve_agents, serve_peers};
+
+/// Stopping takes at most this long; what still runs then is dropped.
+const STOP_LIMIT: Duration = Duration::from_secs(9);
+/// Threads of the consensus runtime.
+const CONSENSUS_THREADS: usize = 2;
+/// The shortest shared secret that is taken.
+const SECRET_BYTES_MIN: usize = 16;
+/// How often a member that cannot reach the leader tells of its start again.
+const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Runs a server until SIGTERM or SIGINT, or until it cannot go on.
+///
+/// # Errors
+/// Whatever keeps it from starting, and the reason why it had to stop. The process
+/// must then exit non-zero.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    telemetry::logging(config.log_level, config.log_format).context("cannot start the log")?;
+    let metrics = telemetry::install().context("cannot install the metrics recorder")?;
+    no_core_dumps();
+    config.check_environment().map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!(lines.join("; "))
+    })?;
+
+    let consensus_runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONSENSUS_THREADS)
+        .thread_name("consensus")
+        .enable_all()
+        .build()
+        .context("cannot start the consensus runtime")?;
+    let service_runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("service")
+        .enable_all()
+        .build()
+        .context("cannot start the service runtime")?;
+
+    let result = service_runtime.block_on(serve(config, &consensus_runtime, metrics));
+    service_runtime.shutdown_timeout(Duration::from_millis(200));
+    consensus_runtime.shutdown_timeout(Duration::from_millis(200));
+    result
+}
+
+/// Keys live in memory: a core file must not carry them to the disk.
+fn no_core_dumps() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps cannot be switched off");
+    }
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "the process cannot be made undumpable");
+    }
+}
+
+/// Ports and sockets, bound before anything is written: what is in use is found
+/// out at once.
+struct Bound {
+    agents: TcpPort,
+    admin: AdminSocket,
+    status: Vec<(TcpListener, Endpoints)>,
+}
+
+async fn bind(config: &Config) -> anyhow::Result<Bound> {
+    let mut wanted: BTreeMap<_, Endpoints> = BTreeMap::new();
+    if let Some(address) = config.metrics {
+        wanted.entry(address).or_default().metrics = true;
+    }
+    if let Some(address) = config.health {
+        wanted.entry(address).or_default().health = true;
+    }
+    let mut status = Vec::new();
+    for (address, endpoints) in wanted {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address} ([metrics] or [health] address)"))?;
+        status.push((listener, endpoints));
+    }
+    Ok(Bound {
+        agents: TcpPort::bind(config.api.address).context("[api] address")?,
+        admin: AdminSocket::bind(&config.api.admin_socket).context("[api] admin_socket")?,
+        status,
+    })
+}
+
+async fn open_signer(keys: &Keys) -> anyhow::Result<Arc<dyn Signer>> {
+    match keys {
+        Keys::Memory => {
+            tracing::warn!(
+                "keys are in memory: this node has its own authorities and makes new ones at every start; \
+                 use [keys] backend = \"pkcs11\" for keys that stay"
+            );
+            Ok(Arc::new(Metered::new(MemorySigner::new())))
+        }
+        Keys::Pkcs11(pkcs11) => {
+            let signer = Pkcs11Signer::open(pkcs11_config(pkcs11)).await.context("[keys.pkcs11]")?;
+            Ok(Arc::new(Metered::new(signer)))
+        }
+    }
+}
+
+/// The token of a configuration, as the custody room names it.
+pub fn pkcs11_config(pkcs11: &crate::config::Pkcs11) -> Pkcs11Config {
+    let token = match &pkcs11.token {
+        TokenName::Label(label) => TokenSelector::Label(label.clone()),
+        TokenName::Serial(serial) => TokenSelector::Serial(serial.clone()),
+        TokenName::Both { label, serial } => {
+            TokenSelector::LabelAndSerial { label: label.clone(), serial: serial.clone() }
+        }
+    };
+    let mut config = Pkcs11Config::new(&pkcs11.module, token, &pkcs11.pin_file);
+    config.sessions = pkcs11.sessions;
+    config.queue_max = pkcs11.queue;
+    config.deadline = pkcs11.deadline;
+    config
+}
+
+/// Subject of new authorities. Of several countries or organisations the first is
+/// taken: configuration refuses more than one.
+fn ca_subject(subject: &crate::config::CaSubject) -> Subject {
+    Subject {
+        country: subject.country.first().cloned(),
+        organization: subject.organization.first().cloned(),
+        common_name: subject.common_name.clone(),
+        ..Subject::default()
+    }
+}
+
+fn key_type(of: CaKeyType) -> KeyType {
+    match of {
+        CaKeyType::EcP256 => KeyType::EcP256,
+    }
+}
+
+fn formation_plan(config: &Config) -> anyhow::Result<Plan> {
+    let secret = match &config.cluster.secret_file {
+        Some(path) => crate::config::read_secret_file(path, SECRET_BYTES_MIN)?,
+        None => Zeroizing::new(Vec::new()),
+    };
+    let own = config.peer.advertise.to_string();
+    let mut peers: Vec<String> = config.cluster.peers.iter().map(ToString::to_string).collect();
+    if peers.is_empty() {
+        peers.push(own.clone());
+    }
+    Ok(Plan {
+        trust_domain: config.trust_domain.as_str().to_owned(),
+        peers,
+        own,
+        api_address: config.api.advertise.to_string(),
+        secret: Arc::new(secret),
+    })
+}
+
+/// The identity record, or a new one with a key and no membership.
+fn identity(config: &Config) -> anyhow::Result<IdentityRecord> {
+    let dir = &config.data_dir;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make the data directory {}", dir.display()))?;
+    let store = store_path(dir);
+    let Some(record) = IdentityRecord::load(dir)? else {
+        if store.exists() {
+            bail!(
+                "{} holds a store but no identity record: restore the record from a backup of this node, or remove the \
+                 directory and let the node join again under a new id",
+                dir.display()
+            );
+        }
+        let key = PeerKey::generate()?;
+        let record = IdentityRecord {
+            cluster_id: String::new(),
+            trust_domain: config.trust_domain.as_str().to_owned(),
+            node_id: 0,
+            peer_key: key.to_pkcs8().to_vec(),
+            boot: 0,
+            store_made: false,
+            pins: Vec::new(),
+        };
+        record.save(dir)?;
+        return Ok(record);
+    };
+    if record.trust_domain != config.trust_domain.as_str() {
+        bail!(
+            "the data directory {} belongs to node {} of cluster {} in trust domain {}, the configuration is for {}; \
+             check data_dir and trust_domain",
+            dir.display(),
+            record.node_id,
+            record.cluster_id,
+            record.trust_domain,
+            config.trust_domain.as_str()
+        );
+    }
+    if record.store_made && !store.exists() {
+        bail!(
+            "node {} of cluster {} has lost its store {}: it must not start as that node again; remove {} and let it \
+             join under a new id and address",
+            record.node_id,
+            record.cluster_id,
+            store.display(),
+            dir.display()
+        );
+    }
+    Ok(record)
+}
+
+fn store_path(data_dir: &Path) -> std::path::PathBuf {
+    data_dir.join("store")
+}
+
+fn open_store(data_dir: &Path, record: &mut IdentityRecord) -> anyhow::Result<Arc<dyn Store>> {
+    let path = store_path(data_dir);
+    let store = if record.store_made {
+        RocksStore::open(&path).with_context(|| format!("cannot open the store {}", path.display()))?
+    } else {
+        // A crash may have left a store that nothing was acknowledged from.
+        if path.exists() {
+            fs::remove_dir_all(&path).with_context(|| format!("cannot remove the unfinished store {}", path.display()))?;
+        }
+        let store =
+            RocksStore::create(&path).with_context(|| format!("cannot make the store {}", path.display()))?;
+        record.store_made = true;
+        record.save(data_dir)?;
+        store
+    };
+    Ok(Arc::new(MeteredStore::new(store)))
+}
+
+async fn serve(
+    config: Config,
+    consensus_runtime: &Runtime,
+    metrics: telemetry::PrometheusHandle,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let plan = formation_plan(&config)?;
+    let mut record = identity(&config)?;
+    let bound = bind(&config).await?;
+    let peer_port = TcpPort::bind(config.peer.address).context("[peer] address")?;
+    let signer = open_signer(&config.keys).await?;
+    let peer_tls = PeerTls::new(&PeerKey::from_pkcs8(&record.peer_key)?, Arc::clone(&clock))?;
+
+    let mut founder = false;
+    let peer_port = if record.node_id == 0 {
+        tracing::info!(peers = plan.peers.join(", "), "this node has no cluster yet: looking for its peers");
+        let (plan, tls) = (plan.clone(), peer_tls.clone());
+        let form = consensus_runtime.spawn(async move { formation::form(&plan, &tls, peer_port, uuid_v4()).await });
+        let formed = tokio::select! {
+            formed = form => formed.context("formation panicked")??,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+        founder = formed.founder;
+        record.cluster_id = formed.cluster_id;
+        record.node_id = formed.node_id;
+        record.pins = formed.pins;
+        record.save(&config.data_dir)?;
+        tracing::info!(cluster = %record.cluster_id, node = record.node_id, founder, "member of the cluster");
+        TcpPort::bind(config.peer.address).context("[peer] address")?
+    } else {
+        peer_port
+    };
+    // A founder that was interrupted before its first command founds again.
+    founder |= record.node_id == 1 && !record.store_made;
+    record.boot += 1;
+    record.save(&config.data_dir)?;
+    let store = open_store(&config.data_dir, &mut record)?;
+    let snapshots = Snapshots::open(&config.data_dir.join("snapshots")).context("snapshot directory")?;
+    let storage = Storage::open(store, snapshots).context("the store cannot be read; this node must not vote")?;
+    check_place(&storage, &record, &plan)?;
+    #[cfg(feature = "faults")]
+    let storage = with_faults(storage);
+
+    let pins = PinBook::new(storage.registry.clone(), record.pins.clone());
+    let start = Start {
+        cluster_id: record.cluster_id.clone(),
+        node_id: record.node_id,
+        boot: record.boot,
+        peers: Arc::new(GrpcPeers::new(peer_tls.clone(), pins.clone())),
+        clock: Arc::clone(&clock),
+        heartbeat: config.raft.heartbeat(),
+        election: config.raft.election(),
+        snapshot_after: u64::from(config.raft.snapshot_after_entries),
+        keep_after_snapshot: u64::from(config.raft.entries_kept_after_snapshot),
+    };
+    let stale_limit = config.issuance.stale_issuance_limit;
+    let (consensus, proposer, barriers, members) = consensus_runtime
+        .spawn(async move {
+            let consensus = Consensus::start(start, storage).await?;
+            let proposer = Proposer::start(consensus.clone());
+            let barriers = Barriers::start(consensus.clone());
+            let members = Members::start(consensus.clone());
+            Ok::<_, crate::cluster::ConsensusError>((consensus, proposer, barriers, members))
+        })
+        .await
+        .context("consensus panicked while starting")??;
+
+    let doors = Doors::new(consensus.clone(), proposer.clone(), barriers, stale_limit);
+    let custody = Custody::new(signer);
+    let tls = TlsState::new(config.trust_domain.clone(), config.admin_ids.iter().cloned());
+    let server_svid = ServerSvid::default();
+    let issuer = Issuer::new(doors.clone(), custody.clone(), lifetimes(&config), config.trust_domain.clone(), server_svid.clone());
+    let health = Health::new(doors.clone(), issuer.clone(), Arc::clone(&tls));
+    let this: Arc<dyn SelfStatus> = Arc::new(health.clone());
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+
+    // Peers first: without them nothing else can come up.
+    let peer_server = PeerServer::new(consensus.clone(), pins, Arc::clone(&this));
+    let mut peer_routes = Routes::builder();
+    let size = crate::cluster::peers::MESSAGE_BYTES_MAX;
+    peer_routes
+        .add_service(
+            RaftServer::new(peer_server.clone()).max_decoding_message_size(size).max_encoding_message_size(size),
+        )
+        .add_service(ControlServer::new(peer_server).max_decoding_message_size(size).max_encoding_message_size(size))
+        .add_service(BootstrapServer::new(Admission::new(plan.clone(), consensus.clone(), proposer)));
+    let peer_stop = CancellationToken::new();
+    let peers = consensus_runtime.spawn(serve_peers(
+        peer_port,
+        peer_tls.clone(),
+        Limits::of_peers(),
+        peer_routes.routes().prepare(),
+        peer_stop.clone(),
+    ));
+    consensus_runtime.spawn(consensus.clone().drive_membership());
+
+    if founder {
+        consensus.initialise(plan.own.clone()).await?;
+        tasks.spawn(found(doors.clone(), formation::found(&plan, &record.cluster_id, &peer_tls)));
+    }
+    tasks.spawn(announce(doors.clone(), plan.api_address.clone(), record.boot));
+
+    let making = Making {
+        key_type: key_type(config.issuance.ca_key_type),
+        ttl: seconds(config.issuance.ca_ttl),
+        subject: ca_subject(&config.issuance.ca_subject),
+        trust_domain: config.trust_domain.clone(),
+    };
+    tasks.spawn(Driver::new(doors.clone(), members.clone(), custody, making).run());
+    tasks.spawn(keep_server_svid(issuer.clone(), doors.clone(), Arc::clone(&tls), server_svid));
+    tasks.spawn(health.clone().measure());
+    for (listener, endpoints) in bound.status {
+        tasks.spawn(http_status::serve(listener, endpoints, Arc::new(health.clone()), metrics.clone(), stop.clone()));
+    }
+
+    let context = service::Context::new(doors.clone(), issuer, members.clone());
+    let gate = Arc::new(LocalGate::new(&context, config.admin_ids.clone()));
+    let layer = GateLayer::new(gate);
+    let admin_routes = service::admin_routes(&context)
+        .add_service(ClusterServer::new(ClusterService::new(members, this)));
+    tasks.spawn(bound.admin.serve(
+        Limits::of_admins(),
+        tower::Layer::layer(&layer, admin_routes.prepare()),
+        stop.clone(),
+    ));
+    let agent_routes = tower::Layer::layer(&layer, service::tcp_routes(&context).prepare());
+    let agents = tokio::spawn(serve_agents(
+        bound.agents,
+        Arc::clone(&tls),
+        Arc::clone(&clock),
+        Limits::of_agents(&config.api),
+        agent_routes,
+        stop.clone(),
+    ));
+    tracing::info!(
+        node = record.node_id,
+        cluster = %record.cluster_id,
+        api = %config.api.address,
+        peer = %config.peer.address,
+        admin_socket = %config.api.admin_socket.display(),
+        version = VERSION,
+        "started"
+    );
+
+    tokio::pin!(agents, peers);
+    let ended = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        died = consensus.died() => Some(anyhow::Error::new(died)),
+        result = &mut agents => Some(ended_early("agent port", result)),
+        result = &mut peers => Some(ended_early("peer port", result)),
+        Some(result) = tasks.join_next(), if !tasks.is_empty() => match result {
+            // Founding and announcing end when they are done.
+            Ok(()) => wait_on(&mut tasks, &consensus, &mut terminate, &mut interrupt).await,
+            Err(panicked) => Some(anyhow::Error::new(panicked).context("a part of the server ended")),
+        },
+    };
+    match &ended {
+        None => tracing::info!("stopping: handing over leadership and finishing calls"),
+        Some(error) => tracing::error!(error = format!("{error:#}"), "this server cannot go on"),
+    }
+    let drain = async {
+        consensus.step_down().await;
+        stop.cancel();
+        if !agents.is_finished() {
+            // What it says of its end does not matter any more.
+            let _ = agents.await;
+        }
+        peer_stop.cancel();
+        consensus.shutdown().await;
+    };
+    if tokio::time::timeout(STOP_LIMIT, drain).await.is_err() {
+        tracing::warn!("calls were still open at the end of the time for stopping");
+    }
+    tasks.abort_all();
+    ended.map_or(Ok(()), Err)
+}
+
+fn ended_early<E: std::error::Error + Send + Sync + 'static>(
+    part: &'static str,
+    result: Result<Result<(), E>, tokio::task::JoinError>,
+) -> anyhow::Error {
+    match result {
+        Ok(Ok(())) => anyhow::anyhow!("the {part} closed"),
+        Ok(Err(error)) => anyhow::Error::new(error).context(part),
+        Err(panicked) => anyhow::Error::new(panicked).context(part),
+    }
+}
+
+/// Waits on after a task has done its work.
+async fn wait_on(
+    tasks: &mut JoinSet<()>,
+    consensus: &Consensus,
+    terminate: &mut tokio::signal::unix::Signal,
+    interrupt: &mut tokio::signal::unix::Signal,
+) -> Option<anyhow::Error> {
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return None,
+            _ = interrupt.recv() => return None,
+            died = consensus.died() => return Some(anyhow::Error::new(died)),
+            Some(result) = tasks.join_next() => if let Err(panicked) = result {
+                return Some(anyhow::Error::new(panicked).context("a part of the server ended"));
+            },
+        }
+    }
+}
+
+/// A store of another place must not speak for this one.
+fn check_place(storage: &Storage, record: &IdentityRecord, plan: &Plan) -> anyhow::Result<()> {
+    let directory = storage.registry.read();
+    let cluster = directory.cluster();
+    if !cluster.id.is_empty() && cluster.id != record.cluster_id {
+        bail!("the store is of cluster {}, the identity record of cluster {}", cluster.id, record.cluster_id);
+    }
+    if let Some(member) = directory.member(record.node_id)
+        && member.peer_address != plan.own
+    {
+        bail!(
+            "the data directory belongs to node {} of cluster {} at {}, this node is configured as {}; check data_dir \
+             and [peer] advertise",
+            record.node_id,
+            record.cluster_id,
+            member.peer_address,
+            plan.own
+        );
+    }
+    Ok(())
+}
+
+fn lifetimes(config: &Config) -> Lifetimes {
+    Lifetimes {
+        agent: seconds(config.issuance.agent_ttl),
+        x509: seconds(config.issuance.default_x509_svid_ttl),
+        jwt: seconds(config.issuance.default_jwt_svid_ttl),
+        server: seconds(config.issuance.server_svid_ttl),
+        jwt_issuer: config.issuance.jwt_issuer.clone(),
+    }
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Proposes the first command until it is in the log.
+async fn found(doors: Doors, command: Command) {
+    while let Err(error) = doors.propose(command.clone()).await {
+        tracing::debug!(%error, "the cluster is not founded yet");
+        tokio::time::sleep(ANNOUNCE_PAUSE).await;
+    }
+}
+
+/// Tells the cluster of this start until it is known.
+async fn announce(doors: Doors, api_address: String, boot: u64) {
+    let node_id = doors.consensus().me();
+    let command = Command::AnnounceMember(AnnounceMember { node_id, api_address, version: VERSION.into(), boot });
+    loop {
+        match doors.propose(command.clone()).await.map(|outcome| outcome.accepted()) {
+            Ok(Ok(_)) => return,
+            Ok(Err(refusal)) => tracing::debug!(?refusal, "this start is not recorded yet"),
+            Err(error) => tracing::debug!(%error, "this start is not recorded yet"),
+        }
+        tokio::time::sleep(ANNOUNCE_PAUSE).await;
+    }
+}
+
+/// Faults that tests ask for by environment variables.
+#[cfg(feature = "faults")]
+fn with_faults(mut storage: Storage) -> Storage {
+    if let Some(ms) = std::env::var("CHANCERY_FAULT_HOLD_APPLY_MS").ok().and_then(|v| v.parse().ok()) {
+        tracing::warn!(ms, "fault: every apply is held back");
+        storage.machine.hold_back(Duration::from_millis(ms));
+    }
+    storage
+}

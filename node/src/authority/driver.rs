@@ -1,0 +1,284 @@
+//! Runs the planner's steps on this node.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use chancery_identity::id::{SpiffeId, TrustDomain};
+use chancery_identity::key::PublicKey;
+use chancery_identity::x509_svid::Profile;
+use chancery_hsm::{BackendKind, KeyId, KeyRef, KeySpec, KeyType, PublicKeyInfo, SignerError};
+use chancery_raft_store::command::{
+    AbandonKey, AuthorityName, BeginKey, Command, ProveAuthority, RecordAuthority, RecordServerSvid, Refusal,
+};
+use chancery_raft_store::model::{Authority, AuthorityKind, KeyIntent};
+use chancery_raft_store::{Change, ChangeKind};
+use tokio::sync::broadcast;
+
+use super::plan::{self, Scene, Step};
+use super::{Custody, key_ref, kind_name};
+use crate::cluster::status::Members;
+use crate::environment::random;
+use crate::issue::{CertificateRequest, Draw, IssueError, IssuedCertificate, Subject, prepare_self_signed};
+use crate::registry::Doors;
+
+/// The plan is looked at this often at least.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Members that were seen within this time must have proved a shared key before
+/// it signs.
+const PROVERS_SEEN_WITHIN: Duration = Duration::from_secs(600);
+/// A node that was not seen for this long is not there.
+const PRESENT_WITHIN: Duration = Duration::from_secs(5);
+/// Bytes that are signed to try a key.
+const TRIAL_BYTES: usize = 32;
+
+/// How this node's authorities are made.
+#[derive(Clone)]
+pub struct Making {
+    /// Key type of new authorities.
+    pub key_type: KeyType,
+    /// Lifetime of new authorities, in seconds.
+    pub ttl: i64,
+    /// Subject of new X.509 authorities.
+    pub subject: Subject,
+    /// Trust domain name.
+    pub trust_domain: TrustDomain,
+}
+
+/// Drives authorities on this node.
+pub struct Driver {
+    doors: Doors,
+    members: Members,
+    custody: Custody,
+    making: Making,
+}
+
+/// A step did not succeed; it is planned again.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    #[error("the change was not written: {0}")]
+    Write(#[from] crate::cluster::ProposeError),
+    #[error("another node was first: {0:?}")]
+    Refused(Refusal),
+    #[error("the authority's record has no whole key id")]
+    NoKeyId,
+    #[error("the token's key is not the one that is recorded for the authority")]
+    OtherKey,
+    #[error("the token's signature does not verify with the recorded key")]
+    BadSignature,
+    #[error("the new certificate cannot be made")]
+    Certificate(#[from] IssueError),
+}
+
+impl Driver {
+    /// A driver of this node's authorities.
+    pub fn new(doors: Doors, members: Members, custody: Custody, making: Making) -> Self {
+        Self { doors, members, custody, making }
+    }
+
+    /// Plans and acts, on every change of an authority and twice a second. Has no end.
+    pub async fn run(self) {
+        let mut feed = self.doors.registry().subscribe();
+        let mut told = String::new();
+        loop {
+            let mut problem = String::new();
+            for step in plan::plan(&self.scene()) {
+                if let Err(error) = self.act(&step).await {
+                    problem = format!("{step:?}: {}", crate::app::chain(&error));
+                    // Steps of one plan may depend on each other.
+                    break;
+                }
+            }
+            // The same problem twice a second would hide every other line.
+            if problem != told {
+                if !problem.is_empty() {
+                    tracing::warn!(problem, "an authority cannot be brought forward; trying on");
+                }
+                told = problem;
+            }
+            // Running out of time is the other reason to look again.
+            let _ = tokio::time::timeout(INTERVAL, authority_change(&mut feed)).await;
+        }
+    }
+
+    fn scene(&self) -> Scene {
+        let consensus = self.doors.consensus();
+        let shared = self.custody.is_shared();
+        let me = consensus.me();
+        let admitted: BTreeSet<u64> = self.doors.local().members().map(|m| m.node_id).collect();
+        let among = |seen: Vec<u64>| seen.into_iter().filter(|id| admitted.contains(id)).collect();
+        let directory = self.doors.local();
+        let kinds = [AuthorityKind::X509, AuthorityKind::Jwt];
+        Scene {
+            me,
+            leader: consensus.is_leader(),
+            shared,
+            now: consensus.clock().now_unix_ms().div_euclid(1000),
+            authorities: kinds.iter().flat_map(|k| directory.authorities(*k)).map(|a| (*a).clone()).collect(),
+            intents: kinds
+                .iter()
+                .filter_map(|k| directory.intent(&plan::slot(*k, (!shared).then_some(me))).cloned())
+                .collect(),
+            members: among(self.members.seen_within(PROVERS_SEEN_WITHIN)),
+            present: among(self.members.seen_within(PRESENT_WITHIN)),
+            usable: self.custody.usable(),
+        }
+    }
+
+    async fn write(&self, command: Command) -> Result<(), StepError> {
+        self.doors.propose(command).await?.accepted().map(drop).map_err(StepError::Refused)
+    }
+
+    async fn act(&self, step: &Step) -> Result<(), StepError> {
+        match step {
+            Step::Begin { slot, epoch, .. } => self.begin(slot, *epoch).await,
+            Step::Abandon { slot, epoch } => {
+                self.write(Command::AbandonKey(AbandonKey { slot: slot.clone(), epoch: *epoch })).await
+            }
+            Step::Make { kind, intent } => self.make(*kind, intent).await,
+            Step::Prove { kind, id } => self.prove(*kind, id).await,
+            Step::Activate { kind, id } => {
+                tracing::info!(kind = kind_name(*kind), authority = %id, "authority activated");
+                let name = AuthorityName { kind: (*kind).into(), id: id.clone() };
+                self.write(Command::ActivateAuthority(name)).await
+            }
+        }
+    }
+
+    async fn begin(&self, slot: &str, epoch: u64) -> Result<(), StepError> {
+        let consensus = self.doors.consensus();
+        self.write(Command::BeginKey(BeginKey {
+            slot: slot.to_owned(),
+            epoch,
+            node_id: consensus.me(),
+            key_id: random::<{ KeyId::BYTES }>().to_vec(),
+            key_label: format!("chancery/{}/{slot}/{epoch}", consensus.cluster_id()),
+        }))
+        .await
+    }
+
+    /// Generates under the name that the log already has, or finds what an
+    /// interrupted try left; proves it by the signatures over certificate or trial; records it.
+    async fn make(&self, kind: AuthorityKind, intent: &KeyIntent) -> Result<(), StepError> {
+        let signer = self.custody.signer();
+        let id: [u8; KeyId::BYTES] = intent.key_id.as_slice().try_into().map_err(|_| StepError::NoKeyId)?;
+        let key = KeyRef { id: KeyId::new(id), label: intent.key_label.clone() };
+        let spec = KeySpec { key: key.clone(), key_type: self.making.key_type };
+        let public = match signer.generate(&spec).await {
+            Err(SignerError::AlreadyExists { .. }) => signer.public_key(&key).await?,
+            generated => generated?,
+        };
+        self.try_key(&key, &public).await?;
+        let now = self.doors.consensus().clock().now_unix_ms().div_euclid(1000);
+        let mut authority = Authority {
+            kind: kind.into(),
+            slot: intent.slot.clone(),
+            epoch: intent.epoch,
+            key_id: intent.key_id.clone(),
+            key_label: intent.key_label.clone(),
+            key_type: public.key_type.as_str().into(),
+            backend: signer.kind().as_str().into(),
+            token_serials: signer.token_serials(),
+            node_id: if self.custody.is_shared() { 0 } else { self.doors.consensus().me() },
+            public_key: public.spki_der.clone(),
+            issued_at: now,
+            expires_at: now + self.making.ttl,
+            ..Authority::default()
+        };
+        match kind {
+            AuthorityKind::Jwt => authority.id = random_key_id(),
+            AuthorityKind::X509 | AuthorityKind::Unspecified => {
+                let made = self.certificate(&key, &public).await?;
+                authority.id = made.authority_id;
+                authority.issued_at = made.facts.not_before;
+                authority.expires_at = made.facts.not_after;
+                authority.certificate = made.certificate_der;
+            }
+        }
+        let id = authority.id.clone();
+        self.write(Command::RecordAuthority(RecordAuthority { authority: Some(authority) })).await?;
+        self.custody.set_usable(&id, true);
+        tracing::info!(kind = kind_name(kind), authority = %id, slot = %intent.slot, "authority prepared");
+        Ok(())
+    }
+
+    /// The self-signed certificate of a new X.509 authority.
+    async fn certificate(&self, key: &KeyRef, public: &PublicKeyInfo) -> Result<IssuedCertificate, StepError> {
+        let id = SpiffeId::of_trust_domain(&self.making.trust_domain);
+        let public_key = PublicKey::from_spki_der(&public.spki_der).map_err(IssueError::AuthorityKey)?;
+        let request = CertificateRequest {
+            profile: Profile::SelfSignedCa,
+            id: &id,
+            public_key: &public_key,
+            subject: self.making.subject.clone(),
+            ttl_seconds: self.making.ttl,
+        };
+        let draw = Draw::new(&**self.doors.consensus().clock());
+        let prepared = prepare_self_signed(key.clone(), request, &draw)?;
+        Ok(prepared.sign(&**self.custody.signer()).await?)
+    }
+
+    async fn prove(&self, kind: AuthorityKind, id: &str) -> Result<(), StepError> {
+        let me = self.doors.consensus().me();
+        let authorities = self.doors.local().authorities(kind);
+        let Some(authority) = authorities.iter().find(|a| a.id == id) else { return Ok(()) };
+        let in_memory = self.custody.signer().kind() == BackendKind::Memory;
+        let key = key_ref(authority).ok_or(StepError::NoKeyId)?;
+        let public = match self.custody.signer().public_key(&key).await {
+            // A key in memory that is gone is gone: the planner makes a new one.
+            Err(SignerError::NotFound { .. }) if in_memory => return Ok(()),
+            found => found?,
+        };
+        if public.spki_der != authority.public_key {
+            return Err(StepError::OtherKey);
+        }
+        self.try_key(&key, &public).await?;
+        self.custody.set_usable(id, true);
+        if !authority.proved_by.contains(&me) {
+            let name = AuthorityName { kind: kind.into(), id: id.to_owned() };
+            self.write(Command::ProveAuthority(ProveAuthority { authority: Some(name), node_id: me })).await?;
+        }
+        Ok(())
+    }
+
+    async fn try_key(&self, key: &KeyRef, public: &PublicKeyInfo) -> Result<(), StepError> {
+        let algorithm = public.key_type.algorithm();
+        let message = random::<TRIAL_BYTES>();
+        let signature = self.custody.signer().sign(key, algorithm, &message).await?;
+        if chancery_hsm::verify(&public.spki_der, algorithm, &message, &signature) {
+            Ok(())
+        } else {
+            Err(StepError::BadSignature)
+        }
+    }
+}
+
+/// A key id as SPIRE's: 32 characters of the alphanumeric alphabet.
+fn random_key_id() -> String {
+    const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    // 64 bits a character leave no bias that anybody could measure.
+    (0..32).map(|_| char::from(ALPHABET[(u64::from_be_bytes(random()) % 62) as usize])).collect()
+}
+
+/// Waits for a change that a plan may depend on.
+async fn authority_change(feed: &mut broadcast::Receiver<Change>) {
+    loop {
+        match feed.recv().await {
+            Ok(change) => match change.kind {
+                ChangeKind::AuthoritySet(_) | ChangeKind::IntentChanged(_) | ChangeKind::MemberSet(_) => return,
+                _ => {}
+            },
+            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+/// Records which authority issued the server SVID that this node serves.
+pub(super) async fn record_server_svid(doors: &Doors, authority_id: &str) {
+    let command = RecordServerSvid { node_id: doors.consensus().me(), authority_id: authority_id.to_owned() };
+    if let Err(error) = doors.propose(Command::RecordServerSvid(command)).await {
+        tracing::debug!(%error, "the server SVID's issuer is not recorded yet");
+    }
+}

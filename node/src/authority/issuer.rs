@@ -1,0 +1,314 @@
+//! Signs with the authority that is active on this node.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chancery_hsm::SignerError;
+use chancery_identity::bundle::{Bundle, JwtAuthority as BundleJwt, X509Authority as BundleX509};
+use chancery_identity::id::{SpiffeId, TrustDomain};
+use chancery_identity::key::PublicKey;
+use chancery_identity::x509_svid::Profile;
+use chancery_raft_store::model::{Authority, AuthorityKind, Entry};
+use tonic::Status;
+use zeroize::Zeroizing;
+
+use super::server_svid::ServerSvid;
+use super::{Custody, key_ref};
+use crate::environment::Stopwatch;
+use crate::issue::{
+    CertificateRequest, Draw, IssueError, JwtAuthority, Subject, TokenRequest, X509Authority, prepare_certificate,
+    prepare_token,
+};
+use crate::registry::Doors;
+
+/// Lifetimes of documents, in seconds, unless an entry says otherwise.
+#[derive(Clone, Debug)]
+pub struct Lifetimes {
+    /// Agents' SVIDs.
+    pub agent: i64,
+    /// Workloads' X.509-SVIDs.
+    pub x509: i64,
+    /// JWT-SVIDs.
+    pub jwt: i64,
+    /// The server's SVID.
+    pub server: i64,
+    /// `iss` claim of JWT-SVIDs.
+    pub jwt_issuer: Option<String>,
+}
+
+/// A signed X.509-SVID.
+#[derive(Clone, Debug)]
+pub struct X509Svid {
+    /// Whose.
+    pub id: SpiffeId,
+    /// DER, leaf first, without the root.
+    pub chain: Vec<Vec<u8>>,
+    /// Decimal.
+    pub serial: String,
+    /// Unix seconds.
+    pub issued_at: i64,
+    /// Unix seconds.
+    pub expires_at: i64,
+}
+
+/// A signed JWT-SVID.
+#[derive(Clone, Debug)]
+pub struct JwtSvid {
+    /// Whose.
+    pub id: SpiffeId,
+    /// Compact form.
+    pub token: String,
+    /// Unix seconds.
+    pub issued_at: i64,
+    /// Unix seconds.
+    pub expires_at: i64,
+}
+
+/// Why no document was issued.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueFailed {
+    /// No authority of that kind signs on this node now.
+    #[error("no {0} authority can sign on this node now")]
+    NoAuthority(&'static str),
+    /// The room of issuing refused or failed.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// A stored id or server key is not what it must be.
+    #[error("{0}")]
+    Profile(String),
+}
+
+impl From<IssueFailed> for Status {
+    /// What another node may be able to do is UNAVAILABLE, so that agents move on;
+    /// our own mistakes are internal and logged, never told in detail.
+    fn from(failed: IssueFailed) -> Self {
+        match &failed {
+            IssueFailed::NoAuthority(_) => Self::unavailable(format!("{failed}; try another node")),
+            IssueFailed::Issue(IssueError::Signer(error)) => match error {
+                SignerError::Busy { .. } => Self::resource_exhausted("the signer is busy; try again"),
+                _ => {
+                    tracing::warn!(error = %crate::app::chain(&failed), "signing failed");
+                    Self::unavailable("the signing key cannot be used on this node now; try another node")
+                }
+            },
+            IssueFailed::Issue(IssueError::AuthorityExpired { .. } | IssueError::AuthorityNotYetValid { .. }) => {
+                Self::unavailable(format!("{}; try another node", crate::app::chain(&failed)))
+            }
+            IssueFailed::Issue(error) if !error.is_our_mistake() => Self::invalid_argument(crate::app::chain(error)),
+            IssueFailed::Issue(_) | IssueFailed::Profile(_) => {
+                tracing::error!(error = %crate::app::chain(&failed), "a document was not issued");
+                Self::internal("the document could not be issued")
+            }
+        }
+    }
+}
+
+/// Signs with the authority that is active on this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Issuer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    doors: Doors,
+    custody: Custody,
+    lifetimes: Lifetimes,
+    trust_domain: TrustDomain,
+    server_svid: ServerSvid,
+    x509: Mutex<Option<Arc<X509Authority>>>,
+    jwt: Mutex<Option<Arc<JwtAuthority>>>,
+}
+
+impl Issuer {
+    /// An issuer of this node.
+    pub fn new(
+        doors: Doors,
+        custody: Custody,
+        lifetimes: Lifetimes,
+        trust_domain: TrustDomain,
+        server_svid: ServerSvid,
+    ) -> Self {
+        let inner = Inner {
+            doors,
+            custody,
+            lifetimes,
+            trust_domain,
+            server_svid,
+            x509: Mutex::default(),
+            jwt: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Trust domain of everything it issues.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.inner.trust_domain
+    }
+
+    fn now(&self) -> i64 {
+        self.inner.doors.consensus().clock().now_unix_ms().div_euclid(1000)
+    }
+
+    fn signing(&self, kind: AuthorityKind) -> Option<Arc<Authority>> {
+        let me = self.inner.doors.consensus().me();
+        let authorities = self.inner.doors.local().authorities(kind);
+        self.inner.custody.signing(&authorities, me, self.now())
+    }
+
+    /// Id of the X.509 authority that signs on this node now.
+    pub fn signing_authority_id(&self) -> Option<String> {
+        self.signing(AuthorityKind::X509).map(|a| a.id.clone())
+    }
+
+    /// The parsed form of the record, made once for each authority.
+    fn x509_authority(&self) -> Result<Arc<X509Authority>, IssueFailed> {
+        let record = self.signing(AuthorityKind::X509).ok_or(IssueFailed::NoAuthority("X.509"))?;
+        let mut held = self.inner.x509.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(authority) = held.as_ref().filter(|a| a.id() == record.id) {
+            return Ok(Arc::clone(authority));
+        }
+        let key = key_ref(&record).ok_or_else(|| IssueFailed::Profile("authority without a key id".into()))?;
+        let made = X509Authority::new(&self.inner.trust_domain, key, record.certificate.clone(), Vec::new())?;
+        let authority = Arc::new(made);
+        *held = Some(Arc::clone(&authority));
+        Ok(authority)
+    }
+
+    fn jwt_authority(&self) -> Result<Arc<JwtAuthority>, IssueFailed> {
+        let record = self.signing(AuthorityKind::Jwt).ok_or(IssueFailed::NoAuthority("JWT"))?;
+        let mut held = self.inner.jwt.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(authority) = held.as_ref().filter(|a| a.kid() == record.id) {
+            return Ok(Arc::clone(authority));
+        }
+        let key = key_ref(&record).ok_or_else(|| IssueFailed::Profile("authority without a key id".into()))?;
+        let authority = Arc::new(JwtAuthority::new(record.id.clone(), key, &record.public_key, record.expires_at)?);
+        *held = Some(Arc::clone(&authority));
+        Ok(authority)
+    }
+
+    fn id(&self, path: &str) -> Result<SpiffeId, IssueFailed> {
+        // Checked when it was stored; a stored path that is none is a defect.
+        SpiffeId::new(&self.inner.trust_domain, path).map_err(|e| IssueFailed::Profile(e.to_string()))
+    }
+
+    async fn certificate(
+        &self,
+        profile: Profile,
+        id: &SpiffeId,
+        key: &PublicKey,
+        ttl_seconds: i64,
+    ) -> Result<(X509Svid, String), IssueFailed> {
+        let watch = Stopwatch::start();
+        let authority = self.x509_authority()?;
+        let draw = Draw::new(&**self.inner.doors.consensus().clock());
+        let request =
+            CertificateRequest { profile, id, public_key: key, subject: Subject::of_svids(), ttl_seconds };
+        let prepared = prepare_certificate(&authority, request, &draw)?;
+        let signer = self.inner.custody.signer();
+        let issued = prepared.sign(&**signer).await;
+        crate::telemetry::signature("x509", signer.kind().as_str(), issued.is_ok(), watch.elapsed());
+        let issued = issued?;
+        let svid = X509Svid {
+            id: issued.facts.id,
+            serial: issued.facts.serial.to_string(),
+            issued_at: issued.facts.not_before,
+            expires_at: issued.facts.not_after,
+            chain: issued.chain,
+        };
+        Ok((svid, issued.authority_id))
+    }
+
+    /// Signs a workload's X.509-SVID as its entry says.
+    pub async fn workload_x509(&self, entry: &Entry, key: &PublicKey) -> Result<X509Svid, IssueFailed> {
+        let id = self.id(&entry.spiffe_path)?;
+        let ttl = if entry.x509_svid_ttl > 0 { i64::from(entry.x509_svid_ttl) } else { self.inner.lifetimes.x509 };
+        let profile = Profile::Workload { dns_names: entry.dns_names.clone() };
+        Ok(self.certificate(profile, &id, key, ttl).await?.0)
+    }
+
+    /// Signs an agent's SVID.
+    pub async fn agent_x509(&self, id: &SpiffeId, key: &PublicKey) -> Result<X509Svid, IssueFailed> {
+        Ok(self.certificate(Profile::Agent, id, key, self.inner.lifetimes.agent).await?.0)
+    }
+
+    /// Makes a key and signs this server's own SVID: the SVID, the id of its issuer, and
+    /// the PKCS#8 DER of the key.
+    pub(super) async fn server_x509(&self) -> Result<(X509Svid, String, Zeroizing<Vec<u8>>), IssueFailed> {
+        let bad = |e: &dyn std::fmt::Display| IssueFailed::Profile(format!("server key: {e}"));
+        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| bad(&e))?;
+        let spki = rcgen::PublicKeyData::subject_public_key_info(&pair);
+        let key = PublicKey::from_spki_der(&spki).map_err(|e| bad(&e))?;
+        let id = SpiffeId::server(&self.inner.trust_domain);
+        let (svid, issuer) = self.certificate(Profile::Server, &id, &key, self.inner.lifetimes.server).await?;
+        Ok((svid, issuer, Zeroizing::new(pair.serialize_der())))
+    }
+
+    /// Signs a workload's JWT-SVID as its entry says.
+    pub async fn jwt(&self, entry: &Entry, audience: &[String]) -> Result<JwtSvid, IssueFailed> {
+        let watch = Stopwatch::start();
+        let id = self.id(&entry.spiffe_path)?;
+        let authority = self.jwt_authority()?;
+        let ttl = if entry.jwt_svid_ttl > 0 { i64::from(entry.jwt_svid_ttl) } else { self.inner.lifetimes.jwt };
+        let request = TokenRequest {
+            id: &id,
+            audience: audience.to_vec(),
+            ttl_seconds: ttl,
+            issuer: self.inner.lifetimes.jwt_issuer.clone(),
+            with_jwt_id: entry.jwt_svid_include_jti,
+        };
+        let draw = Draw::new(&**self.inner.doors.consensus().clock());
+        let prepared = prepare_token(&authority, request, &draw)?;
+        let signer = self.inner.custody.signer();
+        let issued = prepared.sign(&**signer).await;
+        crate::telemetry::signature("jwt", signer.kind().as_str(), issued.is_ok(), watch.elapsed());
+        let issued = issued?;
+        Ok(JwtSvid {
+            id,
+            issued_at: issued.claims.issued_at(),
+            expires_at: issued.claims.expires_at(),
+            token: issued.token,
+        })
+    }
+
+    /// The own trust bundle, as this node's state has it.
+    pub fn bundle(&self) -> Bundle {
+        let directory = self.inner.doors.local();
+        let mut bundle = Bundle::new(self.inner.trust_domain.clone());
+        bundle.sequence = directory.cluster().bundle_sequence;
+        // One unreadable record must not take the others out of the bundle.
+        let unreadable = |id: &str, e: &dyn std::error::Error| {
+            tracing::error!(authority = id, error = %crate::app::chain(e), "a recorded authority cannot be read");
+        };
+        for a in directory.authorities(AuthorityKind::X509) {
+            match BundleX509::new(a.certificate.clone(), a.tainted) {
+                Ok(authority) => bundle.x509_authorities.push(authority),
+                Err(e) => unreadable(&a.id, &e),
+            }
+        }
+        for a in directory.authorities(AuthorityKind::Jwt) {
+            match BundleJwt::new(&a.public_key, a.id.clone(), a.expires_at, a.tainted) {
+                Ok(authority) => bundle.jwt_authorities.push(authority),
+                Err(e) => unreadable(&a.id, &e),
+            }
+        }
+        bundle
+    }
+
+    /// What keeps this node from signing X.509-SVIDs, if anything does.
+    pub fn obstacle(&self) -> Option<String> {
+        let health = self.inner.custody.signer().health();
+        if !health.usable {
+            let why = health.last_error.map_or_else(|| "no reason is known".to_owned(), |e| e.to_string());
+            return Some(format!("its signing keys cannot be reached: {why}"));
+        }
+        self.signing(AuthorityKind::X509)
+            .is_none()
+            .then(|| "no X.509 authority can sign on it yet".to_owned())
+    }
+
+    /// Seconds until the first of its X.509 authority and its server SVID ends.
+    pub fn seconds_left(&self) -> Option<u64> {
+        let authority = self.signing(AuthorityKind::X509)?.expires_at;
+        let end = self.inner.server_svid.not_after()?.min(authority);
+        u64::try_from(end - self.now()).ok()
+    }
+}

@@ -1,0 +1,92 @@
+//! Authorities: how they come to be, who may sign with them, and the server's
+//! own SVID.
+//!
+//! What there is, is replicated state; which of it this node can use is what
+//! [`Custody`] found out by signing. Nothing here trusts a key that it has not
+//! tried since the process started.
+
+mod driver;
+mod issuer;
+pub mod plan;
+mod server_svid;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use chancery_hsm::{BackendKind, KeyId, KeyRef, Signer};
+use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus};
+
+pub use driver::{Driver, Making};
+pub use issuer::{IssueFailed, Issuer, JwtSvid, Lifetimes, X509Svid};
+pub use server_svid::{ServerSvid, keep_server_svid};
+
+/// A token's signer and the authorities that it was seen to sign for.
+#[derive(Clone)]
+pub struct Custody {
+    signer: Arc<dyn Signer>,
+    shared: bool,
+    usable: Arc<RwLock<BTreeSet<String>>>,
+}
+
+impl Custody {
+    /// Custody over `signer`; keys in a token are shared by the nodes, keys in
+    /// memory are each node's own.
+    pub fn new(signer: Arc<dyn Signer>) -> Self {
+        let shared = signer.kind() == BackendKind::Pkcs11;
+        Self { signer, shared, usable: Arc::default() }
+    }
+
+    /// The signer.
+    pub fn signer(&self) -> &Arc<dyn Signer> {
+        &self.signer
+    }
+
+    /// Whether nodes share the keys.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// Ids of the authorities that this node has signed with.
+    pub fn usable(&self) -> BTreeSet<String> {
+        self.usable.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn is_usable(&self, id: &str) -> bool {
+        self.usable.read().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    fn set_usable(&self, id: &str, usable: bool) {
+        let mut ids = self.usable.write().unwrap_or_else(PoisonError::into_inner);
+        if usable {
+            ids.insert(id.to_owned());
+        } else {
+            ids.remove(id);
+        }
+    }
+
+    /// The authority of a kind that signs on this node: active, its key tried, not
+    /// tainted, not at its end.
+    pub fn signing(&self, authorities: &[Arc<Authority>], me: u64, now: i64) -> Option<Arc<Authority>> {
+        let own = if self.shared { 0 } else { me };
+        authorities
+            .iter()
+            .filter(|a| a.status() == AuthorityStatus::Active && !a.tainted)
+            .filter(|a| a.node_id == own && a.expires_at > now)
+            .find(|a| self.is_usable(&a.id))
+            .cloned()
+    }
+}
+
+/// The key of an authority in its backend; `None` for a record without a whole id.
+fn key_ref(authority: &Authority) -> Option<KeyRef> {
+    let id: [u8; KeyId::BYTES] = authority.key_id.as_slice().try_into().ok()?;
+    Some(KeyRef { id: KeyId::new(id), label: authority.key_label.clone() })
+}
+
+/// Name of a kind in metrics and logs.
+fn kind_name(kind: AuthorityKind) -> &'static str {
+    match kind {
+        AuthorityKind::Jwt => "jwt",
+        AuthorityKind::X509 | AuthorityKind::Unspecified => "x509",
+    }
+}

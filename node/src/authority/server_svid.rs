@@ -1,0 +1,98 @@
+//! The SVID that this node shows to agents: its own key in memory, renewed at
+//! half its life, and at once when another authority signs.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use super::driver::record_server_svid;
+use super::issuer::{IssueFailed, Issuer};
+use crate::registry::Doors;
+use crate::transport::{ServerIdentity, TlsState};
+
+/// How often its age and issuer are looked at.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// What is served at present; `None` while the agent port is closed.
+#[derive(Clone, Default)]
+pub struct ServerSvid {
+    current: Arc<RwLock<Option<Current>>>,
+}
+
+#[derive(Clone)]
+struct Current {
+    authority_id: String,
+    not_before: i64,
+    not_after: i64,
+}
+
+impl ServerSvid {
+    /// Unix second at which it ends.
+    pub fn not_after(&self) -> Option<i64> {
+        self.get().map(|c| c.not_after)
+    }
+
+    fn get(&self) -> Option<Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, current: Option<Current>) {
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+    }
+}
+
+/// Keeps a server SVID in `tls`, and the roots that agents' certificates are
+/// verified with. Has no end.
+pub async fn keep_server_svid(issuer: Issuer, doors: Doors, tls: Arc<TlsState>, served: ServerSvid) {
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut told = String::new();
+    let mut recorded = String::new();
+    loop {
+        ticks.tick().await;
+        tls.set_roots(issuer.trust_domain(), issuer.bundle().roots());
+        let now = doors.consensus().clock().now_unix_ms().div_euclid(1000);
+        let current = served.get();
+        if current.as_ref().is_some_and(|c| now >= c.not_after) {
+            // An expired SVID would only make agents fail in a less clear way.
+            tls.set_identity(None);
+            served.set(None);
+        }
+        let Some(authority_id) = issuer.signing_authority_id() else { continue };
+        let due = current.as_ref().is_none_or(|c| {
+            c.authority_id != authority_id || now >= c.not_before + (c.not_after - c.not_before) / 2
+        });
+        if due {
+            match renew(&issuer, &tls).await {
+                Ok(next) => {
+                    tracing::info!(authority = %next.authority_id, expires_at = next.not_after, "server SVID issued");
+                    told.clear();
+                    served.set(Some(next));
+                }
+                Err(error) => {
+                    let text = crate::app::chain(&error);
+                    if text != told {
+                        tracing::warn!(error = %text, "the server SVID cannot be issued; trying on");
+                        told = text;
+                    }
+                    continue;
+                }
+            }
+        }
+        if recorded != authority_id {
+            record_server_svid(&doors, &authority_id).await;
+            recorded = authority_id;
+        }
+    }
+}
+
+async fn renew(issuer: &Issuer, tls: &TlsState) -> Result<Current, IssueFailed> {
+    let (svid, authority_id, key) = issuer.server_x509().await?;
+    let chain = svid.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
+    let identity =
+        ServerIdentity::new(chain, &key).map_err(|e| IssueFailed::Profile(crate::app::chain(&e)))?;
+    tls.set_identity(Some(identity));
+    Ok(Current { authority_id, not_before: svid.issued_at, not_after: svid.expires_at })
+}

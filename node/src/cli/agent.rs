@@ -1,0 +1,382 @@
+//! `agent list`, `count`, `show`, `ban` and `evict`.
+
+use std::fmt::Write as _;
+
+use chancery_api::spire::api::server::agent::v1::agent_client::AgentClient;
+use chancery_api::spire::api::server::agent::v1::{
+    BanAgentRequest, CountAgentsRequest, DeleteAgentRequest, GetAgentRequest, ListAgentsRequest,
+    ListAgentsResponse, count_agents_request, list_agents_request,
+};
+use chancery_api::spire::api::types::{Agent, SelectorMatch, Spiffeid};
+use clap::{Args, Subcommand};
+use time::format_description::parse_borrowed;
+use tonic::transport::Channel;
+
+use super::error::CliError;
+use super::host::Host;
+use super::session::{ANSWER_BYTES_MAX, Common, Session, request};
+use super::{filter, text};
+
+/// Agents a page; stays under 4 MiB however many selectors they have in practice.
+const PAGE_SIZE: i32 = 1_000;
+
+/// What can be done with attested agents.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Lists attested agents and their SPIFFE IDs
+    #[command(after_help = "Example:\n  chancery agent list -attestationType join_token")]
+    List(Matching),
+    /// Counts attested agents
+    #[command(after_help = "Example:\n  chancery agent count -banned true")]
+    Count(Matching),
+    /// Shows the details of an attested agent
+    #[command(after_help = "Example:\n  \
+        chancery agent show -spiffeID spiffe://example.org/spire/agent/join_token/1f0d")]
+    Show(One),
+    /// Bans an agent: it can neither call nor attest again
+    #[command(after_help = "Example:\n  \
+        chancery agent ban -spiffeID spiffe://example.org/spire/agent/join_token/1f0d")]
+    Ban(One),
+    /// Evicts an agent: it has to attest again
+    #[command(after_help = "Example:\n  \
+        chancery agent evict -spiffeID spiffe://example.org/spire/agent/join_token/1f0d")]
+    Evict(One),
+}
+
+/// Which agents.
+#[derive(Debug, Args)]
+pub(super) struct Matching {
+    /// A selector, type:value; may be repeated
+    #[arg(long, value_name = "SELECTOR")]
+    selector: Vec<String>,
+    /// How selectors are compared: exact, any, superset or subset
+    #[arg(
+        long = "matchSelectorsOn",
+        value_name = "MODE",
+        default_value = "superset"
+    )]
+    match_selectors_on: String,
+    /// Attestation type, such as join_token
+    #[arg(
+        long = "attestationType",
+        value_name = "TYPE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    attestation_type: String,
+    /// true: agents that can re-attest; false: those that cannot; anything else: all
+    #[arg(
+        long = "canReattest",
+        value_name = "BOOL",
+        default_value = "",
+        hide_default_value = true
+    )]
+    can_reattest: String,
+    /// true: banned agents; false: those that are not; anything else: all
+    #[arg(
+        long,
+        value_name = "BOOL",
+        default_value = "",
+        hide_default_value = true
+    )]
+    banned: String,
+    /// Agents whose SVID ends before this date (format: "2006-01-02 15:04:05 -0700 -07")
+    #[arg(
+        long = "expiresBefore",
+        value_name = "DATE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    expires_before: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// One agent.
+#[derive(Debug, Args)]
+pub(super) struct One {
+    /// SPIFFE ID of the agent
+    #[arg(
+        long = "spiffeID",
+        value_name = "ID",
+        default_value = "",
+        hide_default_value = true
+    )]
+    spiffe_id: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Verb {
+    pub(super) fn run(self, host: &mut Host<'_>) -> Result<(), CliError> {
+        let common = match &self {
+            Verb::List(verb) | Verb::Count(verb) => &verb.common,
+            Verb::Show(verb) | Verb::Ban(verb) | Verb::Evict(verb) => &verb.common,
+        };
+        Session::run(common, host, async |session| match &self {
+            Verb::List(verb) => verb.list(session).await,
+            Verb::Count(verb) => verb.count(session).await,
+            Verb::Show(verb) => verb.show(session).await,
+            Verb::Ban(verb) => verb.ban(session).await,
+            Verb::Evict(verb) => verb.evict(session).await,
+        })
+    }
+}
+
+async fn client(session: &Session<'_, '_>) -> Result<AgentClient<Channel>, CliError> {
+    let channel = session.channel().await?;
+    Ok(AgentClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+impl Matching {
+    async fn list(&self, session: &mut Session<'_, '_>) -> Result<(), CliError> {
+        let filter = list_agents_request::Filter {
+            by_attestation_type: self.attestation_type.clone(),
+            by_selector_match: self.by_selectors()?,
+            by_banned: self.banned.parse().ok(),
+            by_can_reattest: self.can_reattest.parse().ok(),
+            by_expires_before: self.expires_before()?,
+        };
+        let mut client = client(session).await?;
+        let mut listed = ListAgentsResponse::default();
+        let mut page_token = String::new();
+        loop {
+            let call = client.list_agents(request(ListAgentsRequest {
+                filter: Some(filter.clone()),
+                output_mask: None,
+                page_size: PAGE_SIZE,
+                page_token,
+            }));
+            let page = session.call(call).await?;
+            listed.agents.extend(page.agents);
+            if page.next_page_token.is_empty() {
+                break;
+            }
+            page_token = page.next_page_token;
+        }
+        session.print(
+            "spire.api.server.agent.v1.ListAgentsResponse",
+            &listed,
+            || Ok(list_text(&listed.agents)),
+        )
+    }
+
+    async fn count(&self, session: &mut Session<'_, '_>) -> Result<(), CliError> {
+        let filter = count_agents_request::Filter {
+            by_attestation_type: self.attestation_type.clone(),
+            by_selector_match: self.by_selectors()?,
+            by_banned: self.banned.parse().ok(),
+            by_can_reattest: self.can_reattest.parse().ok(),
+            by_expires_before: self.expires_before()?,
+        };
+        let mut client = client(session).await?;
+        let call = client.count_agents(request(CountAgentsRequest {
+            filter: Some(filter),
+        }));
+        let counted = session.call(call).await?;
+        session.print(
+            "spire.api.server.agent.v1.CountAgentsResponse",
+            &counted,
+            || {
+                let number = usize::try_from(counted.count).unwrap_or(0);
+                Ok(text::count(number, "attested agent", "attested agents") + "\n")
+            },
+        )
+    }
+
+    fn by_selectors(&self) -> Result<Option<SelectorMatch>, CliError> {
+        filter::by_selectors(&self.selector, &self.match_selectors_on)
+    }
+
+    /// The date as it was given: the server parses it, but ignores what does not parse.
+    fn expires_before(&self) -> Result<String, CliError> {
+        let date = &self.expires_before;
+        if date.is_empty() || is_date(date) {
+            return Ok(date.clone());
+        }
+        Err(CliError::Date(date.clone()))
+    }
+}
+
+/// Whether `text` has Go's form `2006-01-02 15:04:05 -0700 -07`.
+fn is_date(text: &str) -> bool {
+    const FORM: &str = "[year]-[month]-[day] [hour]:[minute]:[second] \
+                        [offset_hour sign:mandatory][offset_minute]";
+    let Some((date, zone)) = text.rsplit_once(' ') else {
+        return false;
+    };
+    let zone_has_form = zone
+        .strip_prefix(['+', '-'])
+        .is_some_and(|hours| hours.len() == 2 && hours.bytes().all(|b| b.is_ascii_digit()));
+    zone_has_form
+        && parse_borrowed::<2>(FORM)
+            .is_ok_and(|form| time::OffsetDateTime::parse(date, &form).is_ok())
+}
+
+impl One {
+    fn id(&self) -> Result<Spiffeid, CliError> {
+        if self.spiffe_id.is_empty() {
+            return Err(CliError::Flags("a SPIFFE ID is required"));
+        }
+        filter::id("SPIFFE ID", &self.spiffe_id)
+    }
+
+    async fn show(&self, session: &mut Session<'_, '_>) -> Result<(), CliError> {
+        let message = GetAgentRequest {
+            id: Some(self.id()?),
+            output_mask: None,
+        };
+        let mut client = client(session).await?;
+        let agent = session.call(client.get_agent(request(message))).await?;
+        session.print("spire.api.types.Agent", &agent, || Ok(show_text(&agent)))
+    }
+
+    async fn ban(&self, session: &mut Session<'_, '_>) -> Result<(), CliError> {
+        let id = Some(self.id()?);
+        let mut client = client(session).await?;
+        let call = client.ban_agent(request(BanAgentRequest { id }));
+        session.call(call).await?;
+        session.print("google.protobuf.Empty", &(), || {
+            Ok("Agent banned successfully\n".to_owned())
+        })
+    }
+
+    async fn evict(&self, session: &mut Session<'_, '_>) -> Result<(), CliError> {
+        let id = Some(self.id()?);
+        let mut client = client(session).await?;
+        let call = client.delete_agent(request(DeleteAgentRequest { id }));
+        session.call(call).await?;
+        session.print("google.protobuf.Empty", &(), || {
+            Ok("Agent evicted successfully\n".to_owned())
+        })
+    }
+}
+
+fn list_text(agents: &[Agent]) -> String {
+    if agents.is_empty() {
+        return "No attested agents found\n".to_owned();
+    }
+    let found = text::count(agents.len(), "attested agent", "attested agents");
+    let blocks: String = agents.iter().map(block).collect();
+    // The number stands before `attested` in SPIRE's heading too.
+    format!("Found {found}:\n\n{blocks}")
+}
+
+fn show_text(agent: &Agent) -> String {
+    let mut text = format!(
+        "Found an attested agent given its SPIFFE ID\n\n{}",
+        block(agent)
+    );
+    for selector in &agent.selectors {
+        let _ = writeln!(
+            text,
+            "Selectors         : {}:{}",
+            selector.r#type, selector.value
+        );
+    }
+    text
+}
+
+/// One agent, with an empty line behind it.
+fn block(agent: &Agent) -> String {
+    let mut text = String::new();
+    let mut line = |label: &str, value: &str| {
+        let _ = writeln!(text, "{label:<18}: {value}");
+    };
+    line("SPIFFE ID", &text::id(agent.id.as_ref()));
+    line("Attestation type", &agent.attestation_type);
+    line("Expiration time", &text::date(agent.x509svid_expires_at));
+    if agent.banned {
+        line("Banned", "true");
+    } else {
+        line("Serial number", &agent.x509svid_serial_number);
+    }
+    line(
+        "Can re-attest",
+        if agent.can_reattest { "true" } else { "false" },
+    );
+    if !agent.agent_version.is_empty() {
+        line("Agent version", &agent.agent_version);
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use chancery_api::spire::api::types::Selector;
+
+    use super::*;
+
+    fn agent() -> Agent {
+        Agent {
+            id: Some(Spiffeid {
+                trust_domain: "example.org".into(),
+                path: "/spire/agent/join_token/one".into(),
+            }),
+            attestation_type: "join_token".into(),
+            x509svid_serial_number: "42".into(),
+            x509svid_expires_at: 1_552_410_266,
+            selectors: vec![Selector {
+                r#type: "k8s_psat".into(),
+                value: "cluster:demo".into(),
+            }],
+            agent_version: "1.15.3".into(),
+            ..Agent::default()
+        }
+    }
+
+    #[test]
+    fn one_agent_is_shown_as_spire_does() {
+        assert_eq!(
+            show_text(&agent()),
+            "Found an attested agent given its SPIFFE ID\n\n\
+             SPIFFE ID         : spiffe://example.org/spire/agent/join_token/one\n\
+             Attestation type  : join_token\n\
+             Expiration time   : 2019-03-12 17:04:26 +0000 UTC\n\
+             Serial number     : 42\n\
+             Can re-attest     : false\n\
+             Agent version     : 1.15.3\n\n\
+             Selectors         : k8s_psat:cluster:demo\n"
+        );
+    }
+
+    #[test]
+    fn a_list_has_spire_s_headings() {
+        assert_eq!(list_text(&[]), "No attested agents found\n");
+        assert!(list_text(&[agent()]).starts_with("Found 1 attested agent:\n\nSPIFFE ID "));
+        let two = list_text(&[agent(), agent()]);
+        assert!(two.starts_with("Found 2 attested agents:\n\nSPIFFE ID "));
+        assert!(two.ends_with("Agent version     : 1.15.3\n\n"));
+    }
+
+    #[test]
+    fn a_banned_agent_shows_its_ban_in_place_of_a_serial() {
+        let banned = Agent {
+            banned: true,
+            agent_version: String::new(),
+            ..agent()
+        };
+        let text = block(&banned);
+        assert!(text.contains("Banned            : true\nCan re-attest     : false\n\n"));
+        assert!(!text.contains("Serial number"));
+    }
+
+    #[test]
+    fn dates_have_go_s_form_or_are_refused() {
+        assert!(is_date("2021-01-01 15:04:05 -0700 -07"));
+        assert!(is_date("2021-12-31 00:00:00 +0000 +00"));
+        for wrong in [
+            "2001-13-05",
+            "2021-13-01 15:04:05 -0700 -07",
+            "2021-01-01 15:04:05 -0700",
+            "2021-01-01 15:04:05 0700 -07",
+            "2021-01-01 15:04:05 -0700 UTC",
+            "2021-01-01T15:04:05 -0700 -07",
+            "",
+            " ",
+        ] {
+            assert!(!is_date(wrong), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! `cluster status` for a person: who leads, what each member is doing, when authorities end, and
+//! what to do.
+
+use std::fmt::Write as _;
+
+use chancery_api::chancery::cluster::v1::{Authority, Member, StatusResponse};
+
+use crate::cli::text;
+
+/// Digests are compared, not read.
+const DIGEST_CHARS: usize = 12;
+
+/// The whole page.
+pub(super) fn status(status: &StatusResponse, now_unix_s: i64) -> String {
+    let mut page = summary(status);
+    page.push('\n');
+    page.push_str(&members(status));
+    if !status.authorities.is_empty() {
+        page.push('\n');
+        page.push_str(&authorities(&status.authorities, now_unix_s));
+    }
+    page.push('\n');
+    page.push_str(&advice(status));
+    page
+}
+
+fn summary(status: &StatusResponse) -> String {
+    let mut text = String::new();
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(text, "{label:<14}: {value}");
+    };
+    line("Cluster", status.cluster_id.clone());
+    line("Trust domain", status.trust_domain.clone());
+    line(
+        "Leader",
+        match status.leader.as_deref() {
+            None | Some("") => format!("none, an election is under way (term {})", status.term),
+            Some(id) => {
+                let member = status.members.iter().find(|member| member.id == id);
+                let address = member.map_or(String::new(), |member| format!(", {}", member.api));
+                format!("node {id}{address} (term {})", status.term)
+            }
+        },
+    );
+    let ready = if status.ready {
+        "can issue"
+    } else {
+        "cannot issue"
+    };
+    line("Asked node", format!("node {}, {ready}", status.node_id));
+    let limit = text::age(status.stale_issuance_limit_ms);
+    line(
+        "State",
+        match status.freshness_ms {
+            Some(ms) => format!("{} old; issuance stops at {limit}", text::age(ms)),
+            None => "not confirmed by a quorum since the start".to_owned(),
+        },
+    );
+    let budget = u64::try_from(status.outage_budget_seconds).unwrap_or(0);
+    line(
+        "Outage budget",
+        match budget {
+            0 => "none: issuance stops with the quorum".to_owned(),
+            seconds => format!("{} of issuance without the quorum", text::duration(seconds)),
+        },
+    );
+    text
+}
+
+fn members(status: &StatusResponse) -> String {
+    let mut rows = vec![headings(&[
+        "NODE", "ROLE", "STATE", "APPLIED", "DIGEST", "CLOCK", "VERSION", "AGENTS", "PEERS",
+    ])];
+    rows.extend(status.members.iter().map(|member| {
+        let asked = if member.id == status.node_id { "*" } else { "" };
+        vec![
+            format!("{}{asked}", member.id),
+            member.role.clone(),
+            state(member).to_owned(),
+            member.applied_index.to_string(),
+            member.state_digest.chars().take(DIGEST_CHARS).collect(),
+            clock(member, &status.node_id),
+            member.version.clone(),
+            member.api.clone(),
+            member.peer.clone(),
+        ]
+    }));
+    text::table(&rows)
+}
+
+fn state(member: &Member) -> &'static str {
+    match (member.reachable, member.not_ready.is_empty()) {
+        (false, _) => "unreachable",
+        (true, false) => "not ready",
+        (true, true) => "ready",
+    }
+}
+
+fn clock(member: &Member, asked: &str) -> String {
+    match member.clock_skew_ms {
+        _ if member.id == asked => "-".to_owned(),
+        None => "?".to_owned(),
+        Some(ms) => format!("{ms:+} ms"),
+    }
+}
+
+fn authorities(authorities: &[Authority], now_unix_s: i64) -> String {
+    let mut rows = vec![headings(&["AUTHORITY", "STATUS", "KEY", "EXPIRES", "ID"])];
+    rows.extend(authorities.iter().map(|authority| {
+        let at = authority.expires_at;
+        let node = match authority.node_id.as_str() {
+            "" => String::new(),
+            node => format!(" of node {node}"),
+        };
+        vec![
+            authority.kind.clone(),
+            authority.status.clone(),
+            format!("{}{node}", authority.backend),
+            format!("{} ({})", text::relative(at, now_unix_s), text::date(at)),
+            authority.authority_id.clone(),
+        ]
+    }));
+    text::table(&rows)
+}
+
+/// The server's sentences, which say both what is wrong and what to do.
+fn advice(status: &StatusResponse) -> String {
+    if !status.advice.is_empty() {
+        let mut text = String::from("What is wrong and what to do:\n");
+        for advice in &status.advice {
+            let _ = writeln!(text, "- {advice}");
+        }
+        return text;
+    }
+    if status.ready && status.leader.is_some() {
+        return "All is well.\n".to_owned();
+    }
+    // The server gives advice when something lasts; a moment's trouble is told as such.
+    "Nothing that lasts is wrong; ask again in a few seconds.\n".to_owned()
+}
+
+fn headings(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing::cluster_status;
+
+    /// An hour before the authorities of the sample end.
+    const NOW: i64 = 1_552_410_266 - 3_600;
+
+    #[test]
+    fn a_healthy_cluster_is_a_short_page() {
+        let mut healthy = cluster_status();
+        healthy.members.truncate(2);
+        let expected = "\
+Cluster       : c-1
+Trust domain  : example.org
+Leader        : node 1, one:8081 (term 7)
+Asked node    : node 2, can issue
+State         : 12 ms old; issuance stops at 10 min
+Outage budget : 9 min 59 s of issuance without the quorum
+
+NODE  ROLE    STATE  APPLIED  DIGEST        CLOCK  VERSION  AGENTS    PEERS
+1     leader  ready  1042     abcdef012345  +0 ms  0.1.0    one:8081  one:8082
+2*    voter   ready  1042     abcdef012345  -      0.1.0    two:8081  two:8082
+
+AUTHORITY  STATUS    KEY               EXPIRES                                ID
+x509       active    pkcs11            in 1 h (2019-03-12 17:04:26 +0000 UTC)  0a1b
+jwt        prepared  memory of node 2  in 1 h (2019-03-12 17:04:26 +0000 UTC)  kid-1
+
+All is well.
+";
+        let expected = expected.replace(
+            "EXPIRES                                ID",
+            "EXPIRES                                 ID",
+        );
+        assert_eq!(status(&healthy, NOW), expected);
+    }
+
+    #[test]
+    fn members_in_trouble_stand_out() {
+        let page = status(&cluster_status(), NOW);
+        assert!(page.contains("3     learner  not ready    900"), "{page}");
+        assert!(page.contains("4     voter    unreachable  12"), "{page}");
+    }
+
+    #[test]
+    fn advice_takes_the_place_of_all_is_well() {
+        let troubled = StatusResponse {
+            advice: vec![
+                "node 4 does not answer: check that it runs".into(),
+                "node 3 cannot issue: its token is locked".into(),
+            ],
+            ..cluster_status()
+        };
+        let page = status(&troubled, NOW);
+        assert!(page.ends_with(
+            "\n\nWhat is wrong and what to do:\n\
+             - node 4 does not answer: check that it runs\n\
+             - node 3 cannot issue: its token is locked\n"
+        ));
+        assert!(!page.contains("All is well"));
+    }
+
+    #[test]
+    fn an_election_and_a_new_start_are_not_called_well() {
+        let electing = StatusResponse {
+            leader: None,
+            freshness_ms: None,
+            ready: false,
+            outage_budget_seconds: -5,
+            ..cluster_status()
+        };
+        let page = status(&electing, NOW);
+        assert!(page.contains("Leader        : none, an election is under way (term 7)\n"));
+        assert!(page.contains("Asked node    : node 2, cannot issue\n"));
+        assert!(page.contains("State         : not confirmed by a quorum since the start\n"));
+        assert!(page.contains("Outage budget : none: issuance stops with the quorum\n"));
+        assert!(!page.contains("All is well"));
+    }
+}

@@ -1,0 +1,36 @@
+//! What a command line sees of its process: three streams, environment variables and the date.
+//!
+//! It exists so that every verb can be tested in process, without touching the environment.
+
+use std::io::{self, Read, Write};
+
+use crate::environment::{Clock as _, SystemClock};
+
+/// The surroundings of one command line.
+pub(super) struct Host<'a> {
+    /// For `-data -` and `-file -`.
+    pub(super) stdin: &'a mut dyn Read,
+    /// Results.
+    pub(super) stdout: &'a mut dyn Write,
+    /// Errors and warnings.
+    pub(super) stderr: &'a mut dyn Write,
+    /// Value of an environment variable; absent also where it is no UTF-8.
+    pub(super) variable: &'a dyn Fn(&str) -> Option<String>,
+    /// Seconds since the Unix epoch, for ages in words.
+    pub(super) now_unix_s: i64,
+}
+
+impl Host<'_> {
+    /// Hands the process's own surroundings to `body`.
+    pub(super) fn with_process<T>(body: impl FnOnce(&mut Host<'_>) -> T) -> T {
+        // None is locked: a server that runs in `body` writes its log there.
+        let mut host = Host {
+            stdin: &mut io::stdin(),
+            stdout: &mut io::stdout(),
+            stderr: &mut io::stderr(),
+            variable: &|name| std::env::var(name).ok(),
+            now_unix_s: SystemClock.now_unix_ms().div_euclid(1_000),
+        };
+        body(&mut host)
+    }
+}

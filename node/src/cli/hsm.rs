@@ -1,0 +1,128 @@
+//! `hsm init`.
+//!
+//! It speaks to the token itself and to no server: a cluster's first start needs the token ready.
+
+use std::path::{Path, PathBuf};
+
+use chancery_hsm::pkcs11::{InitOutcome, init_token};
+use clap::{Args, Subcommand};
+
+use super::error::CliError;
+use super::host::Host;
+use crate::config::{Config, Keys};
+
+/// What can be done with the token that keeps the authorities' keys.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Initialises the configured token, unless it is there already
+    ///
+    /// The first uninitialised token of keys.pkcs11.module gets the label keys.pkcs11.token_label and
+    /// the user PIN of keys.pkcs11.pin_file. Run it on one node; run again, it changes nothing.
+    Init(Init),
+}
+
+/// `hsm init`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  \
+        chancery hsm init -config /etc/chancery/chancery.toml -soPinFile /root/so-pin"
+)]
+pub(super) struct Init {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// File with the security officer's PIN of the new token, readable by its owner alone
+    #[arg(long = "soPinFile", value_name = "FILE")]
+    so_pin_file: PathBuf,
+}
+
+impl Verb {
+    pub(super) fn run(self, host: &mut Host<'_>) -> Result<(), CliError> {
+        let Verb::Init(verb) = self;
+        let outcome = init(&verb.config, &verb.so_pin_file)?;
+        host.stdout
+            .write_all(said(&outcome).as_bytes())
+            .map_err(CliError::Output)
+    }
+}
+
+fn init(config: &Path, so_pin_file: &Path) -> Result<InitOutcome, CliError> {
+    // Without a look at the machine: the directories of a server are of no matter here.
+    let Keys::Pkcs11(token) = Config::load(config)?.keys else {
+        return Err(CliError::NoToken);
+    };
+    Ok(init_token(&crate::app::pkcs11_config(&token), so_pin_file)?)
+}
+
+fn said(outcome: &InitOutcome) -> String {
+    match outcome {
+        InitOutcome::Initialised(token) => format!("Token {} initialised.\n", token.name()),
+        InitOutcome::AlreadyThere(token) => format!(
+            "Token {} is there already; nothing was changed.\n",
+            token.name()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chancery_hsm::pkcs11::TokenInfo;
+
+    use super::*;
+    use crate::cli::testing::run;
+
+    fn init_with(keys: &str) -> (String, bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("chancery.toml");
+        let text = format!(
+            "trust_domain = \"example.org\"\ndata_dir = \"/nowhere/data\"\n\
+             [api]\naddress = \"127.0.0.1:8081\"\n{keys}"
+        );
+        std::fs::write(&file, text).unwrap();
+        let file = file.display().to_string();
+        let line = ["hsm", "init", "-config", &file, "-soPinFile", "/nowhere/so"];
+        let outcome = run(&line, "");
+        assert_eq!(outcome.out, "");
+        (outcome.err, outcome.success)
+    }
+
+    #[test]
+    fn keys_in_memory_have_no_token_to_initialise() {
+        let wanted = "Error: there is no token to initialise: keys.backend is \"memory\", set it to \
+                      \"pkcs11\"\n";
+        assert_eq!(init_with(""), (wanted.to_owned(), false));
+    }
+
+    #[test]
+    fn what_the_custody_room_refuses_is_said_in_its_words() {
+        let keys = "[keys]\nbackend = \"pkcs11\"\n[keys.pkcs11]\nmodule = \"/nowhere/libnone.so\"\n\
+                    token_label = \"ca\"\npin_file = \"/nowhere/pin\"\n";
+        let (said, success) = init_with(keys);
+        assert!(!success);
+        assert_eq!(
+            said,
+            "Error: no PKCS#11 module at /nowhere/libnone.so: \
+             install the vendor's library or correct the path\n"
+        );
+    }
+
+    #[test]
+    fn a_token_made_and_one_found_are_told_apart() {
+        let token = TokenInfo {
+            label: "ca".into(),
+            serial: "42".into(),
+            manufacturer: String::new(),
+            model: String::new(),
+            sessions_max: None,
+            pin_warning: None,
+        };
+        assert_eq!(
+            said(&InitOutcome::Initialised(token.clone())),
+            "Token \"ca\" (serial 42) initialised.\n"
+        );
+        assert_eq!(
+            said(&InitOutcome::AlreadyThere(token)),
+            "Token \"ca\" (serial 42) is there already; nothing was changed.\n"
+        );
+    }
+}

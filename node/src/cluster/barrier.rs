@@ -1,0 +1,143 @@
+//! Read barriers and freshness.
+//!
+//! A barrier is a ReadIndex: the leader answers only after a quorum acknowledged
+//! it after the request arrived (never by a lease), and this node has applied up
+//! to that index. Requests that come while one is under way share the next.
+//!
+//! Freshness is the local `CLOCK_BOOTTIME` instant at which the last barrier that
+//! succeeded was *sent*: the state cannot be older than that. Nothing else
+//! refreshes it; a deposed leader goes on sending heartbeats.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chancery_api::chancery::peer::v1 as wire;
+use openraft::raft::ReadPolicy;
+use tokio::sync::{mpsc, oneshot};
+
+use super::Consensus;
+use crate::environment::Stopwatch;
+
+/// A node asks this often of itself.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// One round to the leader and back, with everything applied.
+const ROUND_TIMEOUT: Duration = Duration::from_millis(1000);
+/// Callers that may wait for a barrier at a time.
+const WAITING_MAX: usize = 16_384;
+
+/// No barrier could be had in time: without it a node cannot know what others
+/// were told.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("no quorum confirmed this node's state in time: {0}")]
+pub struct BarrierError(pub String);
+
+/// Barriers and freshness of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Barriers {
+    consensus: Consensus,
+    waiting: mpsc::Sender<oneshot::Sender<Result<(), BarrierError>>>,
+    /// Milliseconds of boot time; 0 is never.
+    fresh_as_of: Arc<AtomicU64>,
+    last_error: Arc<Mutex<String>>,
+}
+
+impl Barriers {
+    /// Starts asking on the current runtime.
+    pub fn start(consensus: Consensus) -> Self {
+        let (waiting, queue) = mpsc::channel(WAITING_MAX);
+        let barriers = Self {
+            consensus,
+            waiting,
+            fresh_as_of: Arc::new(AtomicU64::new(0)),
+            last_error: Arc::new(Mutex::new("none was asked for yet".into())),
+        };
+        tokio::spawn(barriers.clone().run(queue));
+        barriers
+    }
+
+    /// Returns once this node has applied everything that any node acknowledged
+    /// before the call.
+    pub async fn pass(&self, limit: Duration) -> Result<(), BarrierError> {
+        let (done, wait) = oneshot::channel();
+        self.waiting.try_send(done).map_err(|_| BarrierError("too many callers wait for one".into()))?;
+        match tokio::time::timeout(limit, wait).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(BarrierError("this node is stopping".into())),
+            Err(_) => Err(BarrierError(self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone())),
+        }
+    }
+
+    /// How old the state may be at most; `None` before the first barrier since
+    /// this process started.
+    pub fn age(&self) -> Option<Duration> {
+        match self.fresh_as_of.load(Ordering::Acquire) {
+            0 => None,
+            at => Some(self.consensus.clock().boottime().saturating_sub(Duration::from_millis(at))),
+        }
+    }
+
+    async fn run(self, mut queue: mpsc::Receiver<oneshot::Sender<Result<(), BarrierError>>>) {
+        loop {
+            // Those that are here now share this round; later ones get the next,
+            // for their barrier must begin after they asked.
+            let mut callers = Vec::new();
+            match tokio::time::timeout(INTERVAL, queue.recv()).await {
+                Ok(Some(caller)) => callers.push(caller),
+                Ok(None) => return,
+                Err(_) => {}
+            }
+            while let Ok(caller) = queue.try_recv() {
+                callers.push(caller);
+            }
+            let sent_at = self.consensus.clock().boottime();
+            let watch = Stopwatch::start();
+            let result = match tokio::time::timeout(ROUND_TIMEOUT, self.round()).await {
+                Ok(result) => result,
+                Err(_) => Err(BarrierError("the leader or a quorum did not answer".into())),
+            };
+            match &result {
+                Ok(()) => {
+                    let ms = u64::try_from(sent_at.as_millis()).unwrap_or(u64::MAX).max(1);
+                    self.fresh_as_of.store(ms, Ordering::Release);
+                    crate::telemetry::quorum_round_trip(watch.elapsed());
+                }
+                Err(error) => error.0.clone_into(&mut self.last_error.lock().unwrap_or_else(PoisonError::into_inner)),
+            }
+            for caller in callers {
+                // Whoever asked may have given up.
+                let _ = caller.send(result.clone());
+            }
+            if result.is_err() {
+                // An election is under way, or there is no quorum: not a busy loop.
+                let seen = self.consensus.leadership();
+                self.consensus.leadership_changed(seen, Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    async fn round(&self) -> Result<(), BarrierError> {
+        let consensus = &self.consensus;
+        let seen = consensus.leadership();
+        let leader = seen.leader.ok_or_else(|| BarrierError("no leader is known".into()))?;
+        let index = if leader == consensus.me() {
+            consensus.read_index_here().await?
+        } else {
+            let network = &consensus.inner.network;
+            let request = wire::ReadIndexRequest { target: Some(network.target(leader)) };
+            let answer = network.peers.read_index(leader, request, ROUND_TIMEOUT).await;
+            let answer = answer.map_err(|e| BarrierError(e.to_string()))?;
+            answer.read_log_id.ok_or_else(|| BarrierError("the leader sent no index".into()))?.index
+        };
+        consensus.registry().wait_applied(index).await;
+        Ok(())
+    }
+}
+
+impl Consensus {
+    /// The read index, if this node leads and a quorum says so now.
+    pub(super) async fn read_index_here(&self) -> Result<u64, BarrierError> {
+        let confirmed = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex).await;
+        Ok(confirmed.map_err(|e| BarrierError(e.to_string()))?.read_log_id().index())
+    }
+}

@@ -1,0 +1,356 @@
+//! How a cluster comes to be from a static list of peers and a shared secret.
+//!
+//! Only the first in the list founds, as a cluster of one with id 1, and only
+//! after every listed peer answered that it is pristine. The others join as
+//! learners under ids from the log. A pristine node that finds a member joins it.
+//! Until its key is pinned, each side proves the shared secret; see
+//! [`crate::transport::peer_tls`]. The secret is not used again afterwards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chancery_api::chancery::peer::v1 as wire;
+use chancery_api::chancery::peer::v1::bootstrap_client::BootstrapClient;
+use chancery_api::chancery::peer::v1::bootstrap_server::{Bootstrap, BootstrapServer};
+use chancery_raft_store::command::{AdmitMember, Command, Found, Refusal};
+use chancery_raft_store::identity_record::Pin;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
+
+use super::{Consensus, Proposer};
+use crate::transport::{
+    Limits, ListenError, PeerConnection, PeerTls, PinPolicy, Role, TcpPort, proof, serve_peers, verify_proof,
+};
+
+/// Pause between two rounds over the list.
+const ROUND_PAUSE: Duration = Duration::from_millis(250);
+/// One call of formation.
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often a node that waits says what for.
+const TELL_EVERY: u32 = 20;
+/// A join is one write.
+const ADMIT_LIMIT: Duration = Duration::from_secs(5);
+/// Version that members announce.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What formation needs to know of this node.
+#[derive(Clone)]
+pub struct Plan {
+    /// Trust domain it is configured for.
+    pub trust_domain: String,
+    /// Static list, this node's own address included.
+    pub peers: Vec<String>,
+    /// Address of this node in the list.
+    pub own: String,
+    /// Address for agents.
+    pub api_address: String,
+    /// Shared secret; empty when the list has one node.
+    pub secret: Arc<Zeroizing<Vec<u8>>>,
+}
+
+/// Who this node has become.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Formed {
+    /// Cluster id.
+    pub cluster_id: String,
+    /// Node id.
+    pub node_id: u64,
+    /// Members as they are now; empty for a founder.
+    pub pins: Vec<Pin>,
+    /// This node founds the cluster.
+    pub founder: bool,
+}
+
+/// Formation cannot succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum FormationError {
+    /// A listed peer belongs to a cluster of another trust domain.
+    #[error("peer {peer} belongs to trust domain {theirs}, this node is configured for {ours}; \
+             check trust_domain and [cluster] peers")]
+    OtherTrustDomain {
+        /// Which peer.
+        peer: String,
+        /// Its trust domain.
+        theirs: String,
+        /// The configured one.
+        ours: String,
+    },
+    /// A member refused this node for good.
+    #[error("peer {peer} does not admit this node: {why}")]
+    Refused {
+        /// Which peer.
+        peer: String,
+        /// What it said.
+        why: String,
+    },
+    /// The secrets differ, or the other end is not a node of this cluster.
+    #[error("peer {peer} does not know the shared secret of [cluster] secret_file, or this node's is another one")]
+    WrongSecret {
+        /// Which peer.
+        peer: String,
+    },
+    /// The peer port does not work.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+}
+
+/// Runs formation to its end. Answers peers on `port` meanwhile.
+pub async fn form(
+    plan: &Plan,
+    tls: &PeerTls,
+    port: TcpPort,
+    new_cluster_id: String,
+) -> Result<Formed, FormationError> {
+    let routes = Routes::new(BootstrapServer::new(Pristine { plan: plan.clone() })).prepare();
+    let stop = CancellationToken::new();
+    let serve = tokio::spawn(serve_peers(port, tls.clone(), Limits::of_peers(), routes, stop.clone()));
+    let formed = search(plan, tls, new_cluster_id).await;
+    stop.cancel();
+    match serve.await {
+        Ok(served) => served?,
+        Err(panicked) => tracing::warn!(%panicked, "the formation port ended badly"),
+    }
+    formed
+}
+
+async fn search(plan: &Plan, tls: &PeerTls, new_cluster_id: String) -> Result<Formed, FormationError> {
+    let first = plan.peers.first() == Some(&plan.own);
+    let others: Vec<&String> = plan.peers.iter().filter(|p| **p != plan.own).collect();
+    for round in 0u32.. {
+        let mut pristine = 0;
+        let mut waiting_for = Vec::new();
+        for peer in &others {
+            match hello(plan, tls, peer).await {
+                Ok(Answer::Pristine) => pristine += 1,
+                Ok(Answer::Member) => match join(plan, tls, peer).await {
+                    Ok(formed) => return Ok(formed),
+                    Err(Problem::Final(error)) => return Err(error),
+                    Err(Problem::Passing(why)) => waiting_for.push(format!("{peer} ({why})")),
+                },
+                Err(Problem::Final(error)) => return Err(error),
+                Err(Problem::Passing(why)) => waiting_for.push(format!("{peer} ({why})")),
+            }
+        }
+        if first && pristine == others.len() {
+            return Ok(Formed { cluster_id: new_cluster_id, node_id: 1, pins: Vec::new(), founder: true });
+        }
+        if !first && waiting_for.is_empty() {
+            waiting_for.push(format!("{} (to found the cluster)", plan.peers.first().map_or("?", String::as_str)));
+        }
+        if round % TELL_EVERY == TELL_EVERY - 1 {
+            tracing::info!(peers = waiting_for.join(", "), "waiting for peers to form the cluster");
+        }
+        tokio::time::sleep(ROUND_PAUSE).await;
+    }
+    unreachable!("the rounds have no end")
+}
+
+enum Answer {
+    Pristine,
+    Member,
+}
+
+/// A problem that another round may solve, or one that it cannot.
+enum Problem {
+    Passing(String),
+    Final(FormationError),
+}
+
+async fn connect(
+    tls: &PeerTls,
+    peer: &str,
+) -> Result<(BootstrapClient<tonic::transport::Channel>, PeerConnection), Problem> {
+    let connected = tls.connect(peer, PinPolicy::AnyForBootstrap).await;
+    let (channel, connection) = connected.map_err(|e| Problem::Passing(crate::app::chain(&e)))?;
+    Ok((BootstrapClient::new(channel), connection))
+}
+
+/// Sorts the status of a refused call.
+fn refused(peer: &str, status: &Status) -> Problem {
+    match status.code() {
+        tonic::Code::Unauthenticated => Problem::Final(FormationError::WrongSecret { peer: peer.to_owned() }),
+        tonic::Code::FailedPrecondition | tonic::Code::AlreadyExists | tonic::Code::PermissionDenied => {
+            Problem::Final(FormationError::Refused { peer: peer.to_owned(), why: status.message().to_owned() })
+        }
+        _ => Problem::Passing(status.message().to_owned()),
+    }
+}
+
+async fn timed<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+    let answer = tokio::time::timeout(CALL_TIMEOUT, call).await;
+    Ok(answer.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner())
+}
+
+async fn hello(plan: &Plan, tls: &PeerTls, peer: &str) -> Result<Answer, Problem> {
+    let (mut client, connection) = connect(tls, peer).await?;
+    let request = wire::HelloRequest {
+        proof: proof(&plan.secret, Role::Client, &connection).to_vec(),
+        peer_address: plan.own.clone(),
+    };
+    let answer = timed(client.hello(request)).await.map_err(|s| refused(peer, &s))?;
+    if !verify_proof(&plan.secret, Role::Server, &connection, &answer.proof) {
+        return Err(Problem::Final(FormationError::WrongSecret { peer: peer.to_owned() }));
+    }
+    if answer.trust_domain != plan.trust_domain {
+        return Err(Problem::Final(FormationError::OtherTrustDomain {
+            peer: peer.to_owned(),
+            theirs: answer.trust_domain,
+            ours: plan.trust_domain.clone(),
+        }));
+    }
+    match answer.state() {
+        wire::hello_response::State::Pristine => Ok(Answer::Pristine),
+        wire::hello_response::State::Member => Ok(Answer::Member),
+        wire::hello_response::State::Unspecified => Err(Problem::Passing("it does not say what it is".into())),
+    }
+}
+
+async fn join(plan: &Plan, tls: &PeerTls, peer: &str) -> Result<Formed, Problem> {
+    let (mut client, connection) = connect(tls, peer).await?;
+    let request = wire::JoinRequest {
+        proof: proof(&plan.secret, Role::Client, &connection).to_vec(),
+        trust_domain: plan.trust_domain.clone(),
+        peer_address: plan.own.clone(),
+        api_address: plan.api_address.clone(),
+        version: VERSION.into(),
+    };
+    let answer = timed(client.join(request)).await.map_err(|s| refused(peer, &s))?;
+    if !verify_proof(&plan.secret, Role::Server, &connection, &answer.proof) {
+        return Err(Problem::Final(FormationError::WrongSecret { peer: peer.to_owned() }));
+    }
+    let pins = answer.members.into_iter().map(|m| Pin {
+        node_id: m.node_id,
+        peer_address: m.peer_address,
+        spki_sha256: m.spki_sha256,
+    });
+    Ok(Formed { cluster_id: answer.cluster_id, node_id: answer.node_id, pins: pins.collect(), founder: false })
+}
+
+fn connection_of<T>(request: &Request<T>) -> Result<PeerConnection, Status> {
+    request.extensions().get::<PeerConnection>().copied().ok_or_else(|| Status::unauthenticated("not a peer connection"))
+}
+
+/// Checks the caller's proof, and returns ours.
+fn prove(plan: &Plan, connection: &PeerConnection, presented: &[u8]) -> Result<Vec<u8>, Status> {
+    if plan.secret.is_empty() || !verify_proof(&plan.secret, Role::Client, connection, presented) {
+        return Err(Status::unauthenticated("the proof of the shared secret is wrong"));
+    }
+    Ok(proof(&plan.secret, Role::Server, connection).to_vec())
+}
+
+/// Answers while this node has no identity.
+struct Pristine {
+    plan: Plan,
+}
+
+#[tonic::async_trait]
+impl Bootstrap for Pristine {
+    async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
+        let connection = connection_of(&request)?;
+        let proof = prove(&self.plan, &connection, &request.get_ref().proof)?;
+        Ok(Response::new(wire::HelloResponse {
+            proof,
+            state: wire::hello_response::State::Pristine.into(),
+            cluster_id: String::new(),
+            trust_domain: self.plan.trust_domain.clone(),
+        }))
+    }
+
+    async fn join(&self, _: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
+        Err(Status::unavailable("this node is not a member of a cluster yet"))
+    }
+}
+
+/// Answers once this node is a member.
+pub struct Admission {
+    plan: Plan,
+    consensus: Consensus,
+    proposer: Proposer,
+}
+
+impl Admission {
+    /// Admits nodes of the static list into the cluster of `consensus`.
+    pub fn new(plan: Plan, consensus: Consensus, proposer: Proposer) -> Self {
+        Self { plan, consensus, proposer }
+    }
+}
+
+#[tonic::async_trait]
+impl Bootstrap for Admission {
+    async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
+        let connection = connection_of(&request)?;
+        let proof = prove(&self.plan, &connection, &request.get_ref().proof)?;
+        Ok(Response::new(wire::HelloResponse {
+            proof,
+            state: wire::hello_response::State::Member.into(),
+            cluster_id: self.consensus.cluster_id().to_owned(),
+            trust_domain: self.plan.trust_domain.clone(),
+        }))
+    }
+
+    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
+        let connection = connection_of(&request)?;
+        let proof = prove(&self.plan, &connection, &request.get_ref().proof)?;
+        let asked = request.into_inner();
+        if asked.trust_domain != self.plan.trust_domain {
+            return Err(Status::failed_precondition(format!(
+                "this cluster serves trust domain {}, the joining node is configured for {}",
+                self.plan.trust_domain, asked.trust_domain
+            )));
+        }
+        if !self.plan.peers.contains(&asked.peer_address) {
+            return Err(Status::permission_denied(format!(
+                "{} is not in this cluster's list of peers",
+                asked.peer_address
+            )));
+        }
+        let admit = Command::AdmitMember(AdmitMember {
+            peer_address: asked.peer_address.clone(),
+            api_address: asked.api_address,
+            spki_sha256: connection.remote_spki_sha256().to_vec(),
+            version: asked.version,
+        });
+        let outcome = self.proposer.propose(admit, ADMIT_LIMIT).await;
+        let outcome = outcome.map_err(|e| Status::unavailable(e.to_string()))?;
+        let outcome = outcome.accepted().map_err(|refusal| match refusal {
+            Refusal::AlreadyExists => Status::already_exists(format!(
+                "a member with another key has the address {}; a node that lost its data joins under a new address",
+                asked.peer_address
+            )),
+            // The founding command is still on its way.
+            Refusal::Conflict => Status::unavailable("the cluster is not founded yet"),
+            other => Status::failed_precondition(format!("the cluster refused: {other:?}")),
+        })?;
+        let members = self.consensus.registry().read();
+        Ok(Response::new(wire::JoinResponse {
+            proof,
+            cluster_id: self.consensus.cluster_id().to_owned(),
+            node_id: outcome.node_id,
+            members: members
+                .members()
+                .map(|m| wire::Pin {
+                    node_id: m.node_id,
+                    peer_address: m.peer_address.clone(),
+                    spki_sha256: m.spki_sha256.clone(),
+                })
+                .collect(),
+        }))
+    }
+}
+
+/// The first command of a log. Repeating it after a crash changes nothing.
+pub fn found(plan: &Plan, cluster_id: &str, tls: &PeerTls) -> Command {
+    Command::Found(Found {
+        cluster_id: cluster_id.to_owned(),
+        trust_domain: plan.trust_domain.clone(),
+        founder: Some(AdmitMember {
+            peer_address: plan.own.clone(),
+            api_address: plan.api_address.clone(),
+            spki_sha256: tls.spki_sha256().to_vec(),
+            version: VERSION.into(),
+        }),
+        founding_peers: plan.peers.clone(),
+    })
+}

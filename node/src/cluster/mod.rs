@@ -1,0 +1,330 @@
+//! Consensus as the rest of the node sees it: propose a command, ask for a
+//! barrier, ask how fresh the state is, ask who leads.
+//!
+//! Everything of openraft stays in this room and in `raft-store`. The Raft core,
+//! its log writer and the peer network run on a runtime of their own, so that a
+//! storm of signing cannot make leaders flap.
+
+pub mod barrier;
+pub mod formation;
+pub mod membership;
+mod network;
+pub mod peers;
+pub mod propose;
+pub mod server;
+pub mod status;
+mod wire;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use chancery_raft_store::command::RequestId;
+use chancery_raft_store::log::LogStore;
+use chancery_raft_store::machine::StateMachine;
+use chancery_raft_store::snapshot::Snapshots;
+use chancery_raft_store::store::{Store, StoreError};
+use chancery_raft_store::types::PeerNode;
+use chancery_raft_store::{Registry, Types};
+use openraft::async_runtime::WatchReceiver;
+use openraft::{ServerState, SnapshotPolicy};
+
+pub use barrier::{BarrierError, Barriers};
+pub use network::Network;
+pub use propose::{ProposeError, Proposer};
+
+use crate::environment::Clock;
+use peers::PeerTransport;
+
+/// openraft's handle with Chancery's types.
+pub type Raft = openraft::Raft<Types, StateMachine>;
+
+/// A node's part in consensus. Cheap to clone.
+#[derive(Clone)]
+pub struct Consensus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    raft: Raft,
+    registry: Registry,
+    network: Network,
+    clock: Arc<dyn Clock>,
+    me: u64,
+    boot: u64,
+    request: AtomicU64,
+    snapshots: Snapshots,
+    /// Boot time in milliseconds at which a leader was last known; 0 is never.
+    leader_known_at: AtomicU64,
+}
+
+/// What a node is and where its state lives.
+pub struct Start {
+    /// Cluster id from the identity record.
+    pub cluster_id: String,
+    /// Node id from the identity record.
+    pub node_id: u64,
+    /// Which start of this node this is.
+    pub boot: u64,
+    /// How to reach peers.
+    pub peers: Arc<dyn PeerTransport>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Interval of heartbeats.
+    pub heartbeat: Duration,
+    /// Least and greatest time without a leader before a node stands for election.
+    pub election: (Duration, Duration),
+    /// Log entries between snapshots.
+    pub snapshot_after: u64,
+    /// Log entries that are kept behind a snapshot, for members that are a little late.
+    pub keep_after_snapshot: u64,
+}
+
+/// Opened storage of a node, before Raft runs over it.
+pub struct Storage {
+    /// Raft's log.
+    pub log: LogStore,
+    /// Raft's state machine.
+    pub machine: StateMachine,
+    /// The readers' handle.
+    pub registry: Registry,
+    /// Where snapshots are.
+    pub snapshots: Snapshots,
+}
+
+impl Storage {
+    /// Opens log and state in `store`.
+    pub fn open(store: Arc<dyn Store>, snapshots: Snapshots) -> Result<Self, StoreError> {
+        let log = LogStore::open(Arc::clone(&store))?;
+        let (machine, registry) = StateMachine::open(store, snapshots.clone())?;
+        Ok(Self { log, machine, registry, snapshots })
+    }
+}
+
+/// Consensus did not start or has stopped for good.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsensusError {
+    /// A timer that openraft refuses.
+    #[error("Raft's settings: {0}")]
+    Settings(String),
+    /// The Raft core ended; it does not heal.
+    #[error("the Raft core stopped: {0}")]
+    Fatal(String),
+    /// The first node could not be made a cluster of one.
+    #[error("cannot initialise the cluster: {0}")]
+    Initialise(String),
+}
+
+/// Who leads, and in which term, as this node sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leadership {
+    /// Term.
+    pub term: u64,
+    /// Leader, if one is known.
+    pub leader: Option<u64>,
+}
+
+impl Consensus {
+    /// Starts Raft on the current runtime, which must be the one kept for it.
+    pub async fn start(start: Start, storage: Storage) -> Result<Self, ConsensusError> {
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let config = openraft::Config {
+            cluster_name: start.cluster_id.clone(),
+            heartbeat_interval: ms(start.heartbeat),
+            election_timeout_min: ms(start.election.0),
+            election_timeout_max: ms(start.election.1),
+            enable_pre_vote: Some(true),
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(start.snapshot_after),
+            max_in_snapshot_log_to_keep: start.keep_after_snapshot,
+            purge_batch_size: 256,
+            max_payload_entries: 512,
+            replication_lag_threshold: start.snapshot_after,
+            install_snapshot_timeout: 600_000,
+            ..openraft::Config::default()
+        };
+        let config = config.validate().map_err(|e| ConsensusError::Settings(e.to_string()))?;
+        let network = Network { cluster_id: start.cluster_id.into(), me: start.node_id, peers: start.peers };
+        let Storage { log, machine, registry, snapshots } = storage;
+        let raft = Raft::new(start.node_id, Arc::new(config), network.clone(), log, machine)
+            .await
+            .map_err(|e| ConsensusError::Fatal(e.to_string()))?;
+        let inner = Inner {
+            raft,
+            registry,
+            network,
+            clock: start.clock,
+            me: start.node_id,
+            boot: start.boot,
+            request: AtomicU64::new(0),
+            snapshots,
+            leader_known_at: AtomicU64::new(0),
+        };
+        let consensus = Self { inner: Arc::new(inner) };
+        tokio::spawn(consensus.clone().watch_leadership());
+        Ok(consensus)
+    }
+
+    /// Notes when a leader is known, and counts its changes.
+    async fn watch_leadership(self) {
+        let mut metrics = self.inner.raft.metrics();
+        let mut last = None;
+        loop {
+            let leader = metrics.borrow_watched().current_leader;
+            if leader.is_some() || last.is_some() {
+                let now = u64::try_from(self.clock().boottime().as_millis()).unwrap_or(u64::MAX).max(1);
+                self.inner.leader_known_at.store(now, Ordering::Relaxed);
+            }
+            if leader != last {
+                if let Some(leader) = leader {
+                    crate::telemetry::leader_change();
+                    tracing::info!(leader, "leader changed");
+                }
+                crate::telemetry::leader(leader == Some(self.inner.me));
+                last = leader;
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a leader is known, or was within `limit`.
+    fn leader_known_within(&self, limit: Duration) -> bool {
+        let at = self.inner.leader_known_at.load(Ordering::Relaxed);
+        let age = self.clock().boottime().saturating_sub(Duration::from_millis(at));
+        self.leadership().leader.is_some() || (at != 0 && age <= limit)
+    }
+
+    /// Makes this node a cluster of one. Harmless when it is one already.
+    pub async fn initialise(&self, address: String) -> Result<(), ConsensusError> {
+        let fatal = |e: &dyn std::fmt::Display| ConsensusError::Initialise(e.to_string());
+        if self.inner.raft.is_initialized().await.map_err(|e| fatal(&e))? {
+            return Ok(());
+        }
+        let members = std::collections::BTreeMap::from([(self.inner.me, PeerNode { address })]);
+        self.inner.raft.initialize(members).await.map_err(|e| fatal(&e))
+    }
+
+    /// This node's id.
+    pub fn me(&self) -> u64 {
+        self.inner.me
+    }
+
+    /// The replicated state on this node.
+    pub fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    /// Time source.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    /// Cluster this node belongs to.
+    pub fn cluster_id(&self) -> &str {
+        &self.inner.network.cluster_id
+    }
+
+    /// A request id that this node never used before.
+    fn next_request(&self) -> RequestId {
+        let sequence = self.inner.request.fetch_add(1, Ordering::Relaxed) + 1;
+        RequestId { node: self.inner.me, boot: self.inner.boot, sequence }
+    }
+
+    /// Who leads.
+    pub fn leadership(&self) -> Leadership {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Leadership { term: metrics.current_term, leader: metrics.current_leader }
+    }
+
+    /// Whether this node leads, as it sees it.
+    pub fn is_leader(&self) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.state == ServerState::Leader
+    }
+
+    /// Voters and learners of the effective membership.
+    pub fn voters_and_learners(&self) -> (Vec<u64>, Vec<u64>) {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        (membership.voter_ids().collect(), membership.learner_ids().collect())
+    }
+
+    /// Log entries that are known committed and not applied here yet.
+    pub fn apply_lag(&self) -> u64 {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let committed = metrics.cluster_committed.map_or(0, |id| id.index);
+        committed.saturating_sub(metrics.last_applied.map_or(0, |id| id.index))
+    }
+
+    /// Waits until leadership is not `seen` any more, at most `limit`.
+    pub async fn leadership_changed(&self, seen: Leadership, limit: Duration) {
+        let mut metrics = self.inner.raft.metrics();
+        let changed = async {
+            loop {
+                {
+                    let now = metrics.borrow_watched();
+                    if (Leadership { term: now.current_term, leader: now.current_leader }) != seen {
+                        return;
+                    }
+                }
+                if metrics.changed().await.is_err() {
+                    // The core is gone; whoever waits has a deadline.
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        // Running out of time is as good an end as a change.
+        let _ = tokio::time::timeout(limit, changed).await;
+    }
+
+    /// Ends with the reason when the Raft core has stopped. The process must end too.
+    pub async fn died(&self) -> ConsensusError {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return ConsensusError::Fatal(fatal.to_string());
+            }
+            if metrics.changed().await.is_err() {
+                return ConsensusError::Fatal("its metrics ended".into());
+            }
+        }
+    }
+
+    /// Hands leadership to another voter, if this node leads and one is there.
+    pub async fn step_down(&self) {
+        if !self.is_leader() {
+            return;
+        }
+        let target = {
+            let metrics = self.inner.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
+            // The voter that has most of the log takes over soonest.
+            metrics
+                .replication
+                .iter()
+                .flatten()
+                .filter(|(id, _)| **id != self.inner.me && voters.contains(id))
+                .max_by_key(|(_, matched)| matched.map(|id| id.index))
+                .map(|(id, _)| *id)
+        };
+        if let Some(target) = target {
+            let seen = self.leadership();
+            // A core that is gone has no leadership to hand over.
+            let _ = self.inner.raft.trigger().transfer_leader(target).await;
+            self.leadership_changed(seen, Duration::from_secs(2)).await;
+        }
+    }
+
+    /// Stops Raft.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(%error, "the Raft core did not stop cleanly");
+        }
+    }
+}

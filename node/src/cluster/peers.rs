@@ -1,0 +1,226 @@
+//! How a node reaches its peers.
+//!
+//! [`PeerTransport`] is the seam: Raft's network, forwarding and read-index go
+//! through it, and a simulation brings its own. [`GrpcPeers`] is the real one.
+
+use std::collections::BTreeMap;
+use std::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chancery_api::chancery::peer::v1 as wire;
+use chancery_api::chancery::peer::v1::control_client::ControlClient;
+use chancery_api::chancery::peer::v1::raft_client::RaftClient;
+use chancery_raft_store::Registry;
+use chancery_raft_store::identity_record::Pin;
+use futures::Stream;
+use futures::stream::BoxStream;
+use tonic::transport::Channel;
+
+use crate::transport::PeerTls;
+
+/// Bytes of one message between peers: log entries come in reads of 1 MiB, and
+/// one log entry may hold a whole 4 MiB request.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// A call to a peer did not succeed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PeerError {
+    /// Nobody with this id is known.
+    #[error("node {0} is not a member")]
+    Unknown(u64),
+    /// No connection, or no answer in time. Whether the call arrived is unknown.
+    #[error("node {node} is unreachable: {why}")]
+    Unreachable {
+        /// Who was called.
+        node: u64,
+        /// What went wrong.
+        why: String,
+    },
+    /// The peer answered that it will not.
+    #[error("node {node} refused: {why}")]
+    Refused {
+        /// Who was called.
+        node: u64,
+        /// What it said.
+        why: String,
+    },
+}
+
+/// Calls to a peer. Every call ends within `timeout`.
+#[async_trait]
+pub trait PeerTransport: Send + Sync + 'static {
+    /// Raft: append log entries, or a heartbeat.
+    async fn append(&self, to: u64, m: wire::AppendRequest, timeout: Duration) -> Result<wire::AppendResponse, PeerError>;
+    /// Raft: ask for a vote.
+    async fn vote(&self, to: u64, m: wire::VoteRequest, timeout: Duration) -> Result<wire::VoteResponse, PeerError>;
+    /// Raft: ask whether a vote would be granted.
+    async fn pre_vote(&self, to: u64, m: wire::VoteRequest, timeout: Duration) -> Result<wire::VoteResponse, PeerError>;
+    /// Raft: hand a snapshot over.
+    async fn install_snapshot(
+        &self,
+        to: u64,
+        chunks: BoxStream<'static, wire::SnapshotChunk>,
+        timeout: Duration,
+    ) -> Result<wire::SnapshotResponse, PeerError>;
+    /// Raft: ask the peer to take over.
+    async fn transfer_leader(
+        &self,
+        to: u64,
+        m: wire::TransferLeaderRequest,
+        timeout: Duration,
+    ) -> Result<wire::TransferLeaderResponse, PeerError>;
+    /// Hand proposals to the leader.
+    async fn forward(&self, to: u64, m: wire::ForwardRequest, timeout: Duration) -> Result<wire::ForwardResponse, PeerError>;
+    /// Ask the leader for a read index.
+    async fn read_index(&self, to: u64, m: wire::ReadIndexRequest, timeout: Duration) -> Result<wire::ReadIndexResponse, PeerError>;
+    /// Ask a member how it is.
+    async fn node_status(&self, to: u64, m: wire::NodeStatusRequest, timeout: Duration) -> Result<wire::NodeStatusResponse, PeerError>;
+}
+
+/// Members by what this node knows of them: its state, and until that has come,
+/// what it was told when it joined.
+#[derive(Clone)]
+pub struct PinBook {
+    registry: Registry,
+    seed: Arc<Vec<Pin>>,
+}
+
+impl PinBook {
+    /// A book over the replicated members and the pins of the identity record.
+    pub fn new(registry: Registry, seed: Vec<Pin>) -> Self {
+        Self { registry, seed: Arc::new(seed) }
+    }
+
+    /// Address and pin of a member.
+    pub fn find(&self, node: u64) -> Option<(String, [u8; 32])> {
+        let (address, spki) = match self.registry.read().member(node) {
+            Some(member) => (member.peer_address.clone(), member.spki_sha256.clone()),
+            None => {
+                let pin = self.seed.iter().find(|p| p.node_id == node)?;
+                (pin.peer_address.clone(), pin.spki_sha256.clone())
+            }
+        };
+        Some((address, spki.try_into().ok()?))
+    }
+}
+
+/// What a channel is for: bulk must not wait in front of heartbeats.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    Raft,
+    Snapshot,
+    Control,
+}
+
+/// Peers over gRPC, TLS 1.3 and pinned keys.
+pub struct GrpcPeers {
+    tls: PeerTls,
+    pins: PinBook,
+    channels: Mutex<BTreeMap<(u64, Purpose), (String, Channel)>>,
+}
+
+impl GrpcPeers {
+    /// Peers of the members in `pins`.
+    pub fn new(tls: PeerTls, pins: PinBook) -> Self {
+        Self { tls, pins, channels: Mutex::new(BTreeMap::new()) }
+    }
+
+    fn channel(&self, node: u64, purpose: Purpose) -> Result<Channel, PeerError> {
+        let (address, pin) = self.pins.find(node).ok_or(PeerError::Unknown(node))?;
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, channel)) = channels.get(&(node, purpose))
+            && *known == address
+        {
+            return Ok(channel.clone());
+        }
+        let channel = self.tls.channel(&address, pin);
+        channels.insert((node, purpose), (address, channel.clone()));
+        Ok(channel)
+    }
+
+    fn raft(&self, node: u64, purpose: Purpose) -> Result<RaftClient<Channel>, PeerError> {
+        let client = RaftClient::new(self.channel(node, purpose)?);
+        Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    fn control(&self, node: u64) -> Result<ControlClient<Channel>, PeerError> {
+        let client = ControlClient::new(self.channel(node, Purpose::Control)?);
+        Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+}
+
+/// The stream under a type of its own: the compiler cannot see for itself that a
+/// call with a boxed one is `Send`.
+struct Chunks(BoxStream<'static, wire::SnapshotChunk>);
+
+impl Stream for Chunks {
+    type Item = wire::SnapshotChunk;
+
+    fn poll_next(mut self: pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(cx)
+    }
+}
+
+async fn call<T>(
+    node: u64,
+    timeout: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, PeerError> {
+    match tokio::time::timeout(timeout, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
+            Err(PeerError::Unreachable { node, why: status.message().to_owned() })
+        }
+        Ok(Err(status)) => Err(PeerError::Refused { node, why: status.to_string() }),
+        Err(_) => Err(PeerError::Unreachable { node, why: format!("no answer within {timeout:?}") }),
+    }
+}
+
+#[async_trait]
+impl PeerTransport for GrpcPeers {
+    async fn append(&self, to: u64, m: wire::AppendRequest, timeout: Duration) -> Result<wire::AppendResponse, PeerError> {
+        call(to, timeout, self.raft(to, Purpose::Raft)?.append(m)).await
+    }
+
+    async fn vote(&self, to: u64, m: wire::VoteRequest, timeout: Duration) -> Result<wire::VoteResponse, PeerError> {
+        call(to, timeout, self.raft(to, Purpose::Raft)?.vote(m)).await
+    }
+
+    async fn pre_vote(&self, to: u64, m: wire::VoteRequest, timeout: Duration) -> Result<wire::VoteResponse, PeerError> {
+        call(to, timeout, self.raft(to, Purpose::Raft)?.pre_vote(m)).await
+    }
+
+    async fn install_snapshot(
+        &self,
+        to: u64,
+        chunks: BoxStream<'static, wire::SnapshotChunk>,
+        timeout: Duration,
+    ) -> Result<wire::SnapshotResponse, PeerError> {
+        let mut client = self.raft(to, Purpose::Snapshot)?;
+        call(to, timeout, client.install_snapshot(Chunks(chunks))).await
+    }
+
+    async fn transfer_leader(
+        &self,
+        to: u64,
+        m: wire::TransferLeaderRequest,
+        timeout: Duration,
+    ) -> Result<wire::TransferLeaderResponse, PeerError> {
+        call(to, timeout, self.raft(to, Purpose::Raft)?.transfer_leader(m)).await
+    }
+
+    async fn forward(&self, to: u64, m: wire::ForwardRequest, timeout: Duration) -> Result<wire::ForwardResponse, PeerError> {
+        call(to, timeout, self.control(to)?.forward(m)).await
+    }
+
+    async fn read_index(&self, to: u64, m: wire::ReadIndexRequest, timeout: Duration) -> Result<wire::ReadIndexResponse, PeerError> {
+        call(to, timeout, self.control(to)?.read_index(m)).await
+    }
+
+    async fn node_status(&self, to: u64, m: wire::NodeStatusRequest, timeout: Duration) -> Result<wire::NodeStatusResponse, PeerError> {
+        call(to, timeout, self.control(to)?.node_status(m)).await
+    }
+}

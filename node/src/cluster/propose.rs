@@ -1,0 +1,245 @@
+//! The one door by which replicated state changes.
+//!
+//! A proposal made on any node reaches the leader, and the answer comes when it
+//! is applied *here*: who was told "done" reads what they wrote. A proposal that is sent
+//! again carries the same request id, so it is applied once.
+
+use std::time::Duration;
+
+use chancery_api::chancery::peer::v1 as wire;
+use chancery_raft_store::codec;
+use chancery_raft_store::command::{Command, Outcome, Proposal};
+use openraft::error::{ClientWriteError, RaftError};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::Consensus;
+use crate::environment::Stopwatch;
+
+/// A write waits this long for an election while a leader was known just before.
+const ELECTION_WAIT: Duration = Duration::from_secs(2);
+/// How long ago a leader must have been known for a write to wait at all.
+const LEADER_KNOWN: Duration = Duration::from_secs(5);
+/// Proposals that may wait to be forwarded.
+const QUEUE_MAX: usize = 4096;
+/// Proposals and bytes of one forwarded batch.
+const BATCH_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// Batches on their way at a time.
+const BATCHES_MAX: usize = 8;
+/// Pause before the same leader is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why a proposal has no outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// No leader, and none came in time. The proposal did not enter the log.
+    #[error("no leader is known; nothing was written")]
+    NoLeader,
+    /// The deadline passed, or the queue is full, before the proposal was sent.
+    #[error("the write could not be started in time; nothing was written")]
+    Busy,
+    /// The deadline passed after it was sent.
+    #[error("the write was not confirmed in time; it may or may not take effect")]
+    Unknown,
+    /// The Raft core of this node has stopped.
+    #[error("this node's consensus has stopped: {0}")]
+    Stopped(String),
+}
+
+/// What became of one attempt.
+enum Attempt {
+    Done(Outcome, u64),
+    /// Certainly not in the log.
+    Refused,
+    /// Perhaps in the log.
+    Unknown,
+}
+
+struct Forward {
+    bytes: Vec<u8>,
+    answer: oneshot::Sender<Attempt>,
+}
+
+/// Proposes commands from this node.
+#[derive(Clone)]
+pub struct Proposer {
+    consensus: Consensus,
+    forwards: mpsc::Sender<Forward>,
+}
+
+impl Proposer {
+    /// Starts the forwarding task on the current runtime.
+    pub fn start(consensus: Consensus) -> Self {
+        let (forwards, queue) = mpsc::channel(QUEUE_MAX);
+        tokio::spawn(forward_loop(consensus.clone(), queue));
+        Self { consensus, forwards }
+    }
+
+    /// Proposes `command` and waits until its outcome is applied on this node, at
+    /// most `limit`.
+    pub async fn propose(&self, command: Command, limit: Duration) -> Result<Outcome, ProposeError> {
+        let name = command.name();
+        let watch = Stopwatch::start();
+        let result = self.run(command, limit).await;
+        let label = match &result {
+            Ok(_) => "applied",
+            Err(ProposeError::NoLeader) => "no_leader",
+            Err(ProposeError::Busy) => "busy",
+            Err(ProposeError::Unknown) => "unknown",
+            Err(ProposeError::Stopped(_)) => "stopped",
+        };
+        crate::telemetry::proposal(name, label, watch.elapsed());
+        result
+    }
+
+    async fn run(&self, command: Command, limit: Duration) -> Result<Outcome, ProposeError> {
+        let deadline = Instant::now() + limit;
+        let proposal = Proposal::new(Some(self.consensus.next_request()), command);
+        let mut sent = false;
+        let mut leaderless_since: Option<Instant> = None;
+        loop {
+            let seen = self.consensus.leadership();
+            let Some(leader) = seen.leader else {
+                // Without a leader for long there is no point in making callers wait.
+                let since = *leaderless_since.get_or_insert_with(Instant::now);
+                let patience = if self.consensus.leader_known_within(LEADER_KNOWN) { ELECTION_WAIT } else { Duration::ZERO };
+                let until = deadline.min(since + patience);
+                let now = Instant::now();
+                if now >= until {
+                    return Err(if sent { ProposeError::Unknown } else { ProposeError::NoLeader });
+                }
+                self.consensus.leadership_changed(seen, until - now).await;
+                continue;
+            };
+            leaderless_since = None;
+            let attempt = if leader == self.consensus.me() {
+                tokio::time::timeout_at(deadline, self.consensus.write_here(proposal.clone())).await
+            } else {
+                tokio::time::timeout_at(deadline, self.forward(&proposal)).await
+            };
+            match attempt {
+                Ok(Ok(Attempt::Done(outcome, index))) => {
+                    let applied = self.consensus.registry().wait_applied(index);
+                    return match tokio::time::timeout_at(deadline, applied).await {
+                        Ok(()) => Ok(outcome),
+                        Err(_) => Err(ProposeError::Unknown),
+                    };
+                }
+                Ok(Ok(Attempt::Refused)) => {}
+                Ok(Ok(Attempt::Unknown)) => sent = true,
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(ProposeError::Unknown),
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                return Err(if sent { ProposeError::Unknown } else { ProposeError::Busy });
+            }
+            // Either leadership moves, or the same leader is asked again shortly.
+            self.consensus.leadership_changed(seen, RETRY_PAUSE.min(deadline - now)).await;
+        }
+    }
+
+    async fn forward(&self, proposal: &Proposal) -> Result<Attempt, ProposeError> {
+        let (answer, wait) = oneshot::channel();
+        let forward = Forward { bytes: codec::encode_proposal(proposal), answer };
+        self.forwards.try_send(forward).map_err(|_| ProposeError::Busy)?;
+        Ok(wait.await.unwrap_or(Attempt::Unknown))
+    }
+}
+
+impl Consensus {
+    /// Writes through this node's own Raft, if it leads.
+    async fn write_here(&self, mut proposal: Proposal) -> Result<Attempt, ProposeError> {
+        proposal.time_ms = self.clock().now_unix_ms();
+        match self.inner.raft.client_write(proposal).await {
+            Ok(done) => Ok(Attempt::Done(done.data, done.log_id.index)),
+            Err(RaftError::Fatal(fatal)) => Err(ProposeError::Stopped(fatal.to_string())),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Ok(Attempt::Refused),
+            Err(RaftError::APIError(_)) => Ok(Attempt::Unknown),
+        }
+    }
+
+    /// Answers a batch that another node forwarded. One hop: what this node cannot
+    /// write itself is refused and never forwarded on.
+    pub(super) async fn write_forwarded(&self, from: u64, proposals: Vec<Vec<u8>>) -> wire::ForwardResponse {
+        use wire::forward_result::Result as Answer;
+        let one = |bytes: Vec<u8>| async move {
+            let proposal = match codec::decode_proposal(&bytes) {
+                // A node speaks for itself only.
+                Ok(proposal) if proposal.request.is_some_and(|r| r.node == from) => proposal,
+                Ok(_) => return (Answer::Refused("request id of another node".into()), 0),
+                Err(error) => return (Answer::Refused(error.to_string()), 0),
+            };
+            match self.write_here(proposal).await {
+                Ok(Attempt::Done(outcome, index)) => (Answer::Outcome(codec::encode_outcome(&outcome)), index),
+                Ok(Attempt::Refused) => (Answer::Refused("this node does not lead".into()), 0),
+                Ok(Attempt::Unknown) => (Answer::Unknown("leadership changed".into()), 0),
+                Err(error) => (Answer::Unknown(error.to_string()), 0),
+            }
+        };
+        let answers = futures::future::join_all(proposals.into_iter().map(one)).await;
+        wire::ForwardResponse {
+            results: answers
+                .into_iter()
+                .map(|(result, log_index)| wire::ForwardResult { result: Some(result), log_index })
+                .collect(),
+            leader_hint: self.leadership().leader,
+        }
+    }
+}
+
+/// Collects what waits into batches; several may be on their way.
+async fn forward_loop(consensus: Consensus, mut queue: mpsc::Receiver<Forward>) {
+    let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(BATCHES_MAX));
+    while let Some(first) = queue.recv().await {
+        // Waiting for a slot is what makes batches grow under load.
+        let Ok(slot) = std::sync::Arc::clone(&slots).acquire_owned().await else { return };
+        let mut bytes = first.bytes.len();
+        let mut batch = vec![first];
+        while batch.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX {
+            let Ok(next) = queue.try_recv() else { break };
+            bytes += next.bytes.len();
+            batch.push(next);
+        }
+        let consensus = consensus.clone();
+        tokio::spawn(async move {
+            forward_batch(&consensus, batch).await;
+            drop(slot);
+        });
+    }
+}
+
+async fn forward_batch(consensus: &Consensus, batch: Vec<Forward>) {
+    use wire::forward_result::Result as Answer;
+    let network = &consensus.inner.network;
+    let Some(leader) = consensus.leadership().leader.filter(|l| *l != network.me) else {
+        for forward in batch {
+            let _ = forward.answer.send(Attempt::Refused);
+        }
+        return;
+    };
+    let (proposals, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|f| (f.bytes, f.answer)).unzip();
+    let request = wire::ForwardRequest { target: Some(network.target(leader)), proposals };
+    let response = network.peers.forward(leader, request, ELECTION_WAIT).await;
+    let mut results = match response {
+        Ok(response) => response.results.into_iter(),
+        Err(error) => {
+            tracing::debug!(%error, "proposals could not be forwarded");
+            Vec::new().into_iter()
+        }
+    };
+    for answer in answers {
+        // Whoever asked may have given up. No result: the leader may have died
+        // with the proposal in its log.
+        let attempt = match results.next().map(|r| (r.result, r.log_index)) {
+            Some((Some(Answer::Outcome(bytes)), index)) => match codec::decode_outcome(&bytes) {
+                Ok(outcome) => Attempt::Done(outcome, index),
+                Err(_) => Attempt::Unknown,
+            },
+            Some((Some(Answer::Refused(_)), _)) => Attempt::Refused,
+            Some((Some(Answer::Unknown(_)) | None, _)) | None => Attempt::Unknown,
+        };
+        let _ = answer.send(attempt);
+    }
+}

@@ -1,0 +1,189 @@
+//! The peer port: Raft's own traffic and what members ask of each other.
+//!
+//! A call is answered only when the connection was made with the key that the
+//! replicated membership pins for the calling node, and when it names this node
+//! of this cluster as its target.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chancery_api::chancery::peer::v1 as wire;
+use chancery_api::chancery::peer::v1::control_server::Control;
+use chancery_api::chancery::peer::v1::raft_server::Raft as RaftService;
+use futures::StreamExt;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::peers::PinBook;
+use super::status::SelfStatus;
+use super::{Consensus, wire as convert};
+use crate::transport::PeerConnection;
+
+/// Bytes of a snapshot that a peer may announce: 64 GiB.
+const SNAPSHOT_BYTES_MAX: u64 = 64 << 30;
+/// Proposals of one forwarded batch.
+const FORWARD_MAX: usize = 1024;
+
+/// Serves the peer port of one node.
+#[derive(Clone)]
+pub struct PeerServer {
+    consensus: Consensus,
+    pins: PinBook,
+    status: Arc<dyn SelfStatus>,
+    received: Arc<AtomicU64>,
+}
+
+impl PeerServer {
+    /// A server for this node.
+    pub fn new(consensus: Consensus, pins: PinBook, status: Arc<dyn SelfStatus>) -> Self {
+        Self { consensus, pins, status, received: Arc::new(AtomicU64::new(0)) }
+    }
+
+    /// Returns the calling node if its key is pinned and it means this node.
+    fn check<T>(&self, request: &Request<T>, target: Option<&wire::Target>) -> Result<u64, Status> {
+        let connection = request
+            .extensions()
+            .get::<PeerConnection>()
+            .ok_or_else(|| Status::unauthenticated("not a peer connection"))?;
+        self.check_target(connection, target)
+    }
+
+    fn check_target(&self, connection: &PeerConnection, target: Option<&wire::Target>) -> Result<u64, Status> {
+        let target = target.ok_or_else(|| Status::invalid_argument("peer message without target"))?;
+        if target.cluster_id != self.consensus.cluster_id() {
+            return Err(Status::failed_precondition(format!(
+                "this node belongs to cluster {}, the call is for cluster {}",
+                self.consensus.cluster_id(),
+                target.cluster_id
+            )));
+        }
+        if target.to != self.consensus.me() {
+            return Err(Status::failed_precondition(format!(
+                "this is node {}, the call is for node {}; two peer addresses may be swapped",
+                self.consensus.me(),
+                target.to
+            )));
+        }
+        match self.pins.find(target.from) {
+            Some((_, pin)) if pin == *connection.remote_spki_sha256() => Ok(target.from),
+            _ => Err(Status::permission_denied(format!("the calling key is not pinned for node {}", target.from))),
+        }
+    }
+}
+
+fn fatal(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("consensus has stopped: {error}"))
+}
+
+fn bad(error: convert::WireError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+#[tonic::async_trait]
+impl RaftService for PeerServer {
+    async fn append(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendResponse>, Status> {
+        self.check(&request, request.get_ref().target.as_ref())?;
+        let rpc = convert::append_request_from(request.get_ref()).map_err(bad)?;
+        let answer = self.consensus.inner.raft.append_entries(rpc).await.map_err(fatal)?;
+        Ok(Response::new(convert::append_response(&answer)))
+    }
+
+    async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
+        self.check(&request, request.get_ref().target.as_ref())?;
+        let rpc = convert::vote_request_from(request.get_ref()).map_err(bad)?;
+        let answer = self.consensus.inner.raft.vote(rpc).await.map_err(fatal)?;
+        Ok(Response::new(convert::vote_response(&answer)))
+    }
+
+    async fn pre_vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
+        self.check(&request, request.get_ref().target.as_ref())?;
+        let rpc = convert::vote_request_from(request.get_ref()).map_err(bad)?;
+        let answer = self.consensus.inner.raft.pre_vote(rpc).await.map_err(fatal)?;
+        Ok(Response::new(convert::vote_response(&answer)))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::SnapshotChunk>>,
+    ) -> Result<Response<wire::SnapshotResponse>, Status> {
+        let connection = request
+            .extensions()
+            .get::<PeerConnection>()
+            .copied()
+            .ok_or_else(|| Status::unauthenticated("not a peer connection"))?;
+        let mut chunks = request.into_inner();
+        let first = chunks.message().await?.ok_or_else(|| Status::invalid_argument("empty snapshot stream"))?;
+        self.check_target(&connection, first.target.as_ref())?;
+        let vote = convert::vote_from(first.vote.as_ref()).map_err(bad)?;
+        if first.total_bytes > SNAPSHOT_BYTES_MAX {
+            return Err(Status::resource_exhausted("the announced snapshot is larger than 64 GiB"));
+        }
+        let storage = |e: std::io::Error| Status::unavailable(format!("cannot store the snapshot: {e}"));
+        let number = self.received.fetch_add(1, Ordering::Relaxed);
+        let (file, mut out) =
+            self.consensus.inner.snapshots.begin(&format!("receive-{number}")).map_err(storage)?;
+        let mut received = 0u64;
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk?.chunk;
+            received += chunk.len() as u64;
+            if received > first.total_bytes {
+                return Err(Status::invalid_argument("more snapshot bytes than announced"));
+            }
+            out = tokio::task::spawn_blocking(move || out.write_all(&chunk).map(|()| out))
+                .await
+                .map_err(|e| Status::internal(e.to_string()))?
+                .map_err(storage)?;
+        }
+        if received != first.total_bytes {
+            return Err(Status::data_loss("fewer snapshot bytes than announced"));
+        }
+        let checked = tokio::task::spawn_blocking(move || {
+            out.sync_all().map_err(storage)?;
+            super::status::snapshot_of(file).map_err(|e| Status::data_loss(e.to_string()))
+        });
+        let snapshot = checked.await.map_err(|e| Status::internal(e.to_string()))??;
+        let answer = self.consensus.inner.raft.install_full_snapshot(vote, snapshot).await.map_err(fatal)?;
+        Ok(Response::new(wire::SnapshotResponse { vote: Some(convert::vote(&answer.vote)) }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<wire::TransferLeaderRequest>,
+    ) -> Result<Response<wire::TransferLeaderResponse>, Status> {
+        self.check(&request, request.get_ref().target.as_ref())?;
+        let rpc = convert::transfer_request_from(self.consensus.me(), request.get_ref()).map_err(bad)?;
+        let answer = self.consensus.inner.raft.handle_transfer_leader(rpc).await.map_err(fatal)?;
+        let refusal = answer.err().map(|e| e.to_string()).unwrap_or_default();
+        Ok(Response::new(wire::TransferLeaderResponse { refusal }))
+    }
+}
+
+#[tonic::async_trait]
+impl Control for PeerServer {
+    async fn forward(&self, request: Request<wire::ForwardRequest>) -> Result<Response<wire::ForwardResponse>, Status> {
+        let from = self.check(&request, request.get_ref().target.as_ref())?;
+        let proposals = request.into_inner().proposals;
+        if proposals.len() > FORWARD_MAX {
+            return Err(Status::resource_exhausted(format!("more than {FORWARD_MAX} proposals in one batch")));
+        }
+        Ok(Response::new(self.consensus.write_forwarded(from, proposals).await))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<wire::ReadIndexRequest>,
+    ) -> Result<Response<wire::ReadIndexResponse>, Status> {
+        self.check(&request, request.get_ref().target.as_ref())?;
+        let index = self.consensus.read_index_here().await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let read_log_id = wire::LogId { index, ..wire::LogId::default() };
+        Ok(Response::new(wire::ReadIndexResponse { read_log_id: Some(read_log_id) }))
+    }
+
+    async fn node_status(
+        &self,
+        request: Request<wire::NodeStatusRequest>,
+    ) -> Result<Response<wire::NodeStatusResponse>, Status> {
+        self.check(&request, request.get_ref().target.as_ref())?;
+        Ok(Response::new(self.status.node_status()))
+    }
+}

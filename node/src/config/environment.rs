@@ -1,0 +1,113 @@
+//! What only the machine can tell about a configuration: directories, files
+//! and their modes.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{Access, access};
+
+use super::Problem;
+use super::checked::{Config, Keys};
+use super::secret::read_secret_file;
+
+/// Shortest cluster secret, in bytes: 128 bits, were they random.
+const CLUSTER_SECRET_BYTES_MIN: usize = 16;
+const PIN_BYTES_MIN: usize = 1;
+
+pub(super) fn check(config: &Config) -> Result<(), Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut report = |path: &str, outcome: Result<(), String>| {
+        if let Err(message) = outcome {
+            problems.push(Problem::new(path, message));
+        }
+    };
+    report("data_dir", check_data_dir(&config.data_dir));
+    report(
+        "api.admin_socket",
+        check_socket_dir(&config.api.admin_socket),
+    );
+    if let Some(path) = &config.cluster.secret_file {
+        report(
+            "cluster.secret_file",
+            check_secret(path, CLUSTER_SECRET_BYTES_MIN),
+        );
+    }
+    if let Keys::Pkcs11(token) = &config.keys {
+        report("keys.pkcs11.module", check_module(&token.module));
+        report(
+            "keys.pkcs11.pin_file",
+            check_secret(&token.pin_file, PIN_BYTES_MIN),
+        );
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
+}
+
+fn check_data_dir(path: &Path) -> Result<(), String> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_dir() => Err(format!("{} is not a directory", path.display())),
+        Ok(found) => {
+            let mode = found.mode() & 0o7777;
+            if mode & 0o022 != 0 {
+                return Err(format!(
+                    "{} has mode {mode:04o}; nobody but its owner may write there (chmod 700)",
+                    path.display()
+                ));
+            }
+            writable(path)
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => match parent(path) {
+            Some(parent) if parent.is_dir() => writable(parent),
+            _ => Err(format!(
+                "neither {} nor its parent directory exists",
+                path.display()
+            )),
+        },
+        Err(e) => Err(format!("{}: {e}", path.display())),
+    }
+}
+
+/// The socket's directory is made if missing, so its nearest existing ancestor
+/// is what counts.
+fn check_socket_dir(path: &Path) -> Result<(), String> {
+    let existing = path.ancestors().skip(1).find(|ancestor| ancestor.exists());
+    match existing {
+        Some(directory) if directory.is_dir() => writable(directory),
+        Some(other) => Err(format!("{} is not a directory", other.display())),
+        None => Err(format!("no directory above {} exists", path.display())),
+    }
+}
+
+fn check_module(path: &Path) -> Result<(), String> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => Ok(()),
+        Ok(_) => Err(format!("{} is not a regular file", path.display())),
+        Err(e) => Err(format!("{}: {e}", path.display())),
+    }
+}
+
+fn check_secret(path: &Path, bytes_min: usize) -> Result<(), String> {
+    read_secret_file(path, bytes_min)
+        .map(drop)
+        .map_err(|e| format!("{} {e}", path.display()))
+}
+
+fn parent(path: &Path) -> Option<&Path> {
+    // The parent of a bare name is the current directory.
+    path.parent().map(|p| {
+        if p.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            p
+        }
+    })
+}
+
+fn writable(path: &Path) -> Result<(), String> {
+    access(path, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|e| format!("{} is not writable by this user: {e}", path.display()))
+}

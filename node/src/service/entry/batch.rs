@@ -1,0 +1,349 @@
+//! Creating and deleting entries in batches.
+//!
+//! A batch is not atomic: each item has its own status, in the order of the request
+//! (SPIRE's rule). It goes into the log in commands of bounded size, one after the
+//! other. Where the first cannot be written the call fails, because nothing happened;
+//! where a later one cannot, its items and those after it say so.
+
+use chancery_api::spire::api::server::entry::v1::batch_create_entry_response::Result as Created;
+use chancery_api::spire::api::server::entry::v1::batch_delete_entry_response::Result as Deleted;
+use chancery_api::spire::api::types;
+use chancery_identity::entry::EntryId;
+use chancery_identity::id::TrustDomain;
+use chancery_raft_store::Refusal;
+use chancery_raft_store::command::{Command, CreateEntries, DeleteEntries, EntryResult, Outcome};
+use chancery_raft_store::model::Entry;
+use prost::Message;
+use tonic::{Code, Status};
+
+use super::convert::{self, ENTRY_BYTES_MAX};
+use crate::registry::Doors;
+use crate::service::page::{self, ANSWER_BYTES_MAX};
+use crate::service::status;
+
+/// Items of one command.
+const ITEMS_MAX: usize = 256;
+/// Bytes of the items of one command.
+const COMMAND_BYTES_MAX: usize = 2 * ENTRY_BYTES_MAX;
+/// What an item of an answer has beside the entry that was sent: id, creation time,
+/// status, and their tags.
+const ITEM_OVERHEAD: usize = 128;
+
+/// Refuses a batch whose answer a client could not read, before anything is written.
+pub(super) fn check_size(entries: &[types::Entry]) -> Result<(), Status> {
+    let bytes: usize = entries
+        .iter()
+        .map(|e| page::field_bytes(e) + ITEM_OVERHEAD)
+        .sum();
+    if bytes > ANSWER_BYTES_MAX {
+        return Err(Status::resource_exhausted(format!(
+            "the answer to this batch would be larger than {ANSWER_BYTES_MAX} bytes: send fewer \
+             entries at a time"
+        )));
+    }
+    Ok(())
+}
+
+/// Creates each entry for itself.
+pub(super) async fn create(
+    doors: &Doors,
+    trust_domain: &TrustDomain,
+    entries: Vec<types::Entry>,
+    mask: Option<&types::EntryMask>,
+) -> Result<Vec<Created>, Status> {
+    let batch = Batch::sort_out(entries, |entry| convert::draft(trust_domain, entry));
+    let make = |entries| Command::CreateEntries(CreateEntries { entries });
+    let results = batch.write(doors, Entry::encoded_len, make).await?;
+    Ok(results
+        .into_iter()
+        .map(|result| created(trust_domain, result, mask))
+        .collect())
+}
+
+/// Deletes each entry for itself.
+pub(super) async fn delete(doors: &Doors, ids: Vec<String>) -> Result<Vec<Deleted>, Status> {
+    let batch = Batch::sort_out(ids.clone(), nameable);
+    let make = |ids| Command::DeleteEntries(DeleteEntries { ids });
+    let results = batch.write(doors, String::len, make).await?;
+    Ok(ids
+        .into_iter()
+        .zip(results)
+        .map(|(id, result)| deleted(id, result))
+        .collect())
+}
+
+/// A batch at work: a place for each item's result, and the items that are fit to be
+/// written with theirs.
+struct Batch<T> {
+    results: Vec<Result<EntryResult, Status>>,
+    fit: Vec<(usize, T)>,
+}
+
+impl<T> Batch<T> {
+    fn sort_out<Raw>(items: Vec<Raw>, check: impl Fn(Raw) -> Result<T, Status>) -> Self {
+        let mut batch = Self {
+            results: Vec::with_capacity(items.len()),
+            fit: Vec::new(),
+        };
+        for item in items {
+            let result = check(item).map(|item| batch.fit.push((batch.results.len(), item)));
+            // What is fit has its result once its command is applied.
+            batch
+                .results
+                .push(Err(result.err().unwrap_or_else(not_written)));
+        }
+        batch
+    }
+
+    async fn write(
+        mut self,
+        doors: &Doors,
+        size: impl Fn(&T) -> usize,
+        command: impl Fn(Vec<T>) -> Command,
+    ) -> Result<Vec<Result<EntryResult, Status>>, Status> {
+        for (number, chunk) in chunks(self.fit, size).into_iter().enumerate() {
+            let (places, items): (Vec<_>, Vec<_>) = chunk.into_iter().unzip();
+            match doors.write(command(items)).await.and_then(accepted) {
+                Ok(outcome) => settle(&mut self.results, &places, outcome),
+                Err(status) if number == 0 => return Err(status),
+                Err(status) => {
+                    tracing::warn!(%status, "a batch of entries was written in part");
+                    break;
+                }
+            }
+        }
+        Ok(self.results)
+    }
+}
+
+/// Items in their order, in groups that one command may carry. An item that is too
+/// large alone is a group of its own: it was bounded where it was checked.
+fn chunks<T>(items: Vec<(usize, T)>, size: impl Fn(&T) -> usize) -> Vec<Vec<(usize, T)>> {
+    let mut chunks: Vec<Vec<(usize, T)>> = Vec::new();
+    let mut bytes = 0;
+    for (at, item) in items {
+        let more = size(&item);
+        bytes += more;
+        match chunks.last_mut() {
+            Some(chunk) if chunk.len() < ITEMS_MAX && bytes <= COMMAND_BYTES_MAX => {
+                chunk.push((at, item));
+            }
+            _ => {
+                chunks.push(vec![(at, item)]);
+                bytes = more;
+            }
+        }
+    }
+    chunks
+}
+
+fn accepted(outcome: Outcome) -> Result<Outcome, Status> {
+    outcome
+        .accepted()
+        .map_err(|refusal| status::refused(refusal, "entry"))
+}
+
+/// Puts the results of a command where its items came from.
+fn settle(results: &mut [Result<EntryResult, Status>], places: &[usize], outcome: Outcome) {
+    for (at, result) in places.iter().zip(outcome.entries) {
+        results[*at] = Ok(result);
+    }
+}
+
+fn created(
+    trust_domain: &TrustDomain,
+    result: Result<EntryResult, Status>,
+    mask: Option<&types::EntryMask>,
+) -> Created {
+    let result = match result {
+        Ok(result) => result,
+        Err(status) => {
+            return Created {
+                status: status::item(&status),
+                entry: None,
+            };
+        }
+    };
+    let status = match (result.refusal(), &result.entry) {
+        (Refusal::None, _) => status::item_ok(),
+        // Controllers read the entry that was there from this very answer.
+        (Refusal::AlreadyExists, Some(_)) => {
+            status::item(&Status::already_exists("similar entry already exists"))
+        }
+        (Refusal::AlreadyExists, None) => status::item(&Status::already_exists(
+            "failed to create entry: an entry with this ID already exists",
+        )),
+        (refusal, _) => status::item(&status::refused(refusal, "entry")),
+    };
+    let entry = result
+        .entry
+        .map(|entry| convert::message(trust_domain, &entry, mask));
+    Created { status, entry }
+}
+
+fn deleted(id: String, result: Result<EntryResult, Status>) -> Deleted {
+    let result = result.and_then(|result| match result.refusal() {
+        Refusal::None => Ok(()),
+        refusal => Err(status::refused(refusal, "entry")),
+    });
+    let status = match result {
+        Ok(()) => status::item_ok(),
+        Err(status) => status::item(&status),
+    };
+    Deleted { status, id }
+}
+
+/// Whether anything was deleted.
+pub(super) fn any_deleted(results: &[Deleted]) -> bool {
+    let ok = i32::from(Code::Ok);
+    results.iter().any(|result| {
+        result
+            .status
+            .as_ref()
+            .is_some_and(|status| status.code == ok)
+    })
+}
+
+/// An id that an entry may have; what may not be one names none.
+fn nameable(id: String) -> Result<String, Status> {
+    if id.is_empty() {
+        return Err(Status::invalid_argument("missing entry ID"));
+    }
+    EntryId::parse(id.as_str()).map_err(|_| Status::not_found("entry not found"))?;
+    Ok(id)
+}
+
+fn not_written() -> Status {
+    Status::unavailable("this item of the batch was not confirmed; look before you send it again")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn domain() -> TrustDomain {
+        TrustDomain::parse("example.org").unwrap()
+    }
+
+    fn outcome(results: Vec<EntryResult>) -> Outcome {
+        Outcome {
+            entries: results,
+            ..Outcome::default()
+        }
+    }
+
+    fn result(refusal: Refusal, id: Option<&str>) -> EntryResult {
+        let entry = id.map(|id| Entry {
+            id: id.into(),
+            ..Entry::default()
+        });
+        EntryResult {
+            refusal: refusal.into(),
+            entry,
+        }
+    }
+
+    fn told(result: Result<EntryResult, Status>) -> (i32, String, Option<String>) {
+        let created = created(&domain(), result, None);
+        let status = created.status.unwrap();
+        (status.code, status.message, created.entry.map(|e| e.id))
+    }
+
+    #[test]
+    fn results_stand_where_their_items_stood() {
+        let mut batch = Batch::sort_out(vec!["a", "", "b", "a/b", "c"], |id| nameable(id.into()));
+        let places: Vec<_> = batch
+            .fit
+            .iter()
+            .map(|(at, id)| (*at, id.as_str()))
+            .collect();
+        assert_eq!(places, [(0, "a"), (2, "b"), (4, "c")]);
+        let answers = ["a", "b", "c"].map(|id| result(Refusal::None, Some(id)));
+        settle(&mut batch.results, &[0, 2, 4], outcome(answers.into()));
+        let told: Vec<_> = batch
+            .results
+            .into_iter()
+            .map(|r| {
+                r.map(|r| r.entry.unwrap().id)
+                    .map_err(|s| s.message().to_owned())
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                Ok("a".into()),
+                Err("missing entry ID".into()),
+                Ok("b".into()),
+                Err("entry not found".into()),
+                Ok("c".into())
+            ]
+        );
+    }
+
+    #[test]
+    fn an_item_without_a_result_is_never_told_as_done() {
+        let batch = Batch::sort_out(vec!["a".to_owned()], nameable);
+        let [result] = <[_; 1]>::try_from(batch.results).unwrap();
+        assert_eq!(result.unwrap_err().code(), Code::Unavailable);
+    }
+
+    #[test]
+    fn each_outcome_of_a_creation_is_told_in_the_words_of_spire() {
+        assert_eq!(
+            told(Ok(result(Refusal::None, Some("new")))),
+            (0, "OK".into(), Some("new".into()))
+        );
+        assert_eq!(
+            told(Ok(result(Refusal::AlreadyExists, Some("old")))),
+            (6, "similar entry already exists".into(), Some("old".into()))
+        );
+        let (code, text, entry) = told(Ok(result(Refusal::AlreadyExists, None)));
+        assert_eq!((code, entry), (6, None));
+        assert_ne!(text, "similar entry already exists");
+        assert_eq!(told(Err(not_written())).0, 14);
+    }
+
+    #[test]
+    fn each_outcome_of_a_deletion_is_told_with_its_id() {
+        let gone = deleted("a".into(), Ok(result(Refusal::None, Some("a"))));
+        assert_eq!(
+            (gone.id.as_str(), gone.status.clone()),
+            ("a", status::item_ok())
+        );
+        let absent = deleted("b".into(), Ok(result(Refusal::NotFound, None)));
+        let status = absent.status.clone().unwrap();
+        assert_eq!((absent.id.as_str(), status.code), ("b", 5));
+        assert_eq!(status.message, "entry not found");
+        assert!(any_deleted(&[absent.clone(), gone]));
+        assert!(!any_deleted(&[absent]));
+    }
+
+    #[test]
+    fn commands_have_bounds_and_keep_the_order() {
+        let sizes = |items: &[usize]| {
+            let items = items.iter().copied().enumerate().collect();
+            let chunks = chunks(items, |size| *size);
+            let flat: Vec<_> = chunks.iter().flatten().map(|(at, _)| *at).collect();
+            assert!(flat.into_iter().eq(0..chunks.iter().map(Vec::len).sum()));
+            chunks.iter().map(Vec::len).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(&[]), [0usize; 0]);
+        assert_eq!(sizes(&[1; ITEMS_MAX]), [ITEMS_MAX]);
+        assert_eq!(sizes(&[1; ITEMS_MAX + 1]), [ITEMS_MAX, 1]);
+        assert_eq!(sizes(&[ENTRY_BYTES_MAX; 5]), [2, 2, 1]);
+        assert_eq!(sizes(&[1, COMMAND_BYTES_MAX + 1, 1, 1]), [1, 1, 2]);
+    }
+
+    #[test]
+    fn a_batch_with_an_unreadable_answer_is_refused_first() {
+        let entry = types::Entry {
+            hint: "x".repeat(1 << 20),
+            ..Default::default()
+        };
+        assert!(check_size(&[entry.clone(), entry.clone(), entry.clone()]).is_ok());
+        let status = check_size(&[entry.clone(), entry.clone(), entry.clone(), entry]).unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(check_size(&vec![types::Entry::default(); 40_000]).is_err());
+    }
+}

@@ -1,0 +1,97 @@
+//! The gRPC services: one thin module an API, which translates, calls and translates
+//! back.
+//!
+//! A service never reads state, decides, and then writes: what depends on state is
+//! decided by the command (`raft-store`). It reads through a door that names its
+//! freshness ([`Doors`]), and demands the [`Permit`] of each call, so that one that was
+//! not authorized cannot be served. A no that makes an agent drop its identity is said
+//! only after a barrier; where there is none the answer is UNAVAILABLE.
+//!
+//! It refuses to know how a caller proved who it is (`transport`), what it may do
+//! (`authz`), and how a document is built and signed (`issue`, `authority`).
+
+mod activator;
+mod agent;
+mod audit;
+mod bundle;
+mod entry;
+pub mod gate;
+mod health;
+mod holds;
+mod page;
+mod status;
+mod svid;
+mod unimplemented;
+mod wire;
+
+use chancery_api::grpc::health::v1::health_server::HealthServer;
+use chancery_api::spire::api::server::agent::v1::agent_server::AgentServer;
+use chancery_api::spire::api::server::bundle::v1::bundle_server::BundleServer;
+use chancery_api::spire::api::server::entry::v1::entry_server::EntryServer;
+use chancery_api::spire::api::server::svid::v1::svid_server::SvidServer;
+use chancery_identity::id::SpiffeId;
+use tonic::service::Routes;
+use tonic::{Request, Status};
+
+use self::agent::Versions;
+use crate::authority::Issuer;
+use crate::authz::Permit;
+use crate::cluster::status::Members;
+use crate::registry::Doors;
+
+/// What the services stand on, made once a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    doors: Doors,
+    issuer: Issuer,
+    members: Members,
+    versions: Versions,
+}
+
+impl Context {
+    /// Starts the services' background work on the current runtime.
+    pub fn new(doors: Doors, issuer: Issuer, members: Members) -> Self {
+        let versions = Versions::start(doors.clone());
+        Self {
+            doors,
+            issuer,
+            members,
+            versions,
+        }
+    }
+}
+
+/// What agents and administrators reach over TCP. Without a gate in front of them
+/// they refuse every call.
+pub fn tcp_routes(context: &Context) -> Routes {
+    Routes::new(AgentServer::new(agent::AgentService::new(context.clone())))
+        .add_service(EntryServer::new(entry::EntryService::new(context.clone())))
+        .add_service(SvidServer::new(svid::SvidService::new(context.clone())))
+        .add_service(BundleServer::new(bundle::BundleService::new(
+            context.clone(),
+        )))
+        .add_service(unimplemented::TrustDomains)
+        .add_service(unimplemented::LocalAuthorities)
+}
+
+/// The same and what only the admin socket has. The cluster's own service is added
+/// by the server that knows its state.
+pub fn admin_routes(context: &Context) -> Routes {
+    tcp_routes(context)
+        .add_service(HealthServer::new(health::HealthService::new(
+            context.clone(),
+        )))
+        .add_service(unimplemented::Loggers)
+        .add_service(unimplemented::Debugs)
+}
+
+/// The proof that the call was authorized. Every method asks for it first.
+fn permit<T>(request: &Request<T>) -> Result<&Permit, Status> {
+    Permit::of(request.extensions())
+}
+
+/// The agent that calls.
+fn agent<T>(request: &Request<T>) -> Result<&SpiffeId, Status> {
+    let agent = permit(request)?.agent();
+    agent.ok_or_else(|| Status::internal("caller ID missing from request context"))
+}

@@ -1,0 +1,207 @@
+//! What a service answers when it does not do what it was asked.
+//!
+//! The texts are SPIRE's wherever SPIRE has one, because its clients show them and
+//! some match on them. One exhaustive function maps the refusals of the registry.
+
+use bytes::Bytes;
+use chancery_api::google::rpc;
+use chancery_api::spire::api::types;
+use chancery_api::spire::api::types::permission_denied_details::Reason;
+use chancery_raft_store::Refusal;
+use prost::Message;
+use tonic::{Code, Status};
+
+/// Type of the typed detail that agents act upon.
+const DENIED_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
+
+/// A refusal of the registry as a caller sees it; `subject` is `agent` or `entry`.
+pub(super) fn refused(refusal: Refusal, subject: &str) -> Status {
+    match refusal {
+        Refusal::AlreadyExists => Status::already_exists(format!("{subject} already exists")),
+        Refusal::NotFound => Status::not_found(format!("{subject} not found")),
+        Refusal::TokenUnknown => token_unknown(),
+        Refusal::TokenExpired => Status::invalid_argument("join token expired"),
+        Refusal::AgentBanned => denied(Reason::AgentBanned, "agent is banned"),
+        Refusal::AgentMustReattest => must_reattest(),
+        Refusal::Conflict => Status::aborted("the state changed meanwhile; try again"),
+        Refusal::OutcomeUnknown => {
+            Status::aborted("outcome unknown: an earlier attempt may or may not have taken effect")
+        }
+        // Neither can come of a request: the node made a command that it must not make.
+        Refusal::None | Refusal::Malformed => {
+            Status::internal("this node proposed a malformed command")
+        }
+    }
+}
+
+/// A join token that cannot be redeemed.
+pub(super) fn token_unknown() -> Status {
+    Status::invalid_argument("failed to attest: join token does not exist or has already been used")
+}
+
+/// An agent that would renew although it can attest again.
+pub(super) fn must_reattest() -> Status {
+    denied(
+        Reason::AgentMustReattest,
+        "agent must reattest instead of renew",
+    )
+}
+
+/// PERMISSION_DENIED with the typed reason that an agent acts upon. Give it only
+/// after a barrier: an agent drops its identity for it.
+pub(super) fn denied(reason: Reason, message: &str) -> Status {
+    let detail = types::PermissionDeniedDetails {
+        reason: reason.into(),
+    };
+    let full = rpc::Status {
+        code: Code::PermissionDenied.into(),
+        message: message.to_owned(),
+        details: vec![prost_types::Any {
+            type_url: DENIED_TYPE.into(),
+            value: detail.encode_to_vec(),
+        }],
+    };
+    Status::with_details(
+        Code::PermissionDenied,
+        message,
+        Bytes::from(full.encode_to_vec()),
+    )
+}
+
+/// A method that this server does not have, by its full name.
+pub(super) fn unimplemented(method: &str) -> Status {
+    Status::unimplemented(format!("{method} is not implemented by this server"))
+}
+
+/// Status of an item of a batch that went well. Agents read it without asking
+/// whether it is there.
+pub(super) fn item_ok() -> Option<types::Status> {
+    Some(types::Status {
+        code: Code::Ok.into(),
+        message: "OK".into(),
+    })
+}
+
+/// Status of an item of a batch that did not.
+pub(super) fn item(status: &Status) -> Option<types::Status> {
+    Some(types::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_code_and_text() {
+        let table = [
+            (
+                Refusal::AlreadyExists,
+                Code::AlreadyExists,
+                "entry already exists",
+            ),
+            (Refusal::NotFound, Code::NotFound, "entry not found"),
+            (
+                Refusal::TokenUnknown,
+                Code::InvalidArgument,
+                "failed to attest: join token does not exist or has already been used",
+            ),
+            (
+                Refusal::TokenExpired,
+                Code::InvalidArgument,
+                "join token expired",
+            ),
+            (
+                Refusal::AgentBanned,
+                Code::PermissionDenied,
+                "agent is banned",
+            ),
+            (
+                Refusal::AgentMustReattest,
+                Code::PermissionDenied,
+                "agent must reattest instead of renew",
+            ),
+            (
+                Refusal::Conflict,
+                Code::Aborted,
+                "the state changed meanwhile; try again",
+            ),
+            (
+                Refusal::OutcomeUnknown,
+                Code::Aborted,
+                "outcome unknown: an earlier attempt may or may not have taken effect",
+            ),
+            (
+                Refusal::Malformed,
+                Code::Internal,
+                "this node proposed a malformed command",
+            ),
+            (
+                Refusal::None,
+                Code::Internal,
+                "this node proposed a malformed command",
+            ),
+        ];
+        for (refusal, code, text) in table {
+            let status = refused(refusal, "entry");
+            assert_eq!(
+                (status.code(), status.message()),
+                (code, text),
+                "{refusal:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn typed_reasons_travel_as_google_rpc_status() {
+        let status = denied(Reason::AgentMustReattest, "why");
+        let full = rpc::Status::decode(status.details()).unwrap();
+        assert_eq!((full.code, full.message.as_str()), (7, "why"));
+        let [any] = full.details.as_slice() else {
+            panic!("one detail")
+        };
+        assert_eq!(
+            any.type_url,
+            "type.googleapis.com/spire.api.types.PermissionDeniedDetails"
+        );
+        let detail = types::PermissionDeniedDetails::decode(any.value.as_slice()).unwrap();
+        assert_eq!(detail.reason(), Reason::AgentMustReattest);
+        assert_eq!(detail.reason, 5);
+    }
+
+    #[test]
+    fn only_typed_refusals_carry_a_detail() {
+        for refusal in [
+            Refusal::NotFound,
+            Refusal::TokenUnknown,
+            Refusal::OutcomeUnknown,
+        ] {
+            assert!(refused(refusal, "agent").details().is_empty());
+        }
+        for refusal in [Refusal::AgentBanned, Refusal::AgentMustReattest] {
+            assert!(!refused(refusal, "agent").details().is_empty());
+        }
+    }
+
+    #[test]
+    fn items_always_have_a_status() {
+        assert_eq!(
+            item_ok(),
+            Some(types::Status {
+                code: 0,
+                message: "OK".into()
+            })
+        );
+        let refused = item(&Status::not_found("entry not found"));
+        assert_eq!(
+            refused,
+            Some(types::Status {
+                code: 5,
+                message: "entry not found".into()
+            })
+        );
+    }
+}

@@ -1,0 +1,198 @@
+//! The log: standard error, text or JSON lines, its level changeable while the
+//! server runs.
+//!
+//! The level is the configuration's, or what the Logger API made of it; the
+//! environment has no say.
+
+use std::io::IsTerminal as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+
+use crate::config::{LogFormat, LogLevel};
+
+/// The log cannot be started, or no longer be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// This process has a log already.
+    #[error("cannot start the log")]
+    Start(#[source] TryInitError),
+    /// The log was taken down.
+    #[error("cannot change the level of the log")]
+    Change(#[source] reload::Error),
+}
+
+type Apply = dyn Fn(LogLevel) -> Result<(), LoggingError> + Send + Sync;
+
+/// The level of the log, for whoever may change it. Cheap to clone.
+#[derive(Clone)]
+pub struct LogLevels {
+    launch: LogLevel,
+    current: Arc<Mutex<LogLevel>>,
+    apply: Arc<Apply>,
+}
+
+impl std::fmt::Debug for LogLevels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogLevels")
+            .field("launch", &self.launch)
+            .field("current", &self.current())
+            .finish()
+    }
+}
+
+impl LogLevels {
+    fn new(launch: LogLevel, apply: Arc<Apply>) -> Self {
+        Self {
+            launch,
+            current: Arc::new(Mutex::new(launch)),
+            apply,
+        }
+    }
+
+    /// The configuration's level.
+    pub fn launch(&self) -> LogLevel {
+        self.launch
+    }
+
+    /// The level now.
+    pub fn current(&self) -> LogLevel {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the level at once, until the process ends or it is changed again.
+    ///
+    /// # Errors
+    /// [`LoggingError::Change`]; then the level is what it was.
+    pub fn set(&self, level: LogLevel) -> Result<(), LoggingError> {
+        // Held throughout, so that two changes at once agree on which was last.
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.apply)(level)?;
+        *current = level;
+        Ok(())
+    }
+
+    /// Levels of no log, for tests of services.
+    #[cfg(test)]
+    pub(crate) fn for_tests(launch: LogLevel) -> Self {
+        Self::new(launch, Arc::new(|_| Ok(())))
+    }
+}
+
+/// Starts the log of this process.
+///
+/// # Errors
+/// [`LoggingError::Start`] on a second call.
+pub fn logging(level: LogLevel, format: LogFormat) -> Result<LogLevels, LoggingError> {
+    let (filter, handle) = reload::Layer::new(filter(level));
+    let registry = tracing_subscriber::registry().with(filter);
+    let started = match format {
+        LogFormat::Text => registry
+            .with(
+                fmt::layer()
+                    .with_writer(std::io::stderr)
+                    .with_ansi(std::io::stderr().is_terminal()),
+            )
+            .try_init(),
+        LogFormat::Json => registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_writer(std::io::stderr),
+            )
+            .try_init(),
+    };
+    started.map_err(LoggingError::Start)?;
+    let apply = move |level| {
+        handle
+            .reload(self::filter(level))
+            .map_err(LoggingError::Change)
+    };
+    Ok(LogLevels::new(level, Arc::new(apply)))
+}
+
+/// Our own messages from `level` on. Libraries speak when something is wrong: what
+/// else they say drowns what the server says.
+fn filter(level: LogLevel) -> EnvFilter {
+    let (own, libraries) = match level {
+        LogLevel::Error => ("error", "error"),
+        LogLevel::Warn => ("warn", "warn"),
+        LogLevel::Info => ("info", "warn"),
+        LogLevel::Debug => ("debug", "warn"),
+        LogLevel::Trace => ("trace", "info"),
+    };
+    // The prefix of every crate of the project.
+    EnvFilter::new(format!("{libraries},chancery={own}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged_at(level: LogLevel) -> String {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let subscriber = tracing_subscriber::registry().with(filter(level)).with(
+            fmt::layer()
+                .with_ansi(false)
+                .with_writer(move || writer.clone()),
+        );
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(target: "chancery_node::service", "own info");
+            tracing::debug!(target: "chancery_raft_store::machine", "own debug");
+            tracing::warn!(target: "h2::server", "library warning");
+            tracing::info!(target: "openraft::engine", "library info");
+        });
+        let bytes = sink.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn level_is_of_our_own_messages_and_libraries_warn() {
+        let says = |level, text| logged_at(level).contains(text);
+        assert!(says(LogLevel::Info, "own info") && !says(LogLevel::Info, "own debug"));
+        assert!(says(LogLevel::Debug, "own debug"));
+        assert!(says(LogLevel::Debug, "library warning") && !says(LogLevel::Debug, "library info"));
+        assert!(!says(LogLevel::Error, "library warning"));
+        assert!(!says(LogLevel::Warn, "own info"));
+    }
+
+    #[test]
+    fn level_that_could_not_be_applied_is_not_reported() {
+        let (layer, handle) =
+            reload::Layer::<EnvFilter, tracing_subscriber::Registry>::new(filter(LogLevel::Info));
+        drop(layer);
+        let levels = LogLevels::new(
+            LogLevel::Info,
+            Arc::new(move |l| handle.reload(filter(l)).map_err(LoggingError::Change)),
+        );
+        assert!(levels.set(LogLevel::Debug).is_err());
+        assert_eq!(levels.current(), LogLevel::Info);
+        let working = LogLevels::for_tests(LogLevel::Warn);
+        working.clone().set(LogLevel::Debug).unwrap();
+        assert_eq!(
+            (working.launch(), working.current()),
+            (LogLevel::Warn, LogLevel::Debug)
+        );
+    }
+}

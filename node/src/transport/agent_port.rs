@@ -1,0 +1,92 @@
+//! The agent port: TLS with the server SVID, a client certificate if there is
+//! one, HTTP/2 only.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use chancery_identity::x509_svid::read_svid;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::accept::{self, Limits, ListenError, Refusal, TcpPort, Welcome};
+use super::caller::{AnonymousCaller, Caller, CertificateCaller};
+use super::http2::GrpcService;
+use super::tls::{ALPN_HTTP2, TlsState};
+use crate::environment::Clock;
+
+/// Serves agents on `port` until `shutdown`, and returns when their calls have
+/// ended. The port is open only while `tls` has a server SVID; requests carry
+/// their [`Caller`] in their extensions.
+///
+/// # Errors
+/// [`ListenError`].
+pub async fn serve_agents<S: GrpcService>(
+    port: TcpPort,
+    tls: Arc<TlsState>,
+    clock: Arc<dyn Clock>,
+    limits: Limits,
+    service: S,
+    shutdown: CancellationToken,
+) -> Result<(), ListenError> {
+    let config = tls.server_config(clock).map_err(ListenError::Tls)?;
+    let welcome = AgentWelcome {
+        acceptor: TlsAcceptor::from(Arc::new(config)),
+        tls,
+    };
+    accept::run(port, Arc::new(welcome), limits, service, shutdown).await
+}
+
+struct AgentWelcome {
+    acceptor: TlsAcceptor,
+    tls: Arc<TlsState>,
+}
+
+impl Welcome for AgentWelcome {
+    type Io = TlsStream<TcpStream>;
+    type Extension = Caller;
+    const PORT: &'static str = "agent";
+
+    async fn opened(&self) {
+        self.tls.until_identity(true).await;
+    }
+
+    async fn closed(&self) {
+        self.tls.until_identity(false).await;
+    }
+
+    async fn welcome(
+        &self,
+        stream: TcpStream,
+        from: SocketAddr,
+    ) -> Result<(Self::Io, Caller), Refusal> {
+        let stream = self
+            .acceptor
+            .accept(stream)
+            .await
+            .map_err(Refusal::Handshake)?;
+        let (_, session) = stream.get_ref();
+        if session.alpn_protocol() != Some(ALPN_HTTP2) {
+            return Err(Refusal::Protocol);
+        }
+        let caller = match session.peer_certificates() {
+            None | Some([]) => Caller::Anonymous(AnonymousCaller::new(from)),
+            Some([leaf, ..]) => {
+                // The verifier judged this very certificate; only its facts
+                // are read here.
+                let facts = read_svid(leaf).map_err(|e| Refusal::Certificate(e.to_string()))?;
+                Caller::Certificate(Arc::new(CertificateCaller::new(
+                    from,
+                    facts.id,
+                    facts.serial.to_string(),
+                    facts.not_after,
+                )))
+            }
+        };
+        Ok((stream, caller))
+    }
+}
+
+#[cfg(test)]
+mod tests;

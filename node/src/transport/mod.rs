@@ -1,0 +1,36 @@
+//! Sockets, TLS and limits: what turns a connection into a [`Caller`].
+//!
+//! Why it exists: who is calling is decided once, by what the connection
+//! proved, and nothing above can make up a caller.
+//!
+//! Promises: an agent port that is open only while there is a server SVID to
+//! show, where a presented certificate verified against the trust bundle of
+//! that moment; an admin socket whose peers are this machine's; a peer port
+//! where both sides proved a key. Every connection has a deadline for its
+//! handshake, a bound on its streams and an age. Refuses to know: what a
+//! caller may do (`authz`) and what any call means.
+
+mod accept;
+mod admin;
+mod agent_port;
+mod caller;
+mod http2;
+mod peer_port;
+mod peer_proof;
+pub mod peer_tls;
+mod tls;
+
+pub use accept::{Limits, ListenError, TcpPort};
+pub use admin::{AdminSocket, AdminSocketError, connect_admin};
+pub use agent_port::serve_agents;
+pub use caller::{AnonymousCaller, Caller, CertificateCaller, LocalCaller};
+pub use http2::GrpcService;
+pub use peer_port::serve_peers;
+pub use peer_proof::{Proof, Role, proof, verify_proof};
+pub use peer_tls::{ConnectError, PeerConnection, PeerKey, PeerKeyError, PeerTls, PinPolicy};
+pub use tls::{ServerIdentity, ServerIdentityError, TlsState};
+
+#[cfg(test)]
+pub(crate) use caller::testing as caller_testing;
+#[cfg(test)]
+mod testing;
