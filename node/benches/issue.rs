@@ -1,13 +1,15 @@
 //! What one document costs beside the cryptography that it cannot do without.
 //!
-//! Each group measures the whole path with a P-256 key in memory, and in the same run the bare operations of the library
-//! under it. Signing cost is sound while `whole` stays near the sum of the bare ones:
+//! Each group measures the whole path with a P-256 key in memory, and in the same run the bare
+//! operations of the library under it. Signing cost is sound while `whole` stays near the sum of
+//! the bare ones:
 //!
 //! ```text
 //! cargo bench -p chancery-node --bench issue
 //! ```
 
-// A bench that cannot be set up has nothing to report, and its keys come from the system's generator.
+// A bench that cannot be set up has nothing to report, and its keys come from the system's
+// generator.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
 use std::hint::black_box;

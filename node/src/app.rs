@@ -5,8 +5,9 @@
 //! so that a storm of signing or handshakes cannot hold heartbeats up.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,9 @@ use chancery_api::chancery::cluster::v1::cluster_server::ClusterServer;
 use chancery_api::chancery::peer::v1::bootstrap_server::BootstrapServer;
 use chancery_api::chancery::peer::v1::control_server::ControlServer;
 use chancery_api::chancery::peer::v1::raft_server::RaftServer;
-use chancery_hsm::{KeyType, MemorySigner, Metered, Pkcs11Config, Pkcs11Signer, Signer, TokenSelector};
+use chancery_hsm::{
+    KeyType, MemorySigner, Metered, Pkcs11Config, Pkcs11Signer, Signer, TokenSelector,
+};
 use chancery_raft_store::command::{AnnounceMember, Command};
 use chancery_raft_store::identity_record::IdentityRecord;
 use chancery_raft_store::snapshot::Snapshots;
@@ -45,7 +48,10 @@ use crate::issue::Subject;
 use crate::registry::Doors;
 use crate::service::{self, gate::LocalGate};
 use crate::telemetry::{self, MeteredStore};
-use crate::transport::{AdminSocket, Limits, PeerKey, PeerTls, TcpPort, TlsState, serve_agents, serve_peers};
+use crate::transport::{
+    AdminSocket, Limits, ListenError, PeerKey, PeerTls, TcpPort, TlsState, serve_agents,
+    serve_peers,
+};
 
 /// Stopping takes at most this long; what still runs then is dropped.
 const STOP_LIMIT: Duration = Duration::from_secs(9);
@@ -106,7 +112,10 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 /// Keys live in memory: a core file must not carry them to the disk.
 fn no_core_dumps() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
     if let Err(error) = setrlimit(Resource::Core, none) {
         tracing::warn!(%error, "core dumps cannot be switched off");
     }
@@ -119,8 +128,23 @@ fn no_core_dumps() {
 /// out at once.
 struct Bound {
     agents: TcpPort,
+    peers: TcpPort,
     admin: AdminSocket,
     status: Vec<(TcpListener, Endpoints)>,
+}
+
+/// The error of listening, under the key that says where, with what to do about it.
+fn not_listening(key: &'static str, error: &(dyn std::error::Error + 'static)) -> anyhow::Error {
+    let mut causes = std::iter::successors(Some(error), |e| e.source());
+    let kind = causes
+        .find_map(|e| e.downcast_ref::<io::Error>())
+        .map(io::Error::kind);
+    let remedy = match kind {
+        Some(io::ErrorKind::AddrInUse) => "; stop what listens there, or configure another address",
+        Some(io::ErrorKind::AddrNotAvailable) => "; it must be an address of this machine",
+        _ => "",
+    };
+    anyhow::anyhow!("{key}: {}{remedy}", chain(error))
 }
 
 async fn bind(config: &Config) -> anyhow::Result<Bound> {
@@ -133,14 +157,21 @@ async fn bind(config: &Config) -> anyhow::Result<Bound> {
     }
     let mut status = Vec::new();
     for (address, endpoints) in wanted {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {address} ([metrics] or [health] address)"))?;
+        let listener = TcpListener::bind(address).await.map_err(|e| {
+            not_listening(
+                "[metrics] or [health] address",
+                &ListenError::Bind { address, source: e },
+            )
+        })?;
         status.push((listener, endpoints));
     }
     Ok(Bound {
-        agents: TcpPort::bind(config.api.address).context("[api] address")?,
-        admin: AdminSocket::bind(&config.api.admin_socket).context("[api] admin_socket")?,
+        agents: TcpPort::bind(config.api.address)
+            .map_err(|e| not_listening("[api] address", &e))?,
+        peers: TcpPort::bind(config.peer.address)
+            .map_err(|e| not_listening("[peer] address", &e))?,
+        admin: AdminSocket::bind(&config.api.admin_socket)
+            .context("[api] admin_socket: give each server a socket of its own")?,
         status,
     })
 }
@@ -155,7 +186,9 @@ async fn open_signer(keys: &Keys) -> anyhow::Result<Arc<dyn Signer>> {
             Ok(Arc::new(Metered::new(MemorySigner::new())))
         }
         Keys::Pkcs11(pkcs11) => {
-            let signer = Pkcs11Signer::open(pkcs11_config(pkcs11)).await.context("[keys.pkcs11]")?;
+            let signer = Pkcs11Signer::open(pkcs11_config(pkcs11))
+                .await
+                .context("[keys.pkcs11]")?;
             Ok(Arc::new(Metered::new(signer)))
         }
     }
@@ -166,9 +199,10 @@ pub fn pkcs11_config(pkcs11: &crate::config::Pkcs11) -> Pkcs11Config {
     let token = match &pkcs11.token {
         TokenName::Label(label) => TokenSelector::Label(label.clone()),
         TokenName::Serial(serial) => TokenSelector::Serial(serial.clone()),
-        TokenName::Both { label, serial } => {
-            TokenSelector::LabelAndSerial { label: label.clone(), serial: serial.clone() }
-        }
+        TokenName::Both { label, serial } => TokenSelector::LabelAndSerial {
+            label: label.clone(),
+            serial: serial.clone(),
+        },
     };
     let mut config = Pkcs11Config::new(&pkcs11.module, token, &pkcs11.pin_file);
     config.sessions = pkcs11.sessions;
@@ -200,7 +234,12 @@ fn formation_plan(config: &Config) -> anyhow::Result<Plan> {
         None => Zeroizing::new(Vec::new()),
     };
     let own = config.peer.advertise.to_string();
-    let mut peers: Vec<String> = config.cluster.peers.iter().map(ToString::to_string).collect();
+    let mut peers: Vec<String> = config
+        .cluster
+        .peers
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     if peers.is_empty() {
         peers.push(own.clone());
     }
@@ -213,14 +252,37 @@ fn formation_plan(config: &Config) -> anyhow::Result<Plan> {
     })
 }
 
-/// The identity record, or a new one with a key and no membership.
-fn identity(config: &Config) -> anyhow::Result<IdentityRecord> {
-    let dir = &config.data_dir;
+/// Makes the data directory, and keeps other processes out of it for as long as the
+/// file lives: a second one would count the first one's starts, and might take its
+/// unfinished store for what a crash has left.
+fn own_data_dir(dir: &Path) -> anyhow::Result<File> {
+    use rustix::fs::{FlockOperation, flock};
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)
         .with_context(|| format!("cannot make the data directory {}", dir.display()))?;
+    let path = dir.join("lock");
+    let lock = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+            "another process uses the data directory {}: stop it first, or give this server a data_dir of its own",
+            dir.display()
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// The identity record, or a new one with a key and no membership.
+fn identity(config: &Config) -> anyhow::Result<IdentityRecord> {
+    let dir = &config.data_dir;
     let store = store_path(dir);
     let Some(record) = IdentityRecord::load(dir)? else {
         if store.exists() {
@@ -274,14 +336,17 @@ fn store_path(data_dir: &Path) -> std::path::PathBuf {
 fn open_store(data_dir: &Path, record: &mut IdentityRecord) -> anyhow::Result<Arc<dyn Store>> {
     let path = store_path(data_dir);
     let store = if record.store_made {
-        RocksStore::open(&path).with_context(|| format!("cannot open the store {}", path.display()))?
+        RocksStore::open(&path)
+            .with_context(|| format!("cannot open the store {}", path.display()))?
     } else {
         // A crash may have left a store that nothing was acknowledged from.
         if path.exists() {
-            fs::remove_dir_all(&path).with_context(|| format!("cannot remove the unfinished store {}", path.display()))?;
+            fs::remove_dir_all(&path).with_context(|| {
+                format!("cannot remove the unfinished store {}", path.display())
+            })?;
         }
-        let store =
-            RocksStore::create(&path).with_context(|| format!("cannot make the store {}", path.display()))?;
+        let store = RocksStore::create(&path)
+            .with_context(|| format!("cannot make the store {}", path.display()))?;
         record.store_made = true;
         record.save(data_dir)?;
         store
@@ -298,17 +363,22 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let plan = formation_plan(&config)?;
-    let mut record = identity(&config)?;
+    let _data_dir = own_data_dir(&config.data_dir)?;
     let bound = bind(&config).await?;
-    let peer_port = TcpPort::bind(config.peer.address).context("[peer] address")?;
+    let peer_port = bound.peers;
+    let mut record = identity(&config)?;
     let signer = open_signer(&config.keys).await?;
     let peer_tls = PeerTls::new(&PeerKey::from_pkcs8(&record.peer_key)?, Arc::clone(&clock))?;
 
     let mut founder = false;
     let peer_port = if record.node_id == 0 {
-        tracing::info!(peers = plan.peers.join(", "), "this node has no cluster yet: looking for its peers");
+        tracing::info!(
+            peers = plan.peers.join(", "),
+            "this node has no cluster yet: looking for its peers"
+        );
         let (plan, tls) = (plan.clone(), peer_tls.clone());
-        let form = consensus_runtime.spawn(async move { formation::form(&plan, &tls, peer_port, uuid_v4()).await });
+        let form = consensus_runtime
+            .spawn(async move { formation::form(&plan, &tls, peer_port, uuid_v4()).await });
         let formed = tokio::select! {
             formed = form => formed.context("formation panicked")??,
             _ = terminate.recv() => return Ok(()),
@@ -329,8 +399,10 @@ async fn serve(
     record.boot += 1;
     record.save(&config.data_dir)?;
     let store = open_store(&config.data_dir, &mut record)?;
-    let snapshots = Snapshots::open(&config.data_dir.join("snapshots")).context("snapshot directory")?;
-    let storage = Storage::open(store, snapshots).context("the store cannot be read; this node must not vote")?;
+    let snapshots =
+        Snapshots::open(&config.data_dir.join("snapshots")).context("snapshot directory")?;
+    let storage = Storage::open(store, snapshots)
+        .context("the store cannot be read; this node must not vote")?;
     check_place(&storage, &record, &plan)?;
     #[cfg(feature = "faults")]
     let storage = with_faults(storage);
@@ -361,9 +433,18 @@ async fn serve(
 
     let doors = Doors::new(consensus.clone(), proposer.clone(), barriers, stale_limit);
     let custody = Custody::new(signer);
-    let tls = TlsState::new(config.trust_domain.clone(), config.admin_ids.iter().cloned());
+    let tls = TlsState::new(
+        config.trust_domain.clone(),
+        config.admin_ids.iter().cloned(),
+    );
     let server_svid = ServerSvid::default();
-    let issuer = Issuer::new(doors.clone(), custody.clone(), lifetimes(&config), config.trust_domain.clone(), server_svid.clone());
+    let issuer = Issuer::new(
+        doors.clone(),
+        custody.clone(),
+        lifetimes(&config),
+        config.trust_domain.clone(),
+        server_svid.clone(),
+    );
     let health = Health::new(doors.clone(), issuer.clone(), Arc::clone(&tls));
     let this: Arc<dyn SelfStatus> = Arc::new(health.clone());
     let stop = CancellationToken::new();
@@ -375,10 +456,20 @@ async fn serve(
     let size = crate::cluster::peers::MESSAGE_BYTES_MAX;
     peer_routes
         .add_service(
-            RaftServer::new(peer_server.clone()).max_decoding_message_size(size).max_encoding_message_size(size),
+            RaftServer::new(peer_server.clone())
+                .max_decoding_message_size(size)
+                .max_encoding_message_size(size),
         )
-        .add_service(ControlServer::new(peer_server).max_decoding_message_size(size).max_encoding_message_size(size))
-        .add_service(BootstrapServer::new(Admission::new(plan.clone(), consensus.clone(), proposer)));
+        .add_service(
+            ControlServer::new(peer_server)
+                .max_decoding_message_size(size)
+                .max_encoding_message_size(size),
+        )
+        .add_service(BootstrapServer::new(Admission::new(
+            plan.clone(),
+            consensus.clone(),
+            proposer,
+        )));
     let peer_stop = CancellationToken::new();
     let peers = consensus_runtime.spawn(serve_peers(
         peer_port,
@@ -391,9 +482,16 @@ async fn serve(
 
     if founder {
         consensus.initialise(plan.own.clone()).await?;
-        tasks.spawn(found(doors.clone(), formation::found(&plan, &record.cluster_id, &peer_tls)));
+        tasks.spawn(found(
+            doors.clone(),
+            formation::found(&plan, &record.cluster_id, &peer_tls),
+        ));
     }
-    tasks.spawn(announce(doors.clone(), plan.api_address.clone(), record.boot));
+    tasks.spawn(announce(
+        doors.clone(),
+        plan.api_address.clone(),
+        record.boot,
+    ));
 
     let making = Making {
         key_type: key_type(config.issuance.ca_key_type),
@@ -402,10 +500,21 @@ async fn serve(
         trust_domain: config.trust_domain.clone(),
     };
     tasks.spawn(Driver::new(doors.clone(), members.clone(), custody, making).run());
-    tasks.spawn(keep_server_svid(issuer.clone(), doors.clone(), Arc::clone(&tls), server_svid));
+    tasks.spawn(keep_server_svid(
+        issuer.clone(),
+        doors.clone(),
+        Arc::clone(&tls),
+        server_svid,
+    ));
     tasks.spawn(health.clone().measure());
     for (listener, endpoints) in bound.status {
-        tasks.spawn(http_status::serve(listener, endpoints, Arc::new(health.clone()), metrics.clone(), stop.clone()));
+        tasks.spawn(http_status::serve(
+            listener,
+            endpoints,
+            Arc::new(health.clone()),
+            metrics.clone(),
+            stop.clone(),
+        ));
     }
 
     let context = service::Context::new(doors.clone(), issuer, members.clone());
@@ -506,7 +615,13 @@ fn check_place(storage: &Storage, record: &IdentityRecord, plan: &Plan) -> anyho
     let directory = storage.registry.read();
     let cluster = directory.cluster();
     if !cluster.id.is_empty() && cluster.id != record.cluster_id {
-        bail!("the store is of cluster {}, the identity record of cluster {}", cluster.id, record.cluster_id);
+        bail!(
+            "the store in the data directory is of cluster {}, its identity record of node {} of cluster {}: put back \
+             the one that belongs to the other, or remove the data directory and let the node join under a new id",
+            cluster.id,
+            record.node_id,
+            record.cluster_id
+        );
     }
     if let Some(member) = directory.member(record.node_id)
         && member.peer_address != plan.own
@@ -548,9 +663,18 @@ async fn found(doors: Doors, command: Command) {
 /// Tells the cluster of this start until it is known.
 async fn announce(doors: Doors, api_address: String, boot: u64) {
     let node_id = doors.consensus().me();
-    let command = Command::AnnounceMember(AnnounceMember { node_id, api_address, version: VERSION.into(), boot });
+    let command = Command::AnnounceMember(AnnounceMember {
+        node_id,
+        api_address,
+        version: VERSION.into(),
+        boot,
+    });
     loop {
-        match doors.propose(command.clone()).await.map(|outcome| outcome.accepted()) {
+        match doors
+            .propose(command.clone())
+            .await
+            .map(|outcome| outcome.accepted())
+        {
             Ok(Ok(_)) => return,
             Ok(Err(refusal)) => tracing::debug!(?refusal, "this start is not recorded yet"),
             Err(error) => tracing::debug!(%error, "this start is not recorded yet"),
@@ -562,7 +686,10 @@ async fn announce(doors: Doors, api_address: String, boot: u64) {
 /// Faults that tests ask for by environment variables.
 #[cfg(feature = "faults")]
 fn with_faults(mut storage: Storage) -> Storage {
-    if let Some(ms) = std::env::var("CHANCERY_FAULT_HOLD_APPLY_MS").ok().and_then(|v| v.parse().ok()) {
+    if let Some(ms) = std::env::var("CHANCERY_FAULT_HOLD_APPLY_MS")
+        .ok()
+        .and_then(|v| v.parse().ok())
+    {
         tracing::warn!(ms, "fault: every apply is held back");
         storage.machine.hold_back(Duration::from_millis(ms));
     }

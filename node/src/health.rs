@@ -55,8 +55,13 @@ impl Health {
     /// Seconds until this node stops issuing if the quorum is lost now: the
     /// earliest of the freshness limit, its authorities' and its server SVID's end.
     pub fn outage_budget(&self) -> Duration {
-        let left = self.doors.stale_limit().saturating_sub(self.doors.age().unwrap_or(Duration::MAX));
-        self.issuer.seconds_left().map_or(Duration::ZERO, |s| left.min(Duration::from_secs(s)))
+        let left = self
+            .doors
+            .stale_limit()
+            .saturating_sub(self.doors.age().unwrap_or(Duration::MAX));
+        self.issuer
+            .seconds_left()
+            .map_or(Duration::ZERO, |s| left.min(Duration::from_secs(s)))
     }
 
     /// Keeps the gauges up to date. Has no end.
@@ -81,7 +86,10 @@ impl SelfStatus for Health {
             state_digest,
             version: VERSION.into(),
             clock_unix_ms: consensus.clock().now_unix_ms(),
-            freshness_ms: self.doors.age().map(|a| u64::try_from(a.as_millis()).unwrap_or(u64::MAX)),
+            freshness_ms: self
+                .doors
+                .age()
+                .map(|a| u64::try_from(a.as_millis()).unwrap_or(u64::MAX)),
             not_ready: self.obstacles().join("; "),
         }
     }
@@ -106,6 +114,10 @@ impl StatusSource for Health {
         if for_write && self.doors.age().is_none_or(|age| age > QUORUM_WITHIN) {
             obstacles.push("no quorum answers: writes wait".to_owned());
         }
-        if obstacles.is_empty() { Ok(()) } else { Err(obstacles) }
+        if obstacles.is_empty() {
+            Ok(())
+        } else {
+            Err(obstacles)
+        }
     }
 }

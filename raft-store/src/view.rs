@@ -4,15 +4,14 @@
 //! what a command wrote over what was there before, so that a command sees its
 //! own writes and a refused one leaves nothing behind.
 
+mod memory;
+
 use std::collections::BTreeMap;
 
 use prost::Message;
 
-use crate::command::RequestId;
 use crate::feed::{Change, ChangeKind, FeedIndex};
-use crate::model::{
-    Agent, Authority, Cluster, Entry, JoinToken, KeyIntent, Member, RequestMemory, Selector,
-};
+use crate::model::{Agent, Authority, Cluster, Entry, JoinToken, KeyIntent, Member, Selector};
 use crate::store::{Row, StoreError};
 
 /// The kinds of rows. The number is on disk and in snapshots: never reuse one.
@@ -106,12 +105,6 @@ pub trait View {
     /// Rows whose key begins with `prefix`, in order, at most `limit`.
     fn rows(&self, prefix: &[u8], limit: usize) -> Result<Vec<Row>, StoreError>;
 }
-
-/// Log positions that one command takes out of the request memory at most.
-const FORGET_MAX: u64 = 8;
-
-/// Deleted entries that one command looks at to forget them.
-const DELETED_FORGET_MAX: usize = 16;
 
 /// Rows that were written: `None` is a removal.
 pub type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
@@ -308,30 +301,6 @@ impl Txn<'_> {
         self.changed(ChangeKind::EntrySet(entry.id.clone()));
     }
 
-    /// Second to record as the creation of entry `id`: the clock's, or a later one
-    /// if the id was deleted within this second. An agent tells a recreated entry
-    /// from the one before by it.
-    pub fn creation_second(&self, id: &str) -> Result<i64, StoreError> {
-        let deleted = self.get_bytes(Table::DeletedEntries, id.as_bytes())?;
-        let after = match deleted {
-            Some(bytes) => number("creation second", &bytes)?
-                .cast_signed()
-                .saturating_add(1),
-            None => i64::MIN,
-        };
-        Ok(self.now().max(after))
-    }
-
-    /// Forgets deleted entries whose creation second is over, a few at a time.
-    pub fn forget_deleted_entries(&mut self) -> Result<(), StoreError> {
-        for (id, created_at) in self.pairs(Table::DeletedEntries, &[], DELETED_FORGET_MAX)? {
-            if number("creation second", &created_at)?.cast_signed() < self.now() {
-                self.remove(Table::DeletedEntries, &id);
-            }
-        }
-        Ok(())
-    }
-
     /// Removes an entry and its indexes.
     pub fn remove_entry(&mut self, entry: &Entry) {
         if entry.created_at >= self.now() {
@@ -472,75 +441,6 @@ impl Txn<'_> {
         self.put(Table::Members, &member.node_id.to_be_bytes(), member);
         self.changed(ChangeKind::MemberSet(member.node_id));
     }
-
-    /// Outcome of an earlier request.
-    pub fn remembered(&self, id: &RequestId) -> Result<Option<RequestMemory>, StoreError> {
-        self.get(Table::Requests, &request_key(id))
-    }
-
-    /// Whether this request is at or below one of its node that was forgotten: it
-    /// may have been applied, and nobody knows any more.
-    pub fn is_forgotten(&self, id: &RequestId) -> Result<bool, StoreError> {
-        let floor: Option<RequestId> = self.get(Table::RequestFloor, &id.node.to_be_bytes())?;
-        Ok(floor.is_some_and(|floor| (id.boot, id.sequence) <= (floor.boot, floor.sequence)))
-    }
-
-    /// Remembers an outcome.
-    pub fn remember(&mut self, id: &RequestId, outcome: Vec<u8>) -> Result<(), StoreError> {
-        let memory = RequestMemory {
-            log_index: self.log_index,
-            outcome,
-        };
-        self.put(Table::Requests, &request_key(id), &memory);
-        self.put(Table::RequestOrder, &self.log_index.to_be_bytes(), id);
-        if self.requests_from()?.is_none() {
-            self.put_bytes(
-                Table::Meta,
-                meta::REQUESTS_FROM,
-                self.log_index.to_be_bytes().to_vec(),
-            );
-        }
-        Ok(())
-    }
-
-    /// Forgets requests applied more than `keep` log positions ago, a few at a time.
-    ///
-    /// Looks positions up one by one: a scan from the front would step over the
-    /// remains of everything forgotten before.
-    pub fn forget_requests(&mut self, keep: u64) -> Result<(), StoreError> {
-        let Some(first) = self.requests_from()? else {
-            return Ok(());
-        };
-        let oldest_kept = self.log_index.saturating_sub(keep);
-        // More than one for one: the memory shrinks back to its size whatever it grew to.
-        let until = oldest_kept.min(first.saturating_add(FORGET_MAX)).max(first);
-        for index in first..until {
-            let order = index.to_be_bytes();
-            let Some(id) = self.get::<RequestId>(Table::RequestOrder, &order)? else {
-                continue;
-            };
-            self.remove(Table::Requests, &request_key(&id));
-            self.remove(Table::RequestOrder, &order);
-            if !self.is_forgotten(&id)? {
-                self.put(Table::RequestFloor, &id.node.to_be_bytes(), &id);
-            }
-        }
-        if until > first {
-            self.put_bytes(
-                Table::Meta,
-                meta::REQUESTS_FROM,
-                until.to_be_bytes().to_vec(),
-            );
-        }
-        Ok(())
-    }
-
-    fn requests_from(&self) -> Result<Option<u64>, StoreError> {
-        let bytes = self.get_bytes(Table::Meta, meta::REQUESTS_FROM)?;
-        bytes
-            .map(|b| number("first remembered request", &b))
-            .transpose()
-    }
 }
 
 /// Decodes a row; a record that does not decode is corruption.
@@ -554,13 +454,6 @@ fn text(table: Table, bytes: &[u8]) -> Result<String, StoreError> {
         .map_err(|_| StoreError::corrupt(format!("key of {table:?} is not text")))
 }
 
-fn number(what: &str, bytes: &[u8]) -> Result<u64, StoreError> {
-    let bytes = bytes
-        .try_into()
-        .map_err(|_| StoreError::corrupt(format!("{what}: {} bytes", bytes.len())))?;
-    Ok(u64::from_be_bytes(bytes))
-}
-
 fn authority_key(kind: i32, id: &str) -> Vec<u8> {
     let mut key = vec![u8::try_from(kind).unwrap_or(0)];
     key.extend_from_slice(id.as_bytes());
@@ -572,15 +465,6 @@ fn parent_key(parent_path: &str, id: Option<&str>) -> Vec<u8> {
     key.push(0);
     key.extend_from_slice(id.unwrap_or_default().as_bytes());
     key
-}
-
-fn request_key(id: &RequestId) -> Vec<u8> {
-    [
-        id.node.to_be_bytes(),
-        id.boot.to_be_bytes(),
-        id.sequence.to_be_bytes(),
-    ]
-    .concat()
 }
 
 /// Digest of what makes two entries similar (selectors as a set), and the id.

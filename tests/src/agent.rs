@@ -62,40 +62,77 @@ pub struct Agent {
 }
 
 fn id_text(id: Option<types::Spiffeid>) -> String {
-    id.map(|id| format!("spiffe://{}{}", id.trust_domain, id.path)).unwrap_or_default()
+    id.map(|id| format!("spiffe://{}{}", id.trust_domain, id.path))
+        .unwrap_or_default()
 }
 
 /// Sends the messages of an attestation by join token; `Err` is the server's no.
-pub async fn attest_call(channel: Channel, token: &str, csr: Vec<u8>) -> Result<types::X509svid, Status> {
+pub async fn attest_call(
+    channel: Channel,
+    token: &str,
+    csr: Vec<u8>,
+) -> Result<types::X509svid, Status> {
     use agent_api::attest_agent_request::{Params, Step};
     use agent_api::attest_agent_response::Step as Answer;
     let params = Params {
-        data: Some(types::AttestationData { r#type: "join_token".into(), payload: token.as_bytes().to_vec() }),
+        data: Some(types::AttestationData {
+            r#type: "join_token".into(),
+            payload: token.as_bytes().to_vec(),
+        }),
         params: Some(agent_api::AgentX509svidParams { csr }),
     };
-    let request = agent_api::AttestAgentRequest { step: Some(Step::Params(params)) };
-    let mut answers = AgentClient::new(channel).attest_agent(tokio_stream::iter([request])).await?.into_inner();
+    let request = agent_api::AttestAgentRequest {
+        step: Some(Step::Params(params)),
+    };
+    let mut answers = AgentClient::new(channel)
+        .attest_agent(tokio_stream::iter([request]))
+        .await?
+        .into_inner();
     match answers.message().await?.and_then(|a| a.step) {
-        Some(Answer::Result(result)) => result.svid.ok_or_else(|| Status::internal("result without SVID")),
+        Some(Answer::Result(result)) => result
+            .svid
+            .ok_or_else(|| Status::internal("result without SVID")),
         _ => Err(Status::internal("no result")),
     }
 }
 
 impl Agent {
     /// Attests with a join token at `address`.
-    pub async fn attest(address: &str, trust: &Trust, token: &str, source: Option<IpAddr>) -> anyhow::Result<Self> {
+    pub async fn attest(
+        address: &str,
+        trust: &Trust,
+        token: &str,
+        source: Option<IpAddr>,
+    ) -> anyhow::Result<Self> {
         let (key, csr) = key_and_csr()?;
         let channel = connect(address, trust, None, source).await?;
-        let svid = attest_call(channel.clone(), token, csr).await.context("AttestAgent")?;
+        let svid = attest_call(channel.clone(), token, csr)
+            .await
+            .context("AttestAgent")?;
         // As the stock agent: on the same connection, without a certificate.
-        let bundle = BundleClient::new(channel).get_bundle(GetBundleRequest { output_mask: None }).await;
+        let bundle = BundleClient::new(channel)
+            .get_bundle(GetBundleRequest { output_mask: None })
+            .await;
         let bundle = bundle.context("GetBundle")?.into_inner();
         let trust = Trust {
             trust_domain: trust.trust_domain.clone(),
-            roots: bundle.x509_authorities.into_iter().map(|a| a.asn1).collect(),
+            roots: bundle
+                .x509_authorities
+                .into_iter()
+                .map(|a| a.asn1)
+                .collect(),
         };
-        let svid = Svid { id: id_text(svid.id), chain: svid.cert_chain, key, expires_at: svid.expires_at };
-        Ok(Self { trust, svid, source })
+        let svid = Svid {
+            id: id_text(svid.id),
+            chain: svid.cert_chain,
+            key,
+            expires_at: svid.expires_at,
+        };
+        Ok(Self {
+            trust,
+            svid,
+            source,
+        })
     }
 
     /// Path of its SPIFFE ID.
@@ -106,14 +143,23 @@ impl Agent {
 
     /// Connects with its SVID.
     pub async fn connect(&self, address: &str) -> anyhow::Result<Channel> {
-        let identity = ClientIdentity { chain: self.svid.chain.clone(), key: self.svid.key.clone() };
+        let identity = ClientIdentity {
+            chain: self.svid.chain.clone(),
+            key: self.svid.key.clone(),
+        };
         connect(address, &self.trust, Some(&identity), self.source).await
     }
 
     /// Tells its version.
     pub async fn post_status(&self, channel: Channel) -> Result<(), Status> {
-        let request = agent_api::PostStatusRequest { agent_version: "example".into(), ..Default::default() };
-        AgentClient::new(channel).post_status(request).await.map(drop)
+        let request = agent_api::PostStatusRequest {
+            agent_version: "example".into(),
+            ..Default::default()
+        };
+        AgentClient::new(channel)
+            .post_status(request)
+            .await
+            .map(drop)
     }
 
     /// Fetches its authorized entries, in either form of the sync protocol.
@@ -121,12 +167,18 @@ impl Agent {
         let (requests, outgoing) = tokio::sync::mpsc::channel(4);
         let mut client = EntryClient::new(channel);
         let first = entry_api::SyncAuthorizedEntriesRequest::default();
-        requests.send(first).await.map_err(|_| Status::internal("stream closed"))?;
+        requests
+            .send(first)
+            .await
+            .map_err(|_| Status::internal("stream closed"))?;
         let stream = tokio_stream::wrappers::ReceiverStream::new(outgoing);
         let mut answers = client.sync_authorized_entries(stream).await?.into_inner();
         let mut revisions = Vec::new();
         loop {
-            let page = answers.message().await?.ok_or_else(|| Status::data_loss("the sync ended early"))?;
+            let page = answers
+                .message()
+                .await?
+                .ok_or_else(|| Status::data_loss("the sync ended early"))?;
             if page.entry_revisions.is_empty() && revisions.is_empty() {
                 return Ok(page.entries);
             }
@@ -138,10 +190,19 @@ impl Agent {
         let mut entries = Vec::new();
         for ids in revisions.chunks(500) {
             let ids = ids.iter().map(|r| r.id.clone()).collect();
-            let request = entry_api::SyncAuthorizedEntriesRequest { ids, ..Default::default() };
-            requests.send(request).await.map_err(|_| Status::data_loss("the sync ended early"))?;
+            let request = entry_api::SyncAuthorizedEntriesRequest {
+                ids,
+                ..Default::default()
+            };
+            requests
+                .send(request)
+                .await
+                .map_err(|_| Status::data_loss("the sync ended early"))?;
             loop {
-                let page = answers.message().await?.ok_or_else(|| Status::data_loss("the sync ended early"))?;
+                let page = answers
+                    .message()
+                    .await?
+                    .ok_or_else(|| Status::data_loss("the sync ended early"))?;
                 entries.extend(page.entries);
                 if !page.more {
                     break;
@@ -152,50 +213,95 @@ impl Agent {
     }
 
     /// Has an X.509-SVID signed for each entry; positional.
-    pub async fn sign(&self, channel: Channel, entry_ids: &[String]) -> Result<Vec<Result<Svid, types::Status>>, Status> {
+    pub async fn sign(
+        &self,
+        channel: Channel,
+        entry_ids: &[String],
+    ) -> Result<Vec<Result<Svid, types::Status>>, Status> {
         let mut keys = Vec::new();
         let mut params = Vec::new();
         for entry_id in entry_ids {
             let (key, csr) = key_and_csr().map_err(|e| Status::internal(e.to_string()))?;
             keys.push(key);
-            params.push(svid_api::NewX509svidParams { entry_id: entry_id.clone(), csr });
+            params.push(svid_api::NewX509svidParams {
+                entry_id: entry_id.clone(),
+                csr,
+            });
         }
         let request = svid_api::BatchNewX509svidRequest { params };
-        let results = SvidClient::new(channel).batch_new_x509svid(request).await?.into_inner().results;
+        let results = SvidClient::new(channel)
+            .batch_new_x509svid(request)
+            .await?
+            .into_inner()
+            .results;
         let both = results.into_iter().zip(keys);
         Ok(both
             .map(|(result, key)| match result.svid {
-                Some(svid) => {
-                    Ok(Svid { id: id_text(svid.id), chain: svid.cert_chain, key, expires_at: svid.expires_at })
-                }
+                Some(svid) => Ok(Svid {
+                    id: id_text(svid.id),
+                    chain: svid.cert_chain,
+                    key,
+                    expires_at: svid.expires_at,
+                }),
                 None => Err(result.status.unwrap_or_default()),
             })
             .collect())
     }
 
     /// Has a JWT-SVID signed.
-    pub async fn jwt(&self, channel: Channel, entry_id: &str, audience: &str) -> Result<String, Status> {
-        let request =
-            svid_api::NewJwtsvidRequest { entry_id: entry_id.into(), audience: vec![audience.into()] };
-        let svid = SvidClient::new(channel).new_jwtsvid(request).await?.into_inner().svid;
-        svid.map(|s| s.token).ok_or_else(|| Status::internal("no JWT-SVID"))
+    pub async fn jwt(
+        &self,
+        channel: Channel,
+        entry_id: &str,
+        audience: &str,
+    ) -> Result<String, Status> {
+        let request = svid_api::NewJwtsvidRequest {
+            entry_id: entry_id.into(),
+            audience: vec![audience.into()],
+        };
+        let svid = SvidClient::new(channel)
+            .new_jwtsvid(request)
+            .await?
+            .into_inner()
+            .svid;
+        svid.map(|s| s.token)
+            .ok_or_else(|| Status::internal("no JWT-SVID"))
     }
 
     /// Renews its own SVID with a new key; the agent as it is afterwards.
     pub async fn renew(&self, channel: Channel) -> Result<Self, Status> {
         let (key, csr) = key_and_csr().map_err(|e| Status::internal(e.to_string()))?;
-        let request = agent_api::RenewAgentRequest { params: Some(agent_api::AgentX509svidParams { csr }) };
-        let svid = AgentClient::new(channel).renew_agent(request).await?.into_inner().svid;
+        let request = agent_api::RenewAgentRequest {
+            params: Some(agent_api::AgentX509svidParams { csr }),
+        };
+        let svid = AgentClient::new(channel)
+            .renew_agent(request)
+            .await?
+            .into_inner()
+            .svid;
         let svid = svid.ok_or_else(|| Status::internal("no SVID"))?;
-        let svid = Svid { id: id_text(svid.id), chain: svid.cert_chain, key, expires_at: svid.expires_at };
-        Ok(Self { svid, ..self.clone() })
+        let svid = Svid {
+            id: id_text(svid.id),
+            chain: svid.cert_chain,
+            key,
+            expires_at: svid.expires_at,
+        };
+        Ok(Self {
+            svid,
+            ..self.clone()
+        })
     }
 
     /// Everything a stock agent does in one round at `address`; the SVIDs of its entries.
     pub async fn round(&self, address: &str) -> anyhow::Result<Vec<Svid>> {
         let channel = self.connect(address).await?;
-        self.post_status(channel.clone()).await.context("PostStatus")?;
-        let entries = self.sync(channel.clone()).await.context("SyncAuthorizedEntries")?;
+        self.post_status(channel.clone())
+            .await
+            .context("PostStatus")?;
+        let entries = self
+            .sync(channel.clone())
+            .await
+            .context("SyncAuthorizedEntries")?;
         let ids: Vec<String> = entries.into_iter().map(|e| e.id).collect();
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -204,7 +310,11 @@ impl Agent {
         for result in self.sign(channel, &ids).await.context("BatchNewX509SVID")? {
             match result {
                 Ok(svid) => svids.push(svid),
-                Err(status) => bail!("an entry was not signed: {} {}", status.code, status.message),
+                Err(status) => bail!(
+                    "an entry was not signed: {} {}",
+                    status.code,
+                    status.message
+                ),
             }
         }
         Ok(svids)

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use chancery_api::spire::api::server::agent::v1::agent_client::AgentClient;
 use chancery_api::spire::api::server::agent::v1::CreateJoinTokenRequest;
+use chancery_api::spire::api::server::agent::v1::agent_client::AgentClient;
 use chancery_api::spire::api::server::entry::v1::BatchCreateEntryRequest;
 use chancery_api::spire::api::server::entry::v1::entry_client::EntryClient;
 use chancery_api::spire::api::types;
@@ -63,12 +63,17 @@ pub fn bin_dir() -> anyhow::Result<PathBuf> {
     }
     let exe = std::env::current_exe()?;
     let dir = exe.ancestors().find(|d| d.join("chancery").is_file());
-    dir.map(Path::to_path_buf).with_context(|| format!("no chancery binary above {}", exe.display()))
+    dir.map(Path::to_path_buf)
+        .with_context(|| format!("no chancery binary above {}", exe.display()))
 }
 
 /// The project's root.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(1).map(Path::to_path_buf).unwrap_or_default()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(1)
+        .map(Path::to_path_buf)
+        .unwrap_or_default()
 }
 
 /// Whether the full counts are wanted.
@@ -82,11 +87,11 @@ pub fn count(short: usize, full: usize) -> usize {
 }
 
 /// A block of 50 ports that no other test of this machine uses at the moment.
-pub fn base_port() -> u16 {
+fn base_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 300).unwrap_or(0);
+    let start = u16::try_from(std::process::id() % 200).unwrap_or(0);
     loop {
-        let block = (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 300;
+        let block = (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 200;
         let port = 20_000 + block * 50;
         let free = (port..port + 50).all(|p| std::net::TcpListener::bind(("127.0.0.1", p)).is_ok());
         if free {
@@ -125,21 +130,52 @@ pub struct Options<'a> {
     pub keys: &'a str,
     /// Environment of the nodes.
     pub env: &'a [(&'a str, &'a str)],
+    /// Appended to every node's configuration.
+    pub extra: &'a str,
+    /// Its trust domain.
+    pub trust_domain: &'a str,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { nodes: 3, keys: "softhsm", env: &[] }
+        Self {
+            nodes: 3,
+            keys: "softhsm",
+            env: &[],
+            extra: "",
+            trust_domain: "example.org",
+        }
     }
 }
 
 impl Cluster {
     /// Starts a cluster and waits until it serves.
     pub fn start(options: &Options<'_>) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("chancery-test-").tempdir()?;
+        let dir = tempfile::Builder::new()
+            .prefix("chancery-test-")
+            .tempdir()?;
         let (nodes, port) = (options.nodes.to_string(), base_port().to_string());
-        let output = up(dir.path(), options.env, &["--nodes", &nodes, "--keys", options.keys, "--base-port", &port])?;
-        ensure!(output.status.success(), "deploy/local/up: {}", text(&output));
+        let extra = dir.path().join("extra.toml");
+        std::fs::write(&extra, options.extra)?;
+        let extra = extra.display().to_string();
+        let (keys, trust_domain) = (options.keys, options.trust_domain);
+        let args = [
+            "--nodes",
+            &nodes,
+            "--keys",
+            keys,
+            "--base-port",
+            &port,
+            "--extra",
+            &extra,
+        ];
+        let args = [args.as_slice(), &["--trust-domain", trust_domain]].concat();
+        let output = up(dir.path(), options.env, &args)?;
+        ensure!(
+            output.status.success(),
+            "deploy/local/up: {}",
+            text(&output)
+        );
         let file = read(dir.path())?;
         Ok(Self { dir, file })
     }
@@ -156,18 +192,28 @@ impl Cluster {
 
     /// A node by id.
     pub fn node(&self, id: &str) -> anyhow::Result<&Node> {
-        self.file.nodes.iter().find(|n| n.id == id).with_context(|| format!("no node {id}"))
+        self.file
+            .nodes
+            .iter()
+            .find(|n| n.id == id)
+            .with_context(|| format!("no node {id}"))
     }
 
     /// Trust domain and bundle, as written when the cluster came up.
     pub fn trust(&self) -> anyhow::Result<Trust> {
-        Trust::from_pem(&self.file.trust_domain, &std::fs::read_to_string(&self.file.bundle)?)
+        Trust::from_pem(
+            &self.file.trust_domain,
+            &std::fs::read_to_string(&self.file.bundle)?,
+        )
     }
 
     /// Runs the `chancery` command against a node's admin socket.
     pub fn cli(&self, node: &Node, args: &[&str]) -> anyhow::Result<Output> {
         let mut command = Command::new(bin_dir()?.join("chancery"));
-        command.args(args).arg("-socketPath").arg(&node.admin_socket);
+        command
+            .args(args)
+            .arg("-socketPath")
+            .arg(&node.admin_socket);
         Ok(command.output()?)
     }
 
@@ -189,7 +235,10 @@ impl Cluster {
     /// Sends a signal to a node.
     pub fn signal(&self, id: &str, signal: i32) -> anyhow::Result<()> {
         let pid = self.node(id)?.pid.to_string();
-        let output = Command::new("kill").arg(format!("-{signal}")).arg(pid).output()?;
+        let output = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(pid)
+            .output()?;
         ensure!(output.status.success(), "kill: {}", text(&output));
         Ok(())
     }
@@ -197,7 +246,11 @@ impl Cluster {
     /// Starts a node again, with `env`, and waits until it serves.
     pub fn restart(&mut self, id: &str, env: &[(&str, &str)]) -> anyhow::Result<()> {
         let output = up(self.dir.path(), env, &["--restart", id])?;
-        ensure!(output.status.success(), "deploy/local/up --restart: {}", text(&output));
+        ensure!(
+            output.status.success(),
+            "deploy/local/up --restart: {}",
+            text(&output)
+        );
         self.file = read(self.dir.path())?;
         Ok(())
     }
@@ -205,7 +258,10 @@ impl Cluster {
     /// Makes a join token through a node.
     pub async fn token(&self, node: &Node) -> anyhow::Result<String> {
         let mut client = AgentClient::new(connect_admin(&node.admin_socket).await?);
-        let request = CreateJoinTokenRequest { ttl: 600, ..Default::default() };
+        let request = CreateJoinTokenRequest {
+            ttl: 600,
+            ..Default::default()
+        };
         Ok(client.create_join_token(request).await?.into_inner().value)
     }
 
@@ -216,20 +272,36 @@ impl Cluster {
         entries: Vec<types::Entry>,
     ) -> anyhow::Result<Vec<(types::Status, Option<types::Entry>)>> {
         let mut client = EntryClient::new(connect_admin(&node.admin_socket).await?);
-        let request = BatchCreateEntryRequest { entries, output_mask: None };
-        let results = client.batch_create_entry(request).await?.into_inner().results;
-        Ok(results.into_iter().map(|r| (r.status.unwrap_or_default(), r.entry)).collect())
+        let request = BatchCreateEntryRequest {
+            entries,
+            output_mask: None,
+        };
+        let results = client
+            .batch_create_entry(request)
+            .await?
+            .into_inner()
+            .results;
+        Ok(results
+            .into_iter()
+            .map(|r| (r.status.unwrap_or_default(), r.entry))
+            .collect())
     }
 
     /// An entry for a workload below an agent.
     pub fn entry(&self, parent_path: &str, path: &str) -> types::Entry {
         let id = |path: &str| {
-            Some(types::Spiffeid { trust_domain: self.file.trust_domain.clone(), path: path.into() })
+            Some(types::Spiffeid {
+                trust_domain: self.file.trust_domain.clone(),
+                path: path.into(),
+            })
         };
         types::Entry {
             parent_id: id(parent_path),
             spiffe_id: id(path),
-            selectors: vec![types::Selector { r#type: "unix".into(), value: "uid:1000".into() }],
+            selectors: vec![types::Selector {
+                r#type: "unix".into(),
+                value: "uid:1000".into(),
+            }],
             ..Default::default()
         }
     }
@@ -239,7 +311,11 @@ impl Cluster {
         let tail = |node: &Node| {
             let log = std::fs::read_to_string(&node.log).unwrap_or_default();
             let lines: Vec<&str> = log.lines().rev().take(15).collect();
-            format!("--- node {}\n{}\n", node.id, lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
+            format!(
+                "--- node {}\n{}\n",
+                node.id,
+                lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+            )
         };
         self.file.nodes.iter().map(tail).collect()
     }
@@ -249,9 +325,15 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         // A stopped process cannot be asked to end.
         for node in &self.file.nodes {
-            let _ = Command::new("kill").arg("-CONT").arg(node.pid.to_string()).output();
+            let _ = Command::new("kill")
+                .arg("-CONT")
+                .arg(node.pid.to_string())
+                .output();
         }
-        let down = Command::new(root().join("deploy/local/down")).arg("--dir").arg(self.dir.path()).output();
+        let down = Command::new(root().join("deploy/local/down"))
+            .arg("--dir")
+            .arg(self.dir.path())
+            .output();
         if let Ok(output) = down
             && !output.status.success()
         {
@@ -262,16 +344,26 @@ impl Drop for Cluster {
 
 fn up(dir: &Path, env: &[(&str, &str)], args: &[&str]) -> anyhow::Result<Output> {
     let mut command = Command::new(root().join("deploy/local/up"));
-    command.arg("--dir").arg(dir).args(args).env("CHANCERY_BIN_DIR", bin_dir()?);
+    command
+        .arg("--dir")
+        .arg(dir)
+        .args(args)
+        .env("CHANCERY_BIN_DIR", bin_dir()?);
     command.envs(env.iter().copied());
     command.output().context("cannot run deploy/local/up")
 }
 
 fn read(dir: &Path) -> anyhow::Result<ClusterFile> {
-    Ok(serde_json::from_slice(&std::fs::read(dir.join("cluster.json"))?)?)
+    Ok(serde_json::from_slice(&std::fs::read(
+        dir.join("cluster.json"),
+    )?)?)
 }
 
 /// What a command printed.
 pub fn text(output: &Output) -> String {
-    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
 }

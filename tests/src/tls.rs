@@ -34,7 +34,10 @@ impl Trust {
             .collect::<Result<Vec<_>, _>>()
             .context("the bundle is not PEM")?;
         anyhow::ensure!(!roots.is_empty(), "the bundle holds no certificate");
-        Ok(Self { trust_domain: TrustDomain::parse(trust_domain)?, roots })
+        Ok(Self {
+            trust_domain: TrustDomain::parse(trust_domain)?,
+            roots,
+        })
     }
 }
 
@@ -62,15 +65,24 @@ impl ServerCertVerifier for ServerIsSpire {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let chain: Vec<CertificateDer<'_>> =
-            std::iter::once(end_entity.clone()).chain(intermediates.iter().cloned()).collect();
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity.clone())
+            .chain(intermediates.iter().cloned())
+            .collect();
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let facts = verify_chain(&chain, &self.trust.trust_domain, &self.trust.roots, Purpose::Server, now)
-            .map_err(|e| rustls::Error::General(e.to_string()))?;
+        let facts = verify_chain(
+            &chain,
+            &self.trust.trust_domain,
+            &self.trust.roots,
+            Purpose::Server,
+            now,
+        )
+        .map_err(|e| rustls::Error::General(e.to_string()))?;
         if facts.id == SpiffeId::server(&self.trust.trust_domain) {
             Ok(ServerCertVerified::assertion())
         } else {
-            Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            ))
         }
     }
 
@@ -105,8 +117,10 @@ pub async fn connect(
     source: Option<IpAddr>,
 ) -> anyhow::Result<Channel> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier =
-        ServerIsSpire { trust: trust.clone(), algorithms: provider.signature_verification_algorithms };
+    let verifier = ServerIsSpire {
+        trust: trust.clone(),
+        algorithms: provider.signature_verification_algorithms,
+    };
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -114,14 +128,20 @@ pub async fn connect(
     let mut config = match identity {
         None => config.with_no_client_auth(),
         Some(identity) => {
-            let chain = identity.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+            let chain = identity
+                .chain
+                .iter()
+                .map(|der| CertificateDer::from(der.clone()))
+                .collect();
             let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.clone()));
             config.with_client_auth_cert(chain, key)?
         }
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     let config = Arc::new(config);
-    let target: SocketAddr = address.parse().with_context(|| format!("address {address}"))?;
+    let target: SocketAddr = address
+        .parse()
+        .with_context(|| format!("address {address}"))?;
     let connector = tower::service_fn(move |_: Uri| {
         let config = Arc::clone(&config);
         async move {
@@ -132,7 +152,9 @@ pub async fn connect(
             let stream = socket.connect(target).await?;
             stream.set_nodelay(true)?;
             let name = ServerName::from(target.ip());
-            let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
+            let stream = tokio_rustls::TlsConnector::from(config)
+                .connect(name, stream)
+                .await?;
             Ok::<_, std::io::Error>(TokioIo::new(stream))
         }
     });
@@ -147,8 +169,15 @@ pub async fn connect_admin(path: &std::path::Path) -> anyhow::Result<Channel> {
     let shown = path.display().to_string();
     let connector = tower::service_fn(move |_: Uri| {
         let path = path.clone();
-        async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        async move {
+            tokio::net::UnixStream::connect(path)
+                .await
+                .map(TokioIo::new)
+        }
     });
     let endpoint = Endpoint::from_static("http://admin").connect_timeout(Duration::from_secs(5));
-    endpoint.connect_with_connector(connector).await.with_context(|| format!("cannot connect to {shown}"))
+    endpoint
+        .connect_with_connector(connector)
+        .await
+        .with_context(|| format!("cannot connect to {shown}"))
 }

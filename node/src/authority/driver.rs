@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use chancery_hsm::{BackendKind, KeyId, KeyRef, KeySpec, KeyType, PublicKeyInfo, SignerError};
 use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_identity::key::PublicKey;
 use chancery_identity::x509_svid::Profile;
-use chancery_hsm::{BackendKind, KeyId, KeyRef, KeySpec, KeyType, PublicKeyInfo, SignerError};
 use chancery_raft_store::command::{
-    AbandonKey, AuthorityName, BeginKey, Command, ProveAuthority, RecordAuthority, RecordServerSvid, Refusal,
+    AbandonKey, AuthorityName, BeginKey, Command, ProveAuthority, RecordAuthority,
+    RecordServerSvid, Refusal,
 };
 use chancery_raft_store::model::{Authority, AuthorityKind, KeyIntent};
 use chancery_raft_store::{Change, ChangeKind};
@@ -18,7 +19,9 @@ use super::plan::{self, Scene, Step};
 use super::{Custody, key_ref, kind_name};
 use crate::cluster::status::Members;
 use crate::environment::random;
-use crate::issue::{CertificateRequest, Draw, IssueError, IssuedCertificate, Subject, prepare_self_signed};
+use crate::issue::{
+    CertificateRequest, Draw, IssueError, IssuedCertificate, Subject, prepare_self_signed,
+};
 use crate::registry::Doors;
 
 /// The plan is looked at this often at least.
@@ -74,7 +77,12 @@ enum StepError {
 impl Driver {
     /// A driver of this node's authorities.
     pub fn new(doors: Doors, members: Members, custody: Custody, making: Making) -> Self {
-        Self { doors, members, custody, making }
+        Self {
+            doors,
+            members,
+            custody,
+            making,
+        }
     }
 
     /// Plans and acts, on every change of an authority and twice a second. Has no end.
@@ -107,7 +115,11 @@ impl Driver {
         let shared = self.custody.is_shared();
         let me = consensus.me();
         let admitted: BTreeSet<u64> = self.doors.local().members().map(|m| m.node_id).collect();
-        let among = |seen: Vec<u64>| seen.into_iter().filter(|id| admitted.contains(id)).collect();
+        let among = |seen: Vec<u64>| {
+            seen.into_iter()
+                .filter(|id| admitted.contains(id))
+                .collect()
+        };
         let directory = self.doors.local();
         let kinds = [AuthorityKind::X509, AuthorityKind::Jwt];
         Scene {
@@ -115,10 +127,18 @@ impl Driver {
             leader: consensus.is_leader(),
             shared,
             now: consensus.clock().now_unix_ms().div_euclid(1000),
-            authorities: kinds.iter().flat_map(|k| directory.authorities(*k)).map(|a| (*a).clone()).collect(),
+            authorities: kinds
+                .iter()
+                .flat_map(|k| directory.authorities(*k))
+                .map(|a| (*a).clone())
+                .collect(),
             intents: kinds
                 .iter()
-                .filter_map(|k| directory.intent(&plan::slot(*k, (!shared).then_some(me))).cloned())
+                .filter_map(|k| {
+                    directory
+                        .intent(&plan::slot(*k, (!shared).then_some(me)))
+                        .cloned()
+                })
                 .collect(),
             members: among(self.members.seen_within(PROVERS_SEEN_WITHIN)),
             present: among(self.members.seen_within(PRESENT_WITHIN)),
@@ -127,20 +147,32 @@ impl Driver {
     }
 
     async fn write(&self, command: Command) -> Result<(), StepError> {
-        self.doors.propose(command).await?.accepted().map(drop).map_err(StepError::Refused)
+        self.doors
+            .propose(command)
+            .await?
+            .accepted()
+            .map(drop)
+            .map_err(StepError::Refused)
     }
 
     async fn act(&self, step: &Step) -> Result<(), StepError> {
         match step {
             Step::Begin { slot, epoch, .. } => self.begin(slot, *epoch).await,
             Step::Abandon { slot, epoch } => {
-                self.write(Command::AbandonKey(AbandonKey { slot: slot.clone(), epoch: *epoch })).await
+                self.write(Command::AbandonKey(AbandonKey {
+                    slot: slot.clone(),
+                    epoch: *epoch,
+                }))
+                .await
             }
             Step::Make { kind, intent } => self.make(*kind, intent).await,
             Step::Prove { kind, id } => self.prove(*kind, id).await,
             Step::Activate { kind, id } => {
                 tracing::info!(kind = kind_name(*kind), authority = %id, "authority activated");
-                let name = AuthorityName { kind: (*kind).into(), id: id.clone() };
+                let name = AuthorityName {
+                    kind: (*kind).into(),
+                    id: id.clone(),
+                };
                 self.write(Command::ActivateAuthority(name)).await
             }
         }
@@ -162,15 +194,30 @@ impl Driver {
     /// interrupted try left; proves it by the signatures over certificate or trial; records it.
     async fn make(&self, kind: AuthorityKind, intent: &KeyIntent) -> Result<(), StepError> {
         let signer = self.custody.signer();
-        let id: [u8; KeyId::BYTES] = intent.key_id.as_slice().try_into().map_err(|_| StepError::NoKeyId)?;
-        let key = KeyRef { id: KeyId::new(id), label: intent.key_label.clone() };
-        let spec = KeySpec { key: key.clone(), key_type: self.making.key_type };
+        let id: [u8; KeyId::BYTES] = intent
+            .key_id
+            .as_slice()
+            .try_into()
+            .map_err(|_| StepError::NoKeyId)?;
+        let key = KeyRef {
+            id: KeyId::new(id),
+            label: intent.key_label.clone(),
+        };
+        let spec = KeySpec {
+            key: key.clone(),
+            key_type: self.making.key_type,
+        };
         let public = match signer.generate(&spec).await {
             Err(SignerError::AlreadyExists { .. }) => signer.public_key(&key).await?,
             generated => generated?,
         };
         self.try_key(&key, &public).await?;
-        let now = self.doors.consensus().clock().now_unix_ms().div_euclid(1000);
+        let now = self
+            .doors
+            .consensus()
+            .clock()
+            .now_unix_ms()
+            .div_euclid(1000);
         let mut authority = Authority {
             kind: kind.into(),
             slot: intent.slot.clone(),
@@ -180,7 +227,11 @@ impl Driver {
             key_type: public.key_type.as_str().into(),
             backend: signer.kind().as_str().into(),
             token_serials: signer.token_serials(),
-            node_id: if self.custody.is_shared() { 0 } else { self.doors.consensus().me() },
+            node_id: if self.custody.is_shared() {
+                0
+            } else {
+                self.doors.consensus().me()
+            },
             public_key: public.spki_der.clone(),
             issued_at: now,
             expires_at: now + self.making.ttl,
@@ -197,16 +248,24 @@ impl Driver {
             }
         }
         let id = authority.id.clone();
-        self.write(Command::RecordAuthority(RecordAuthority { authority: Some(authority) })).await?;
+        self.write(Command::RecordAuthority(RecordAuthority {
+            authority: Some(authority),
+        }))
+        .await?;
         self.custody.set_usable(&id, true);
         tracing::info!(kind = kind_name(kind), authority = %id, slot = %intent.slot, "authority prepared");
         Ok(())
     }
 
     /// The self-signed certificate of a new X.509 authority.
-    async fn certificate(&self, key: &KeyRef, public: &PublicKeyInfo) -> Result<IssuedCertificate, StepError> {
+    async fn certificate(
+        &self,
+        key: &KeyRef,
+        public: &PublicKeyInfo,
+    ) -> Result<IssuedCertificate, StepError> {
         let id = SpiffeId::of_trust_domain(&self.making.trust_domain);
-        let public_key = PublicKey::from_spki_der(&public.spki_der).map_err(IssueError::AuthorityKey)?;
+        let public_key =
+            PublicKey::from_spki_der(&public.spki_der).map_err(IssueError::AuthorityKey)?;
         let request = CertificateRequest {
             profile: Profile::SelfSignedCa,
             id: &id,
@@ -222,7 +281,9 @@ impl Driver {
     async fn prove(&self, kind: AuthorityKind, id: &str) -> Result<(), StepError> {
         let me = self.doors.consensus().me();
         let authorities = self.doors.local().authorities(kind);
-        let Some(authority) = authorities.iter().find(|a| a.id == id) else { return Ok(()) };
+        let Some(authority) = authorities.iter().find(|a| a.id == id) else {
+            return Ok(());
+        };
         let in_memory = self.custody.signer().kind() == BackendKind::Memory;
         let key = key_ref(authority).ok_or(StepError::NoKeyId)?;
         let public = match self.custody.signer().public_key(&key).await {
@@ -236,8 +297,15 @@ impl Driver {
         self.try_key(&key, &public).await?;
         self.custody.set_usable(id, true);
         if !authority.proved_by.contains(&me) {
-            let name = AuthorityName { kind: kind.into(), id: id.to_owned() };
-            self.write(Command::ProveAuthority(ProveAuthority { authority: Some(name), node_id: me })).await?;
+            let name = AuthorityName {
+                kind: kind.into(),
+                id: id.to_owned(),
+            };
+            self.write(Command::ProveAuthority(ProveAuthority {
+                authority: Some(name),
+                node_id: me,
+            }))
+            .await?;
         }
         Ok(())
     }
@@ -258,7 +326,9 @@ impl Driver {
 fn random_key_id() -> String {
     const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     // 64 bits a character leave no bias that anybody could measure.
-    (0..32).map(|_| char::from(ALPHABET[(u64::from_be_bytes(random()) % 62) as usize])).collect()
+    (0..32)
+        .map(|_| char::from(ALPHABET[(u64::from_be_bytes(random()) % 62) as usize]))
+        .collect()
 }
 
 /// Waits for a change that a plan may depend on.
@@ -266,7 +336,9 @@ async fn authority_change(feed: &mut broadcast::Receiver<Change>) {
     loop {
         match feed.recv().await {
             Ok(change) => match change.kind {
-                ChangeKind::AuthoritySet(_) | ChangeKind::IntentChanged(_) | ChangeKind::MemberSet(_) => return,
+                ChangeKind::AuthoritySet(_)
+                | ChangeKind::IntentChanged(_)
+                | ChangeKind::MemberSet(_) => return,
                 _ => {}
             },
             Err(broadcast::error::RecvError::Lagged(_)) => return,
@@ -277,7 +349,10 @@ async fn authority_change(feed: &mut broadcast::Receiver<Change>) {
 
 /// Records which authority issued the server SVID that this node serves.
 pub(super) async fn record_server_svid(doors: &Doors, authority_id: &str) {
-    let command = RecordServerSvid { node_id: doors.consensus().me(), authority_id: authority_id.to_owned() };
+    let command = RecordServerSvid {
+        node_id: doors.consensus().me(),
+        authority_id: authority_id.to_owned(),
+    };
     if let Err(error) = doors.propose(Command::RecordServerSvid(command)).await {
         tracing::debug!(%error, "the server SVID's issuer is not recorded yet");
     }

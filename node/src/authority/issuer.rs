@@ -15,8 +15,8 @@ use super::server_svid::ServerSvid;
 use super::{Custody, key_ref};
 use crate::environment::Stopwatch;
 use crate::issue::{
-    CertificateRequest, Draw, IssueError, JwtAuthority, Subject, TokenRequest, X509Authority, prepare_certificate,
-    prepare_token,
+    CertificateRequest, Draw, IssueError, JwtAuthority, Subject, TokenRequest, X509Authority,
+    prepare_certificate, prepare_token,
 };
 use crate::registry::Doors;
 
@@ -84,16 +84,22 @@ impl From<IssueFailed> for Status {
         match &failed {
             IssueFailed::NoAuthority(_) => Self::unavailable(format!("{failed}; try another node")),
             IssueFailed::Issue(IssueError::Signer(error)) => match error {
-                SignerError::Busy { .. } => Self::resource_exhausted("the signer is busy; try again"),
+                SignerError::Busy { .. } => {
+                    Self::resource_exhausted("the signer is busy; try again")
+                }
                 _ => {
                     tracing::warn!(error = %crate::app::chain(&failed), "signing failed");
-                    Self::unavailable("the signing key cannot be used on this node now; try another node")
+                    Self::unavailable(
+                        "the signing key cannot be used on this node now; try another node",
+                    )
                 }
             },
-            IssueFailed::Issue(IssueError::AuthorityExpired { .. } | IssueError::AuthorityNotYetValid { .. }) => {
-                Self::unavailable(format!("{}; try another node", crate::app::chain(&failed)))
+            IssueFailed::Issue(
+                IssueError::AuthorityExpired { .. } | IssueError::AuthorityNotYetValid { .. },
+            ) => Self::unavailable(format!("{}; try another node", crate::app::chain(&failed))),
+            IssueFailed::Issue(error) if !error.is_our_mistake() => {
+                Self::invalid_argument(crate::app::chain(error))
             }
-            IssueFailed::Issue(error) if !error.is_our_mistake() => Self::invalid_argument(crate::app::chain(error)),
             IssueFailed::Issue(_) | IssueFailed::Profile(_) => {
                 tracing::error!(error = %crate::app::chain(&failed), "a document was not issued");
                 Self::internal("the document could not be issued")
@@ -136,7 +142,9 @@ impl Issuer {
             x509: Mutex::default(),
             jwt: Mutex::default(),
         };
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Trust domain of everything it issues.
@@ -145,7 +153,12 @@ impl Issuer {
     }
 
     fn now(&self) -> i64 {
-        self.inner.doors.consensus().clock().now_unix_ms().div_euclid(1000)
+        self.inner
+            .doors
+            .consensus()
+            .clock()
+            .now_unix_ms()
+            .div_euclid(1000)
     }
 
     fn signing(&self, kind: AuthorityKind) -> Option<Arc<Authority>> {
@@ -161,33 +174,58 @@ impl Issuer {
 
     /// The parsed form of the record, made once for each authority.
     fn x509_authority(&self) -> Result<Arc<X509Authority>, IssueFailed> {
-        let record = self.signing(AuthorityKind::X509).ok_or(IssueFailed::NoAuthority("X.509"))?;
-        let mut held = self.inner.x509.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self
+            .signing(AuthorityKind::X509)
+            .ok_or(IssueFailed::NoAuthority("X.509"))?;
+        let mut held = self
+            .inner
+            .x509
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(authority) = held.as_ref().filter(|a| a.id() == record.id) {
             return Ok(Arc::clone(authority));
         }
-        let key = key_ref(&record).ok_or_else(|| IssueFailed::Profile("authority without a key id".into()))?;
-        let made = X509Authority::new(&self.inner.trust_domain, key, record.certificate.clone(), Vec::new())?;
+        let key = key_ref(&record)
+            .ok_or_else(|| IssueFailed::Profile("authority without a key id".into()))?;
+        let made = X509Authority::new(
+            &self.inner.trust_domain,
+            key,
+            record.certificate.clone(),
+            Vec::new(),
+        )?;
         let authority = Arc::new(made);
         *held = Some(Arc::clone(&authority));
         Ok(authority)
     }
 
     fn jwt_authority(&self) -> Result<Arc<JwtAuthority>, IssueFailed> {
-        let record = self.signing(AuthorityKind::Jwt).ok_or(IssueFailed::NoAuthority("JWT"))?;
-        let mut held = self.inner.jwt.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self
+            .signing(AuthorityKind::Jwt)
+            .ok_or(IssueFailed::NoAuthority("JWT"))?;
+        let mut held = self
+            .inner
+            .jwt
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(authority) = held.as_ref().filter(|a| a.kid() == record.id) {
             return Ok(Arc::clone(authority));
         }
-        let key = key_ref(&record).ok_or_else(|| IssueFailed::Profile("authority without a key id".into()))?;
-        let authority = Arc::new(JwtAuthority::new(record.id.clone(), key, &record.public_key, record.expires_at)?);
+        let key = key_ref(&record)
+            .ok_or_else(|| IssueFailed::Profile("authority without a key id".into()))?;
+        let authority = Arc::new(JwtAuthority::new(
+            record.id.clone(),
+            key,
+            &record.public_key,
+            record.expires_at,
+        )?);
         *held = Some(Arc::clone(&authority));
         Ok(authority)
     }
 
     fn id(&self, path: &str) -> Result<SpiffeId, IssueFailed> {
         // Checked when it was stored; a stored path that is none is a defect.
-        SpiffeId::new(&self.inner.trust_domain, path).map_err(|e| IssueFailed::Profile(e.to_string()))
+        SpiffeId::new(&self.inner.trust_domain, path)
+            .map_err(|e| IssueFailed::Profile(e.to_string()))
     }
 
     async fn certificate(
@@ -200,12 +238,22 @@ impl Issuer {
         let watch = Stopwatch::start();
         let authority = self.x509_authority()?;
         let draw = Draw::new(&**self.inner.doors.consensus().clock());
-        let request =
-            CertificateRequest { profile, id, public_key: key, subject: Subject::of_svids(), ttl_seconds };
+        let request = CertificateRequest {
+            profile,
+            id,
+            public_key: key,
+            subject: Subject::of_svids(),
+            ttl_seconds,
+        };
         let prepared = prepare_certificate(&authority, request, &draw)?;
         let signer = self.inner.custody.signer();
         let issued = prepared.sign(&**signer).await;
-        crate::telemetry::signature("x509", signer.kind().as_str(), issued.is_ok(), watch.elapsed());
+        crate::telemetry::signature(
+            "x509",
+            signer.kind().as_str(),
+            issued.is_ok(),
+            watch.elapsed(),
+        );
         let issued = issued?;
         let svid = X509Svid {
             id: issued.facts.id,
@@ -218,27 +266,49 @@ impl Issuer {
     }
 
     /// Signs a workload's X.509-SVID as its entry says.
-    pub async fn workload_x509(&self, entry: &Entry, key: &PublicKey) -> Result<X509Svid, IssueFailed> {
+    pub async fn workload_x509(
+        &self,
+        entry: &Entry,
+        key: &PublicKey,
+    ) -> Result<X509Svid, IssueFailed> {
         let id = self.id(&entry.spiffe_path)?;
-        let ttl = if entry.x509_svid_ttl > 0 { i64::from(entry.x509_svid_ttl) } else { self.inner.lifetimes.x509 };
-        let profile = Profile::Workload { dns_names: entry.dns_names.clone() };
+        let ttl = if entry.x509_svid_ttl > 0 {
+            i64::from(entry.x509_svid_ttl)
+        } else {
+            self.inner.lifetimes.x509
+        };
+        let profile = Profile::Workload {
+            dns_names: entry.dns_names.clone(),
+        };
         Ok(self.certificate(profile, &id, key, ttl).await?.0)
     }
 
     /// Signs an agent's SVID.
-    pub async fn agent_x509(&self, id: &SpiffeId, key: &PublicKey) -> Result<X509Svid, IssueFailed> {
-        Ok(self.certificate(Profile::Agent, id, key, self.inner.lifetimes.agent).await?.0)
+    pub async fn agent_x509(
+        &self,
+        id: &SpiffeId,
+        key: &PublicKey,
+    ) -> Result<X509Svid, IssueFailed> {
+        Ok(self
+            .certificate(Profile::Agent, id, key, self.inner.lifetimes.agent)
+            .await?
+            .0)
     }
 
     /// Makes a key and signs this server's own SVID: the SVID, the id of its issuer, and
     /// the PKCS#8 DER of the key.
-    pub(super) async fn server_x509(&self) -> Result<(X509Svid, String, Zeroizing<Vec<u8>>), IssueFailed> {
+    pub(super) async fn server_x509(
+        &self,
+    ) -> Result<(X509Svid, String, Zeroizing<Vec<u8>>), IssueFailed> {
         let bad = |e: &dyn std::fmt::Display| IssueFailed::Profile(format!("server key: {e}"));
-        let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| bad(&e))?;
+        let pair =
+            rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| bad(&e))?;
         let spki = rcgen::PublicKeyData::subject_public_key_info(&pair);
         let key = PublicKey::from_spki_der(&spki).map_err(|e| bad(&e))?;
         let id = SpiffeId::server(&self.inner.trust_domain);
-        let (svid, issuer) = self.certificate(Profile::Server, &id, &key, self.inner.lifetimes.server).await?;
+        let (svid, issuer) = self
+            .certificate(Profile::Server, &id, &key, self.inner.lifetimes.server)
+            .await?;
         Ok((svid, issuer, Zeroizing::new(pair.serialize_der())))
     }
 
@@ -247,7 +317,11 @@ impl Issuer {
         let watch = Stopwatch::start();
         let id = self.id(&entry.spiffe_path)?;
         let authority = self.jwt_authority()?;
-        let ttl = if entry.jwt_svid_ttl > 0 { i64::from(entry.jwt_svid_ttl) } else { self.inner.lifetimes.jwt };
+        let ttl = if entry.jwt_svid_ttl > 0 {
+            i64::from(entry.jwt_svid_ttl)
+        } else {
+            self.inner.lifetimes.jwt
+        };
         let request = TokenRequest {
             id: &id,
             audience: audience.to_vec(),
@@ -259,7 +333,12 @@ impl Issuer {
         let prepared = prepare_token(&authority, request, &draw)?;
         let signer = self.inner.custody.signer();
         let issued = prepared.sign(&**signer).await;
-        crate::telemetry::signature("jwt", signer.kind().as_str(), issued.is_ok(), watch.elapsed());
+        crate::telemetry::signature(
+            "jwt",
+            signer.kind().as_str(),
+            issued.is_ok(),
+            watch.elapsed(),
+        );
         let issued = issued?;
         Ok(JwtSvid {
             id,
@@ -297,7 +376,9 @@ impl Issuer {
     pub fn obstacle(&self) -> Option<String> {
         let health = self.inner.custody.signer().health();
         if !health.usable {
-            let why = health.last_error.map_or_else(|| "no reason is known".to_owned(), |e| e.to_string());
+            let why = health
+                .last_error
+                .map_or_else(|| "no reason is known".to_owned(), |e| e.to_string());
             return Some(format!("its signing keys cannot be reached: {why}"));
         }
         self.signing(AuthorityKind::X509)

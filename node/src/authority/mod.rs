@@ -33,7 +33,11 @@ impl Custody {
     /// memory are each node's own.
     pub fn new(signer: Arc<dyn Signer>) -> Self {
         let shared = signer.kind() == BackendKind::Pkcs11;
-        Self { signer, shared, usable: Arc::default() }
+        Self {
+            signer,
+            shared,
+            usable: Arc::default(),
+        }
     }
 
     /// The signer.
@@ -48,11 +52,17 @@ impl Custody {
 
     /// Ids of the authorities that this node has signed with.
     pub fn usable(&self) -> BTreeSet<String> {
-        self.usable.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.usable
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn is_usable(&self, id: &str) -> bool {
-        self.usable.read().unwrap_or_else(PoisonError::into_inner).contains(id)
+        self.usable
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(id)
     }
 
     fn set_usable(&self, id: &str, usable: bool) {
@@ -66,7 +76,12 @@ impl Custody {
 
     /// The authority of a kind that signs on this node: active, its key tried, not
     /// tainted, not at its end.
-    pub fn signing(&self, authorities: &[Arc<Authority>], me: u64, now: i64) -> Option<Arc<Authority>> {
+    pub fn signing(
+        &self,
+        authorities: &[Arc<Authority>],
+        me: u64,
+        now: i64,
+    ) -> Option<Arc<Authority>> {
         let own = if self.shared { 0 } else { me };
         authorities
             .iter()
@@ -80,7 +95,10 @@ impl Custody {
 /// The key of an authority in its backend; `None` for a record without a whole id.
 fn key_ref(authority: &Authority) -> Option<KeyRef> {
     let id: [u8; KeyId::BYTES] = authority.key_id.as_slice().try_into().ok()?;
-    Some(KeyRef { id: KeyId::new(id), label: authority.key_label.clone() })
+    Some(KeyRef {
+        id: KeyId::new(id),
+        label: authority.key_label.clone(),
+    })
 }
 
 /// Name of a kind in metrics and logs.

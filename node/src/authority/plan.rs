@@ -93,12 +93,19 @@ pub fn slot(kind: AuthorityKind, own_node: Option<u64>) -> String {
 
 /// Whether an authority is one that this node may sign with.
 pub fn concerns(authority: &Authority, scene: &Scene) -> bool {
-    if scene.shared { authority.node_id == 0 } else { authority.node_id == scene.me }
+    if scene.shared {
+        authority.node_id == 0
+    } else {
+        authority.node_id == scene.me
+    }
 }
 
 /// Every step that is due now, in order.
 pub fn plan(scene: &Scene) -> Vec<Step> {
-    [AuthorityKind::X509, AuthorityKind::Jwt].into_iter().flat_map(|kind| plan_kind(scene, kind)).collect()
+    [AuthorityKind::X509, AuthorityKind::Jwt]
+        .into_iter()
+        .flat_map(|kind| plan_kind(scene, kind))
+        .collect()
 }
 
 fn plan_kind(scene: &Scene, kind: AuthorityKind) -> Vec<Step> {
@@ -109,40 +116,59 @@ fn plan_kind(scene: &Scene, kind: AuthorityKind) -> Vec<Step> {
     let mine: Vec<&Authority> = scene
         .authorities
         .iter()
-        .filter(|a| a.kind() == kind && concerns(a, scene) && a.expires_at > scene.now && !a.tainted)
-        .filter(|a| matches!(a.status(), AuthorityStatus::Prepared | AuthorityStatus::Active))
+        .filter(|a| {
+            a.kind() == kind && concerns(a, scene) && a.expires_at > scene.now && !a.tainted
+        })
+        .filter(|a| {
+            matches!(
+                a.status(),
+                AuthorityStatus::Prepared | AuthorityStatus::Active
+            )
+        })
         .collect();
 
     let intent = scene.intents.iter().find(|i| i.slot == slot);
     let open = intent.filter(|i| i.node_id != 0);
     if let Some(open) = open {
         if open.node_id == scene.me {
-            steps.push(Step::Make { kind, intent: open.clone() });
+            steps.push(Step::Make {
+                kind,
+                intent: open.clone(),
+            });
         } else if in_charge
             && !scene.present.contains(&open.node_id)
             && scene.now - open.recorded_at > INTENT_PATIENCE
         {
-            steps.push(Step::Abandon { slot: slot.clone(), epoch: open.epoch });
+            steps.push(Step::Abandon {
+                slot: slot.clone(),
+                epoch: open.epoch,
+            });
         }
     }
 
     for authority in &mine {
         if !authority.proved_by.contains(&scene.me) || !scene.usable.contains(&authority.id) {
-            steps.push(Step::Prove { kind, id: authority.id.clone() });
+            steps.push(Step::Prove {
+                kind,
+                id: authority.id.clone(),
+            });
         }
     }
 
     // A shared key that cannot be used right now is an outage of the token and no
     // reason for a new authority; an own key in memory is gone for good.
-    let serviceable =
-        |a: &&&Authority| scene.shared || scene.usable.contains(&a.id) || !a.proved_by.contains(&scene.me);
+    let serviceable = |a: &&&Authority| {
+        scene.shared || scene.usable.contains(&a.id) || !a.proved_by.contains(&scene.me)
+    };
     let has_any = mine.iter().any(|a| serviceable(&a));
     if in_charge && !has_any && open.is_none() {
         let epoch = intent.map_or(0, |i| i.epoch) + 1;
         steps.push(Step::Begin { kind, slot, epoch });
     }
 
-    let signing = mine.iter().any(|a| a.status() == AuthorityStatus::Active && serviceable(&a));
+    let signing = mine
+        .iter()
+        .any(|a| a.status() == AuthorityStatus::Active && serviceable(&a));
     if in_charge && !signing {
         let proved_enough = |a: &&&Authority| {
             if scene.shared {
@@ -151,8 +177,14 @@ fn plan_kind(scene: &Scene, kind: AuthorityKind) -> Vec<Step> {
                 scene.usable.contains(&a.id)
             }
         };
-        let next = mine.iter().filter(|a| a.status() == AuthorityStatus::Prepared).find(|a| proved_enough(a));
-        steps.extend(next.map(|a| Step::Activate { kind, id: a.id.clone() }));
+        let next = mine
+            .iter()
+            .filter(|a| a.status() == AuthorityStatus::Prepared)
+            .find(|a| proved_enough(a));
+        steps.extend(next.map(|a| Step::Activate {
+            kind,
+            id: a.id.clone(),
+        }));
     }
     steps
 }
@@ -191,13 +223,26 @@ mod tests {
     }
 
     fn intent(node: u64, epoch: u64, at: i64) -> KeyIntent {
-        KeyIntent { slot: "x509".into(), epoch, node_id: node, recorded_at: at, ..KeyIntent::default() }
+        KeyIntent {
+            slot: "x509".into(),
+            epoch,
+            node_id: node,
+            recorded_at: at,
+            ..KeyIntent::default()
+        }
     }
 
     #[test]
     fn only_the_leader_begins_a_shared_key() {
         let mut s = scene(true);
-        assert_eq!(x509(&s), [Step::Begin { kind: AuthorityKind::X509, slot: "x509".into(), epoch: 1 }]);
+        assert_eq!(
+            x509(&s),
+            [Step::Begin {
+                kind: AuthorityKind::X509,
+                slot: "x509".into(),
+                epoch: 1
+            }]
+        );
         s.leader = false;
         assert_eq!(x509(&s), []);
     }
@@ -206,7 +251,14 @@ mod tests {
     fn a_closed_intent_gives_the_next_epoch() {
         let mut s = scene(true);
         s.intents = vec![intent(0, 4, 0)];
-        assert_eq!(x509(&s), [Step::Begin { kind: AuthorityKind::X509, slot: "x509".into(), epoch: 5 }]);
+        assert_eq!(
+            x509(&s),
+            [Step::Begin {
+                kind: AuthorityKind::X509,
+                slot: "x509".into(),
+                epoch: 5
+            }]
+        );
     }
 
     #[test]
@@ -217,7 +269,13 @@ mod tests {
         s.intents = vec![intent(2, 1, 0)];
         assert_eq!(x509(&s), [], "node 2 is here");
         s.present = [1, 3].into();
-        assert_eq!(x509(&s), [Step::Abandon { slot: "x509".into(), epoch: 1 }]);
+        assert_eq!(
+            x509(&s),
+            [Step::Abandon {
+                slot: "x509".into(),
+                epoch: 1
+            }]
+        );
         s.intents = vec![intent(2, 1, s.now - 5)];
         assert_eq!(x509(&s), [], "it may come back");
         s.leader = false;
@@ -232,7 +290,13 @@ mod tests {
         s.authorities = vec![authority("a", AuthorityStatus::Prepared, &[1, 2])];
         assert_eq!(x509(&s), []);
         s.authorities = vec![authority("a", AuthorityStatus::Prepared, &[1, 2, 3])];
-        assert_eq!(x509(&s), [Step::Activate { kind: AuthorityKind::X509, id: "a".into() }]);
+        assert_eq!(
+            x509(&s),
+            [Step::Activate {
+                kind: AuthorityKind::X509,
+                id: "a".into()
+            }]
+        );
         s.members = [1, 2].into();
         s.authorities = vec![authority("a", AuthorityStatus::Prepared, &[1, 2])];
         assert_eq!(x509(&s).len(), 1, "a member that is away does not block");
@@ -242,14 +306,24 @@ mod tests {
     fn a_member_proves_what_it_has_not_tried_since_it_started() {
         let mut s = scene(true);
         s.authorities = vec![authority("a", AuthorityStatus::Active, &[1, 2, 3])];
-        assert_eq!(x509(&s), [Step::Prove { kind: AuthorityKind::X509, id: "a".into() }]);
+        assert_eq!(
+            x509(&s),
+            [Step::Prove {
+                kind: AuthorityKind::X509,
+                id: "a".into()
+            }]
+        );
     }
 
     #[test]
     fn an_unusable_token_makes_no_new_shared_authority() {
         let mut s = scene(true);
         s.authorities = vec![authority("a", AuthorityStatus::Active, &[1, 2, 3])];
-        assert!(x509(&s).iter().all(|step| !matches!(step, Step::Begin { .. })));
+        assert!(
+            x509(&s)
+                .iter()
+                .all(|step| !matches!(step, Step::Begin { .. }))
+        );
     }
 
     #[test]
@@ -259,13 +333,20 @@ mod tests {
         let mut lost = authority("a", AuthorityStatus::Active, &[1]);
         lost.node_id = 1;
         s.authorities = vec![lost.clone()];
-        let begin = Step::Begin { kind: AuthorityKind::X509, slot: "x509/node-1".into(), epoch: 1 };
+        let begin = Step::Begin {
+            kind: AuthorityKind::X509,
+            slot: "x509/node-1".into(),
+            epoch: 1,
+        };
         assert!(x509(&s).contains(&begin));
         let mut fresh = authority("b", AuthorityStatus::Prepared, &[1]);
         fresh.node_id = 1;
         s.authorities = vec![lost, fresh];
         s.usable = ["b".to_owned()].into();
-        assert!(x509(&s).contains(&Step::Activate { kind: AuthorityKind::X509, id: "b".into() }));
+        assert!(x509(&s).contains(&Step::Activate {
+            kind: AuthorityKind::X509,
+            id: "b".into()
+        }));
         assert!(!x509(&s).contains(&begin));
     }
 

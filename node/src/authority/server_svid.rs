@@ -34,7 +34,10 @@ impl ServerSvid {
     }
 
     fn get(&self) -> Option<Current> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set(&self, current: Option<Current>) {
@@ -44,7 +47,12 @@ impl ServerSvid {
 
 /// Keeps a server SVID in `tls`, and the roots that agents' certificates are
 /// verified with. Has no end.
-pub async fn keep_server_svid(issuer: Issuer, doors: Doors, tls: Arc<TlsState>, served: ServerSvid) {
+pub async fn keep_server_svid(
+    issuer: Issuer,
+    doors: Doors,
+    tls: Arc<TlsState>,
+    served: ServerSvid,
+) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut told = String::new();
@@ -59,7 +67,9 @@ pub async fn keep_server_svid(issuer: Issuer, doors: Doors, tls: Arc<TlsState>, 
             tls.set_identity(None);
             served.set(None);
         }
-        let Some(authority_id) = issuer.signing_authority_id() else { continue };
+        let Some(authority_id) = issuer.signing_authority_id() else {
+            continue;
+        };
         let due = current.as_ref().is_none_or(|c| {
             c.authority_id != authority_id || now >= c.not_before + (c.not_after - c.not_before) / 2
         });
@@ -89,10 +99,18 @@ pub async fn keep_server_svid(issuer: Issuer, doors: Doors, tls: Arc<TlsState>, 
 
 async fn renew(issuer: &Issuer, tls: &TlsState) -> Result<Current, IssueFailed> {
     let (svid, authority_id, key) = issuer.server_x509().await?;
-    let chain = svid.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    let chain = svid
+        .chain
+        .iter()
+        .map(|der| CertificateDer::from(der.clone()))
+        .collect();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
-    let identity =
-        ServerIdentity::new(chain, &key).map_err(|e| IssueFailed::Profile(crate::app::chain(&e)))?;
+    let identity = ServerIdentity::new(chain, &key)
+        .map_err(|e| IssueFailed::Profile(crate::app::chain(&e)))?;
     tls.set_identity(Some(identity));
-    Ok(Current { authority_id, not_before: svid.issued_at, not_after: svid.expires_at })
+    Ok(Current {
+        authority_id,
+        not_before: svid.issued_at,
+        not_after: svid.expires_at,
+    })
 }

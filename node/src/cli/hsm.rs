@@ -23,10 +23,8 @@ pub(super) enum Verb {
 
 /// `hsm init`.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example:\n  \
-        chancery hsm init -config /etc/chancery/chancery.toml -soPinFile /root/so-pin"
-)]
+#[command(after_help = "Example:\n  \
+        chancery hsm init -config /etc/chancery/chancery.toml -soPinFile /root/so-pin")]
 pub(super) struct Init {
     /// Configuration file
     #[arg(long, value_name = "FILE")]

@@ -21,8 +21,10 @@ use crate::environment::Stopwatch;
 
 /// A node asks this often of itself.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// One round to the leader and back, with everything applied.
-const ROUND_TIMEOUT: Duration = Duration::from_millis(1000);
+/// The way to the leader and back: longer is no quorum.
+const LEADER_TIMEOUT: Duration = Duration::from_millis(1000);
+/// Time for this node to apply what the leader named.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Callers that may wait for a barrier at a time.
 const WAITING_MAX: usize = 16_384;
 
@@ -60,11 +62,18 @@ impl Barriers {
     /// before the call.
     pub async fn pass(&self, limit: Duration) -> Result<(), BarrierError> {
         let (done, wait) = oneshot::channel();
-        self.waiting.try_send(done).map_err(|_| BarrierError("too many callers wait for one".into()))?;
+        self.waiting
+            .try_send(done)
+            .map_err(|_| BarrierError("too many callers wait for one".into()))?;
         match tokio::time::timeout(limit, wait).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(BarrierError("this node is stopping".into())),
-            Err(_) => Err(BarrierError(self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone())),
+            Err(_) => Err(BarrierError(
+                self.last_error
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone(),
+            )),
         }
     }
 
@@ -73,7 +82,12 @@ impl Barriers {
     pub fn age(&self) -> Option<Duration> {
         match self.fresh_as_of.load(Ordering::Acquire) {
             0 => None,
-            at => Some(self.consensus.clock().boottime().saturating_sub(Duration::from_millis(at))),
+            at => Some(
+                self.consensus
+                    .clock()
+                    .boottime()
+                    .saturating_sub(Duration::from_millis(at)),
+            ),
         }
     }
 
@@ -92,17 +106,21 @@ impl Barriers {
             }
             let sent_at = self.consensus.clock().boottime();
             let watch = Stopwatch::start();
-            let result = match tokio::time::timeout(ROUND_TIMEOUT, self.round()).await {
-                Ok(result) => result,
-                Err(_) => Err(BarrierError("the leader or a quorum did not answer".into())),
-            };
+            let result = self.round().await;
             match &result {
                 Ok(()) => {
-                    let ms = u64::try_from(sent_at.as_millis()).unwrap_or(u64::MAX).max(1);
+                    let ms = u64::try_from(sent_at.as_millis())
+                        .unwrap_or(u64::MAX)
+                        .max(1);
                     self.fresh_as_of.store(ms, Ordering::Release);
                     crate::telemetry::quorum_round_trip(watch.elapsed());
                 }
-                Err(error) => error.0.clone_into(&mut self.last_error.lock().unwrap_or_else(PoisonError::into_inner)),
+                Err(error) => error.0.clone_into(
+                    &mut self
+                        .last_error
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner),
+                ),
             }
             for caller in callers {
                 // Whoever asked may have given up.
@@ -111,33 +129,64 @@ impl Barriers {
             if result.is_err() {
                 // An election is under way, or there is no quorum: not a busy loop.
                 let seen = self.consensus.leadership();
-                self.consensus.leadership_changed(seen, Duration::from_millis(50)).await;
+                self.consensus
+                    .leadership_changed(seen, Duration::from_millis(50))
+                    .await;
             }
         }
     }
 
     async fn round(&self) -> Result<(), BarrierError> {
-        let consensus = &self.consensus;
-        let seen = consensus.leadership();
-        let leader = seen.leader.ok_or_else(|| BarrierError("no leader is known".into()))?;
-        let index = if leader == consensus.me() {
-            consensus.read_index_here().await?
-        } else {
-            let network = &consensus.inner.network;
-            let request = wire::ReadIndexRequest { target: Some(network.target(leader)) };
-            let answer = network.peers.read_index(leader, request, ROUND_TIMEOUT).await;
-            let answer = answer.map_err(|e| BarrierError(e.to_string()))?;
-            answer.read_log_id.ok_or_else(|| BarrierError("the leader sent no index".into()))?.index
+        let index = match tokio::time::timeout(LEADER_TIMEOUT, self.read_index()).await {
+            Ok(index) => index?,
+            Err(_) => return Err(BarrierError("the leader or a quorum did not answer".into())),
         };
-        consensus.registry().wait_applied(index).await;
-        Ok(())
+        let applied = self.consensus.registry().wait_applied(index);
+        tokio::time::timeout(APPLY_TIMEOUT, applied)
+            .await
+            .map_err(|_| {
+                BarrierError(format!(
+                    "this node has not applied log entry {index} in time"
+                ))
+            })
+    }
+
+    async fn read_index(&self) -> Result<u64, BarrierError> {
+        let consensus = &self.consensus;
+        let leader = consensus
+            .leadership()
+            .leader
+            .ok_or_else(|| BarrierError("no leader is known".into()))?;
+        if leader == consensus.me() {
+            return consensus.read_index_here().await;
+        }
+        let network = &consensus.inner.network;
+        let request = wire::ReadIndexRequest {
+            target: Some(network.target(leader)),
+        };
+        let answer = network
+            .peers
+            .read_index(leader, request, LEADER_TIMEOUT)
+            .await;
+        let answer = answer.map_err(|e| BarrierError(e.to_string()))?;
+        Ok(answer
+            .read_log_id
+            .ok_or_else(|| BarrierError("the leader sent no index".into()))?
+            .index)
     }
 }
 
 impl Consensus {
     /// The read index, if this node leads and a quorum says so now.
     pub(super) async fn read_index_here(&self) -> Result<u64, BarrierError> {
-        let confirmed = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex).await;
-        Ok(confirmed.map_err(|e| BarrierError(e.to_string()))?.read_log_id().index())
+        let confirmed = self
+            .inner
+            .raft
+            .get_read_linearizer(ReadPolicy::ReadIndex)
+            .await;
+        Ok(confirmed
+            .map_err(|e| BarrierError(e.to_string()))?
+            .read_log_id()
+            .index())
     }
 }

@@ -21,7 +21,8 @@ use zeroize::Zeroizing;
 
 use super::{Consensus, Proposer};
 use crate::transport::{
-    Limits, ListenError, PeerConnection, PeerTls, PinPolicy, Role, TcpPort, proof, serve_peers, verify_proof,
+    Limits, ListenError, PeerConnection, PeerTls, PinPolicy, Role, TcpPort, proof, serve_peers,
+    verify_proof,
 };
 
 /// Pause between two rounds over the list.
@@ -67,8 +68,10 @@ pub struct Formed {
 #[derive(Debug, thiserror::Error)]
 pub enum FormationError {
     /// A listed peer belongs to a cluster of another trust domain.
-    #[error("peer {peer} belongs to trust domain {theirs}, this node is configured for {ours}; \
-             check trust_domain and [cluster] peers")]
+    #[error(
+        "peer {peer} belongs to trust domain {theirs}, this node is configured for {ours}; \
+             check trust_domain and [cluster] peers"
+    )]
     OtherTrustDomain {
         /// Which peer.
         peer: String,
@@ -86,7 +89,9 @@ pub enum FormationError {
         why: String,
     },
     /// The secrets differ, or the other end is not a node of this cluster.
-    #[error("peer {peer} does not know the shared secret of [cluster] secret_file, or this node's is another one")]
+    #[error(
+        "peer {peer} does not know the shared secret of [cluster] secret_file, or this node's is another one"
+    )]
     WrongSecret {
         /// Which peer.
         peer: String,
@@ -105,7 +110,13 @@ pub async fn form(
 ) -> Result<Formed, FormationError> {
     let routes = Routes::new(BootstrapServer::new(Pristine { plan: plan.clone() })).prepare();
     let stop = CancellationToken::new();
-    let serve = tokio::spawn(serve_peers(port, tls.clone(), Limits::of_peers(), routes, stop.clone()));
+    let serve = tokio::spawn(serve_peers(
+        port,
+        tls.clone(),
+        Limits::of_peers(),
+        routes,
+        stop.clone(),
+    ));
     let formed = search(plan, tls, new_cluster_id).await;
     stop.cancel();
     match serve.await {
@@ -115,7 +126,11 @@ pub async fn form(
     formed
 }
 
-async fn search(plan: &Plan, tls: &PeerTls, new_cluster_id: String) -> Result<Formed, FormationError> {
+async fn search(
+    plan: &Plan,
+    tls: &PeerTls,
+    new_cluster_id: String,
+) -> Result<Formed, FormationError> {
     let first = plan.peers.first() == Some(&plan.own);
     let others: Vec<&String> = plan.peers.iter().filter(|p| **p != plan.own).collect();
     for round in 0u32.. {
@@ -134,13 +149,24 @@ async fn search(plan: &Plan, tls: &PeerTls, new_cluster_id: String) -> Result<Fo
             }
         }
         if first && pristine == others.len() {
-            return Ok(Formed { cluster_id: new_cluster_id, node_id: 1, pins: Vec::new(), founder: true });
+            return Ok(Formed {
+                cluster_id: new_cluster_id,
+                node_id: 1,
+                pins: Vec::new(),
+                founder: true,
+            });
         }
         if !first && waiting_for.is_empty() {
-            waiting_for.push(format!("{} (to found the cluster)", plan.peers.first().map_or("?", String::as_str)));
+            waiting_for.push(format!(
+                "{} (to found the cluster)",
+                plan.peers.first().map_or("?", String::as_str)
+            ));
         }
         if round % TELL_EVERY == TELL_EVERY - 1 {
-            tracing::info!(peers = waiting_for.join(", "), "waiting for peers to form the cluster");
+            tracing::info!(
+                peers = waiting_for.join(", "),
+                "waiting for peers to form the cluster"
+            );
         }
         tokio::time::sleep(ROUND_PAUSE).await;
     }
@@ -170,17 +196,24 @@ async fn connect(
 /// Sorts the status of a refused call.
 fn refused(peer: &str, status: &Status) -> Problem {
     match status.code() {
-        tonic::Code::Unauthenticated => Problem::Final(FormationError::WrongSecret { peer: peer.to_owned() }),
-        tonic::Code::FailedPrecondition | tonic::Code::AlreadyExists | tonic::Code::PermissionDenied => {
-            Problem::Final(FormationError::Refused { peer: peer.to_owned(), why: status.message().to_owned() })
-        }
+        tonic::Code::Unauthenticated => Problem::Final(FormationError::WrongSecret {
+            peer: peer.to_owned(),
+        }),
+        tonic::Code::FailedPrecondition
+        | tonic::Code::AlreadyExists
+        | tonic::Code::PermissionDenied => Problem::Final(FormationError::Refused {
+            peer: peer.to_owned(),
+            why: status.message().to_owned(),
+        }),
         _ => Problem::Passing(status.message().to_owned()),
     }
 }
 
 async fn timed<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
     let answer = tokio::time::timeout(CALL_TIMEOUT, call).await;
-    Ok(answer.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner())
+    Ok(answer
+        .map_err(|_| Status::deadline_exceeded("no answer"))??
+        .into_inner())
 }
 
 async fn hello(plan: &Plan, tls: &PeerTls, peer: &str) -> Result<Answer, Problem> {
@@ -189,9 +222,13 @@ async fn hello(plan: &Plan, tls: &PeerTls, peer: &str) -> Result<Answer, Problem
         proof: proof(&plan.secret, Role::Client, &connection).to_vec(),
         peer_address: plan.own.clone(),
     };
-    let answer = timed(client.hello(request)).await.map_err(|s| refused(peer, &s))?;
+    let answer = timed(client.hello(request))
+        .await
+        .map_err(|s| refused(peer, &s))?;
     if !verify_proof(&plan.secret, Role::Server, &connection, &answer.proof) {
-        return Err(Problem::Final(FormationError::WrongSecret { peer: peer.to_owned() }));
+        return Err(Problem::Final(FormationError::WrongSecret {
+            peer: peer.to_owned(),
+        }));
     }
     if answer.trust_domain != plan.trust_domain {
         return Err(Problem::Final(FormationError::OtherTrustDomain {
@@ -203,7 +240,9 @@ async fn hello(plan: &Plan, tls: &PeerTls, peer: &str) -> Result<Answer, Problem
     match answer.state() {
         wire::hello_response::State::Pristine => Ok(Answer::Pristine),
         wire::hello_response::State::Member => Ok(Answer::Member),
-        wire::hello_response::State::Unspecified => Err(Problem::Passing("it does not say what it is".into())),
+        wire::hello_response::State::Unspecified => {
+            Err(Problem::Passing("it does not say what it is".into()))
+        }
     }
 }
 
@@ -216,26 +255,41 @@ async fn join(plan: &Plan, tls: &PeerTls, peer: &str) -> Result<Formed, Problem>
         api_address: plan.api_address.clone(),
         version: VERSION.into(),
     };
-    let answer = timed(client.join(request)).await.map_err(|s| refused(peer, &s))?;
+    let answer = timed(client.join(request))
+        .await
+        .map_err(|s| refused(peer, &s))?;
     if !verify_proof(&plan.secret, Role::Server, &connection, &answer.proof) {
-        return Err(Problem::Final(FormationError::WrongSecret { peer: peer.to_owned() }));
+        return Err(Problem::Final(FormationError::WrongSecret {
+            peer: peer.to_owned(),
+        }));
     }
     let pins = answer.members.into_iter().map(|m| Pin {
         node_id: m.node_id,
         peer_address: m.peer_address,
         spki_sha256: m.spki_sha256,
     });
-    Ok(Formed { cluster_id: answer.cluster_id, node_id: answer.node_id, pins: pins.collect(), founder: false })
+    Ok(Formed {
+        cluster_id: answer.cluster_id,
+        node_id: answer.node_id,
+        pins: pins.collect(),
+        founder: false,
+    })
 }
 
 fn connection_of<T>(request: &Request<T>) -> Result<PeerConnection, Status> {
-    request.extensions().get::<PeerConnection>().copied().ok_or_else(|| Status::unauthenticated("not a peer connection"))
+    request
+        .extensions()
+        .get::<PeerConnection>()
+        .copied()
+        .ok_or_else(|| Status::unauthenticated("not a peer connection"))
 }
 
 /// Checks the caller's proof, and returns ours.
 fn prove(plan: &Plan, connection: &PeerConnection, presented: &[u8]) -> Result<Vec<u8>, Status> {
     if plan.secret.is_empty() || !verify_proof(&plan.secret, Role::Client, connection, presented) {
-        return Err(Status::unauthenticated("the proof of the shared secret is wrong"));
+        return Err(Status::unauthenticated(
+            "the proof of the shared secret is wrong",
+        ));
     }
     Ok(proof(&plan.secret, Role::Server, connection).to_vec())
 }
@@ -247,7 +301,10 @@ struct Pristine {
 
 #[tonic::async_trait]
 impl Bootstrap for Pristine {
-    async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
+    async fn hello(
+        &self,
+        request: Request<wire::HelloRequest>,
+    ) -> Result<Response<wire::HelloResponse>, Status> {
         let connection = connection_of(&request)?;
         let proof = prove(&self.plan, &connection, &request.get_ref().proof)?;
         Ok(Response::new(wire::HelloResponse {
@@ -258,8 +315,13 @@ impl Bootstrap for Pristine {
         }))
     }
 
-    async fn join(&self, _: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
-        Err(Status::unavailable("this node is not a member of a cluster yet"))
+    async fn join(
+        &self,
+        _: Request<wire::JoinRequest>,
+    ) -> Result<Response<wire::JoinResponse>, Status> {
+        Err(Status::unavailable(
+            "this node is not a member of a cluster yet",
+        ))
     }
 }
 
@@ -273,13 +335,20 @@ pub struct Admission {
 impl Admission {
     /// Admits nodes of the static list into the cluster of `consensus`.
     pub fn new(plan: Plan, consensus: Consensus, proposer: Proposer) -> Self {
-        Self { plan, consensus, proposer }
+        Self {
+            plan,
+            consensus,
+            proposer,
+        }
     }
 }
 
 #[tonic::async_trait]
 impl Bootstrap for Admission {
-    async fn hello(&self, request: Request<wire::HelloRequest>) -> Result<Response<wire::HelloResponse>, Status> {
+    async fn hello(
+        &self,
+        request: Request<wire::HelloRequest>,
+    ) -> Result<Response<wire::HelloResponse>, Status> {
         let connection = connection_of(&request)?;
         let proof = prove(&self.plan, &connection, &request.get_ref().proof)?;
         Ok(Response::new(wire::HelloResponse {
@@ -290,7 +359,10 @@ impl Bootstrap for Admission {
         }))
     }
 
-    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
+    async fn join(
+        &self,
+        request: Request<wire::JoinRequest>,
+    ) -> Result<Response<wire::JoinResponse>, Status> {
         let connection = connection_of(&request)?;
         let proof = prove(&self.plan, &connection, &request.get_ref().proof)?;
         let asked = request.into_inner();

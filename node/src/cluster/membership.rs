@@ -52,12 +52,18 @@ pub fn plan(picture: &Picture) -> Option<Step> {
             return Some(Step::AddLearner(*id, address.clone()));
         }
     }
-    let founders: BTreeMap<&String, u64> =
-        picture.admitted.iter().filter(|(_, a)| picture.founding.contains(*a)).map(|(id, a)| (a, *id)).collect();
+    let founders: BTreeMap<&String, u64> = picture
+        .admitted
+        .iter()
+        .filter(|(_, a)| picture.founding.contains(*a))
+        .map(|(id, a)| (a, *id))
+        .collect();
     let target: BTreeSet<u64> = founders.values().copied().collect();
     let complete = founders.len() == picture.founding.len() && target.len() > 1;
     let founding_phase = picture.voters.len() == 1 && picture.voters.is_subset(&target);
-    let ready = target.iter().all(|id| picture.voters.contains(id) || picture.caught_up.contains(id));
+    let ready = target
+        .iter()
+        .all(|id| picture.voters.contains(id) || picture.caught_up.contains(id));
     (complete && founding_phase && ready).then_some(Step::Promote(target))
 }
 
@@ -71,12 +77,28 @@ impl Consensus {
             if !self.is_leader() {
                 continue;
             }
-            let Some(step) = plan(&self.picture()) else { continue };
+            let Some(step) = plan(&self.picture()) else {
+                continue;
+            };
             let result = match &step {
                 Step::AddLearner(id, address) => {
-                    self.inner.raft.add_learner(*id, PeerNode { address: address.clone() }, false).await
+                    self.inner
+                        .raft
+                        .add_learner(
+                            *id,
+                            PeerNode {
+                                address: address.clone(),
+                            },
+                            false,
+                        )
+                        .await
                 }
-                Step::Promote(voters) => self.inner.raft.change_membership(voters.clone(), true).await,
+                Step::Promote(voters) => {
+                    self.inner
+                        .raft
+                        .change_membership(voters.clone(), true)
+                        .await
+                }
             };
             match result {
                 Ok(_) => tracing::info!(?step, "membership changed"),
@@ -88,8 +110,14 @@ impl Consensus {
     fn picture(&self) -> Picture {
         let (admitted, founding) = {
             let registry = self.registry().read();
-            let admitted = registry.members().map(|m| (m.node_id, m.peer_address.clone())).collect();
-            (admitted, registry.cluster().founding_peers.iter().cloned().collect())
+            let admitted = registry
+                .members()
+                .map(|m| (m.node_id, m.peer_address.clone()))
+                .collect();
+            (
+                admitted,
+                registry.cluster().founding_peers.iter().cloned().collect(),
+            )
         };
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -118,7 +146,10 @@ mod tests {
 
     fn picture(admitted: &[u64], voters: &[u64], learners: &[u64], caught_up: &[u64]) -> Picture {
         Picture {
-            admitted: admitted.iter().map(|id| (*id, format!("n{id}:1"))).collect(),
+            admitted: admitted
+                .iter()
+                .map(|id| (*id, format!("n{id}:1")))
+                .collect(),
             founding: (1..=3).map(|id| format!("n{id}:1")).collect(),
             voters: voters.iter().copied().collect(),
             learners: learners.iter().copied().collect(),
@@ -134,11 +165,23 @@ mod tests {
 
     #[test]
     fn the_founding_list_is_promoted_whole_or_not_at_all() {
-        assert_eq!(plan(&picture(&[1, 2], &[1], &[2], &[2])), None, "one is missing");
-        assert_eq!(plan(&picture(&[1, 2, 3], &[1], &[2, 3], &[2])), None, "one is behind");
+        assert_eq!(
+            plan(&picture(&[1, 2], &[1], &[2], &[2])),
+            None,
+            "one is missing"
+        );
+        assert_eq!(
+            plan(&picture(&[1, 2, 3], &[1], &[2, 3], &[2])),
+            None,
+            "one is behind"
+        );
         let step = plan(&picture(&[1, 2, 3], &[1], &[2, 3], &[2, 3]));
         assert_eq!(step, Some(Step::Promote([1, 2, 3].into())));
-        assert_eq!(plan(&picture(&[1, 2, 3], &[1, 2, 3], &[], &[])), None, "done");
+        assert_eq!(
+            plan(&picture(&[1, 2, 3], &[1, 2, 3], &[], &[])),
+            None,
+            "done"
+        );
     }
 
     #[test]

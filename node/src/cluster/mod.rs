@@ -97,7 +97,12 @@ impl Storage {
     pub fn open(store: Arc<dyn Store>, snapshots: Snapshots) -> Result<Self, StoreError> {
         let log = LogStore::open(Arc::clone(&store))?;
         let (machine, registry) = StateMachine::open(store, snapshots.clone())?;
-        Ok(Self { log, machine, registry, snapshots })
+        Ok(Self {
+            log,
+            machine,
+            registry,
+            snapshots,
+        })
     }
 }
 
@@ -142,12 +147,29 @@ impl Consensus {
             install_snapshot_timeout: 600_000,
             ..openraft::Config::default()
         };
-        let config = config.validate().map_err(|e| ConsensusError::Settings(e.to_string()))?;
-        let network = Network { cluster_id: start.cluster_id.into(), me: start.node_id, peers: start.peers };
-        let Storage { log, machine, registry, snapshots } = storage;
-        let raft = Raft::new(start.node_id, Arc::new(config), network.clone(), log, machine)
-            .await
-            .map_err(|e| ConsensusError::Fatal(e.to_string()))?;
+        let config = config
+            .validate()
+            .map_err(|e| ConsensusError::Settings(e.to_string()))?;
+        let network = Network {
+            cluster_id: start.cluster_id.into(),
+            me: start.node_id,
+            peers: start.peers,
+        };
+        let Storage {
+            log,
+            machine,
+            registry,
+            snapshots,
+        } = storage;
+        let raft = Raft::new(
+            start.node_id,
+            Arc::new(config),
+            network.clone(),
+            log,
+            machine,
+        )
+        .await
+        .map_err(|e| ConsensusError::Fatal(e.to_string()))?;
         let inner = Inner {
             raft,
             registry,
@@ -159,7 +181,9 @@ impl Consensus {
             snapshots,
             leader_known_at: AtomicU64::new(0),
         };
-        let consensus = Self { inner: Arc::new(inner) };
+        let consensus = Self {
+            inner: Arc::new(inner),
+        };
         tokio::spawn(consensus.clone().watch_leadership());
         Ok(consensus)
     }
@@ -171,7 +195,9 @@ impl Consensus {
         loop {
             let leader = metrics.borrow_watched().current_leader;
             if leader.is_some() || last.is_some() {
-                let now = u64::try_from(self.clock().boottime().as_millis()).unwrap_or(u64::MAX).max(1);
+                let now = u64::try_from(self.clock().boottime().as_millis())
+                    .unwrap_or(u64::MAX)
+                    .max(1);
                 self.inner.leader_known_at.store(now, Ordering::Relaxed);
             }
             if leader != last {
@@ -191,18 +217,31 @@ impl Consensus {
     /// Whether a leader is known, or was within `limit`.
     fn leader_known_within(&self, limit: Duration) -> bool {
         let at = self.inner.leader_known_at.load(Ordering::Relaxed);
-        let age = self.clock().boottime().saturating_sub(Duration::from_millis(at));
+        let age = self
+            .clock()
+            .boottime()
+            .saturating_sub(Duration::from_millis(at));
         self.leadership().leader.is_some() || (at != 0 && age <= limit)
     }
 
     /// Makes this node a cluster of one. Harmless when it is one already.
     pub async fn initialise(&self, address: String) -> Result<(), ConsensusError> {
         let fatal = |e: &dyn std::fmt::Display| ConsensusError::Initialise(e.to_string());
-        if self.inner.raft.is_initialized().await.map_err(|e| fatal(&e))? {
+        if self
+            .inner
+            .raft
+            .is_initialized()
+            .await
+            .map_err(|e| fatal(&e))?
+        {
             return Ok(());
         }
         let members = std::collections::BTreeMap::from([(self.inner.me, PeerNode { address })]);
-        self.inner.raft.initialize(members).await.map_err(|e| fatal(&e))
+        self.inner
+            .raft
+            .initialize(members)
+            .await
+            .map_err(|e| fatal(&e))
     }
 
     /// This node's id.
@@ -228,14 +267,21 @@ impl Consensus {
     /// A request id that this node never used before.
     fn next_request(&self) -> RequestId {
         let sequence = self.inner.request.fetch_add(1, Ordering::Relaxed) + 1;
-        RequestId { node: self.inner.me, boot: self.inner.boot, sequence }
+        RequestId {
+            node: self.inner.me,
+            boot: self.inner.boot,
+            sequence,
+        }
     }
 
     /// Who leads.
     pub fn leadership(&self) -> Leadership {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        Leadership { term: metrics.current_term, leader: metrics.current_leader }
+        Leadership {
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+        }
     }
 
     /// Whether this node leads, as it sees it.
@@ -250,7 +296,10 @@ impl Consensus {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        (membership.voter_ids().collect(), membership.learner_ids().collect())
+        (
+            membership.voter_ids().collect(),
+            membership.learner_ids().collect(),
+        )
     }
 
     /// Log entries that are known committed and not applied here yet.
@@ -268,7 +317,11 @@ impl Consensus {
             loop {
                 {
                     let now = metrics.borrow_watched();
-                    if (Leadership { term: now.current_term, leader: now.current_leader }) != seen {
+                    if (Leadership {
+                        term: now.current_term,
+                        leader: now.current_leader,
+                    }) != seen
+                    {
                         return;
                     }
                 }

@@ -13,8 +13,8 @@ use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError,
 use openraft::network::v2::RaftNetworkV2;
 use openraft::network::{RPCOption, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
 use super::peers::{PeerError, PeerTransport};
@@ -40,7 +40,11 @@ pub struct Network {
 
 impl Network {
     pub(super) fn target(&self, to: u64) -> wire::Target {
-        wire::Target { cluster_id: self.cluster_id.to_string(), to, from: self.me }
+        wire::Target {
+            cluster_id: self.cluster_id.to_string(),
+            to,
+            from: self.me,
+        }
     }
 }
 
@@ -48,7 +52,10 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, _node: &PeerNode) -> Link {
-        Link { network: self.clone(), to: target }
+        Link {
+            network: self.clone(),
+            to: target,
+        }
     }
 }
 
@@ -60,7 +67,9 @@ pub struct Link {
 
 fn rpc_error(error: PeerError) -> RPCError<Types> {
     match error {
-        PeerError::Unreachable { .. } | PeerError::Unknown(_) => RPCError::Unreachable(Unreachable::new(&error)),
+        PeerError::Unreachable { .. } | PeerError::Unknown(_) => {
+            RPCError::Unreachable(Unreachable::new(&error))
+        }
         PeerError::Refused { .. } => RPCError::Network(NetworkError::new(&error)),
     }
 }
@@ -78,21 +87,44 @@ impl RaftNetworkV2<Types> for Link {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let message = convert::append_request(self.network.target(self.to), &rpc);
-        let answer = self.network.peers.append(self.to, message, option.hard_ttl()).await.map_err(rpc_error)?;
+        let answer = self
+            .network
+            .peers
+            .append(self.to, message, option.hard_ttl())
+            .await
+            .map_err(rpc_error)?;
         convert::append_response_from(&answer).map_err(bad_answer)
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let message = convert::vote_request(self.network.target(self.to), &rpc);
-        let answer = self.network.peers.vote(self.to, message, option.hard_ttl()).await.map_err(rpc_error)?;
+        let answer = self
+            .network
+            .peers
+            .vote(self.to, message, option.hard_ttl())
+            .await
+            .map_err(rpc_error)?;
         convert::vote_response_from(&answer).map_err(bad_answer)
     }
 
     /// openraft's default grants without asking; a peer that cannot be reached
     /// must count as a no.
-    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let message = convert::vote_request(self.network.target(self.to), &rpc);
-        let answer = self.network.peers.pre_vote(self.to, message, option.hard_ttl()).await.map_err(rpc_error)?;
+        let answer = self
+            .network
+            .peers
+            .pre_vote(self.to, message, option.hard_ttl())
+            .await
+            .map_err(rpc_error)?;
         convert::vote_response_from(&answer).map_err(bad_answer)
     }
 
@@ -105,7 +137,10 @@ impl RaftNetworkV2<Types> for Link {
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let chunks = chunks(self.network.target(self.to), &vote, &snapshot.snapshot)
             .map_err(|e| StreamingError::Unreachable(Unreachable::new(&e)))?;
-        let send = self.network.peers.install_snapshot(self.to, chunks, SNAPSHOT_TIMEOUT);
+        let send = self
+            .network
+            .peers
+            .install_snapshot(self.to, chunks, SNAPSHOT_TIMEOUT);
         let answer = tokio::select! {
             closed = cancel => return Err(StreamingError::Closed(closed)),
             answer = send => answer.map_err(|e| StreamingError::Unreachable(Unreachable::new(&e)))?,
@@ -121,12 +156,19 @@ impl RaftNetworkV2<Types> for Link {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
         let message = convert::transfer_request(self.network.target(self.to), &req);
-        let answer =
-            self.network.peers.transfer_leader(self.to, message, option.hard_ttl()).await.map_err(rpc_error)?;
+        let answer = self
+            .network
+            .peers
+            .transfer_leader(self.to, message, option.hard_ttl())
+            .await
+            .map_err(rpc_error)?;
         if answer.refusal.is_empty() {
             return Ok(Ok(()));
         }
-        let why = PeerError::Refused { node: self.to, why: answer.refusal };
+        let why = PeerError::Refused {
+            node: self.to,
+            why: answer.refusal,
+        };
         Err(RPCError::Network(NetworkError::new(&why)))
     }
 }
@@ -158,7 +200,10 @@ fn chunks(
             }
         }
         chunk.truncate(filled);
-        (filled > 0).then(|| wire::SnapshotChunk { chunk, ..wire::SnapshotChunk::default() })
+        (filled > 0).then(|| wire::SnapshotChunk {
+            chunk,
+            ..wire::SnapshotChunk::default()
+        })
     });
     Ok(futures::stream::iter(std::iter::once(first).chain(rest)).boxed())
 }

@@ -53,11 +53,26 @@ pub enum PeerError {
 #[async_trait]
 pub trait PeerTransport: Send + Sync + 'static {
     /// Raft: append log entries, or a heartbeat.
-    async fn append(&self, to: u64, m: wire::AppendRequest, timeout: Duration) -> Result<wire::AppendResponse, PeerError>;
+    async fn append(
+        &self,
+        to: u64,
+        m: wire::AppendRequest,
+        timeout: Duration,
+    ) -> Result<wire::AppendResponse, PeerError>;
     /// Raft: ask for a vote.
-    async fn vote(&self, to: u64, m: wire::VoteRequest, timeout: Duration) -> Result<wire::VoteResponse, PeerError>;
+    async fn vote(
+        &self,
+        to: u64,
+        m: wire::VoteRequest,
+        timeout: Duration,
+    ) -> Result<wire::VoteResponse, PeerError>;
     /// Raft: ask whether a vote would be granted.
-    async fn pre_vote(&self, to: u64, m: wire::VoteRequest, timeout: Duration) -> Result<wire::VoteResponse, PeerError>;
+    async fn pre_vote(
+        &self,
+        to: u64,
+        m: wire::VoteRequest,
+        timeout: Duration,
+    ) -> Result<wire::VoteResponse, PeerError>;
     /// Raft: hand a snapshot over.
     async fn install_snapshot(
         &self,
@@ -73,11 +88,26 @@ pub trait PeerTransport: Send + Sync + 'static {
         timeout: Duration,
     ) -> Result<wire::TransferLeaderResponse, PeerError>;
     /// Hand proposals to the leader.
-    async fn forward(&self, to: u64, m: wire::ForwardRequest, timeout: Duration) -> Result<wire::ForwardResponse, PeerError>;
+    async fn forward(
+        &self,
+        to: u64,
+        m: wire::ForwardRequest,
+        timeout: Duration,
+    ) -> Result<wire::ForwardResponse, PeerError>;
     /// Ask the leader for a read index.
-    async fn read_index(&self, to: u64, m: wire::ReadIndexRequest, timeout: Duration) -> Result<wire::ReadIndexResponse, PeerError>;
+    async fn read_index(
+        &self,
+        to: u64,
+        m: wire::ReadIndexRequest,
+        timeout: Duration,
+    ) -> Result<wire::ReadIndexResponse, PeerError>;
     /// Ask a member how it is.
-    async fn node_status(&self, to: u64, m: wire::NodeStatusRequest, timeout: Duration) -> Result<wire::NodeStatusResponse, PeerError>;
+    async fn node_status(
+        &self,
+        to: u64,
+        m: wire::NodeStatusRequest,
+        timeout: Duration,
+    ) -> Result<wire::NodeStatusResponse, PeerError>;
 }
 
 /// Members by what this node knows of them: its state, and until that has come,
@@ -91,7 +121,10 @@ pub struct PinBook {
 impl PinBook {
     /// A book over the replicated members and the pins of the identity record.
     pub fn new(registry: Registry, seed: Vec<Pin>) -> Self {
-        Self { registry, seed: Arc::new(seed) }
+        Self {
+            registry,
+            seed: Arc::new(seed),
+        }
     }
 
     /// Address and pin of a member.
@@ -125,7 +158,11 @@ pub struct GrpcPeers {
 impl GrpcPeers {
     /// Peers of the members in `pins`.
     pub fn new(tls: PeerTls, pins: PinBook) -> Self {
-        Self { tls, pins, channels: Mutex::new(BTreeMap::new()) }
+        Self {
+            tls,
+            pins,
+            channels: Mutex::new(BTreeMap::new()),
+        }
     }
 
     fn channel(&self, node: u64, purpose: Purpose) -> Result<Channel, PeerError> {
@@ -143,12 +180,16 @@ impl GrpcPeers {
 
     fn raft(&self, node: u64, purpose: Purpose) -> Result<RaftClient<Channel>, PeerError> {
         let client = RaftClient::new(self.channel(node, purpose)?);
-        Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+        Ok(client
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     fn control(&self, node: u64) -> Result<ControlClient<Channel>, PeerError> {
         let client = ControlClient::new(self.channel(node, Purpose::Control)?);
-        Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+        Ok(client
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 }
 
@@ -172,24 +213,48 @@ async fn call<T>(
     match tokio::time::timeout(timeout, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
         Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
-            Err(PeerError::Unreachable { node, why: status.message().to_owned() })
+            Err(PeerError::Unreachable {
+                node,
+                why: status.message().to_owned(),
+            })
         }
-        Ok(Err(status)) => Err(PeerError::Refused { node, why: status.to_string() }),
-        Err(_) => Err(PeerError::Unreachable { node, why: format!("no answer within {timeout:?}") }),
+        Ok(Err(status)) => Err(PeerError::Refused {
+            node,
+            why: status.to_string(),
+        }),
+        Err(_) => Err(PeerError::Unreachable {
+            node,
+            why: format!("no answer within {timeout:?}"),
+        }),
     }
 }
 
 #[async_trait]
 impl PeerTransport for GrpcPeers {
-    async fn append(&self, to: u64, m: wire::AppendRequest, timeout: Duration) -> Result<wire::AppendResponse, PeerError> {
+    async fn append(
+        &self,
+        to: u64,
+        m: wire::AppendRequest,
+        timeout: Duration,
+    ) -> Result<wire::AppendResponse, PeerError> {
         call(to, timeout, self.raft(to, Purpose::Raft)?.append(m)).await
     }
 
-    async fn vote(&self, to: u64, m: wire::VoteRequest, timeout: Duration) -> Result<wire::VoteResponse, PeerError> {
+    async fn vote(
+        &self,
+        to: u64,
+        m: wire::VoteRequest,
+        timeout: Duration,
+    ) -> Result<wire::VoteResponse, PeerError> {
         call(to, timeout, self.raft(to, Purpose::Raft)?.vote(m)).await
     }
 
-    async fn pre_vote(&self, to: u64, m: wire::VoteRequest, timeout: Duration) -> Result<wire::VoteResponse, PeerError> {
+    async fn pre_vote(
+        &self,
+        to: u64,
+        m: wire::VoteRequest,
+        timeout: Duration,
+    ) -> Result<wire::VoteResponse, PeerError> {
         call(to, timeout, self.raft(to, Purpose::Raft)?.pre_vote(m)).await
     }
 
@@ -209,18 +274,38 @@ impl PeerTransport for GrpcPeers {
         m: wire::TransferLeaderRequest,
         timeout: Duration,
     ) -> Result<wire::TransferLeaderResponse, PeerError> {
-        call(to, timeout, self.raft(to, Purpose::Raft)?.transfer_leader(m)).await
+        call(
+            to,
+            timeout,
+            self.raft(to, Purpose::Raft)?.transfer_leader(m),
+        )
+        .await
     }
 
-    async fn forward(&self, to: u64, m: wire::ForwardRequest, timeout: Duration) -> Result<wire::ForwardResponse, PeerError> {
+    async fn forward(
+        &self,
+        to: u64,
+        m: wire::ForwardRequest,
+        timeout: Duration,
+    ) -> Result<wire::ForwardResponse, PeerError> {
         call(to, timeout, self.control(to)?.forward(m)).await
     }
 
-    async fn read_index(&self, to: u64, m: wire::ReadIndexRequest, timeout: Duration) -> Result<wire::ReadIndexResponse, PeerError> {
+    async fn read_index(
+        &self,
+        to: u64,
+        m: wire::ReadIndexRequest,
+        timeout: Duration,
+    ) -> Result<wire::ReadIndexResponse, PeerError> {
         call(to, timeout, self.control(to)?.read_index(m)).await
     }
 
-    async fn node_status(&self, to: u64, m: wire::NodeStatusRequest, timeout: Duration) -> Result<wire::NodeStatusResponse, PeerError> {
+    async fn node_status(
+        &self,
+        to: u64,
+        m: wire::NodeStatusRequest,
+        timeout: Duration,
+    ) -> Result<wire::NodeStatusResponse, PeerError> {
         call(to, timeout, self.control(to)?.node_status(m)).await
     }
 }

@@ -73,12 +73,19 @@ impl Proposer {
     pub fn start(consensus: Consensus) -> Self {
         let (forwards, queue) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(forward_loop(consensus.clone(), queue));
-        Self { consensus, forwards }
+        Self {
+            consensus,
+            forwards,
+        }
     }
 
     /// Proposes `command` and waits until its outcome is applied on this node, at
     /// most `limit`.
-    pub async fn propose(&self, command: Command, limit: Duration) -> Result<Outcome, ProposeError> {
+    pub async fn propose(
+        &self,
+        command: Command,
+        limit: Duration,
+    ) -> Result<Outcome, ProposeError> {
         let name = command.name();
         let watch = Stopwatch::start();
         let result = self.run(command, limit).await;
@@ -103,11 +110,19 @@ impl Proposer {
             let Some(leader) = seen.leader else {
                 // Without a leader for long there is no point in making callers wait.
                 let since = *leaderless_since.get_or_insert_with(Instant::now);
-                let patience = if self.consensus.leader_known_within(LEADER_KNOWN) { ELECTION_WAIT } else { Duration::ZERO };
+                let patience = if self.consensus.leader_known_within(LEADER_KNOWN) {
+                    ELECTION_WAIT
+                } else {
+                    Duration::ZERO
+                };
                 let until = deadline.min(since + patience);
                 let now = Instant::now();
                 if now >= until {
-                    return Err(if sent { ProposeError::Unknown } else { ProposeError::NoLeader });
+                    return Err(if sent {
+                        ProposeError::Unknown
+                    } else {
+                        ProposeError::NoLeader
+                    });
                 }
                 self.consensus.leadership_changed(seen, until - now).await;
                 continue;
@@ -133,17 +148,28 @@ impl Proposer {
             }
             let now = Instant::now();
             if now >= deadline {
-                return Err(if sent { ProposeError::Unknown } else { ProposeError::Busy });
+                return Err(if sent {
+                    ProposeError::Unknown
+                } else {
+                    ProposeError::Busy
+                });
             }
             // Either leadership moves, or the same leader is asked again shortly.
-            self.consensus.leadership_changed(seen, RETRY_PAUSE.min(deadline - now)).await;
+            self.consensus
+                .leadership_changed(seen, RETRY_PAUSE.min(deadline - now))
+                .await;
         }
     }
 
     async fn forward(&self, proposal: &Proposal) -> Result<Attempt, ProposeError> {
         let (answer, wait) = oneshot::channel();
-        let forward = Forward { bytes: codec::encode_proposal(proposal), answer };
-        self.forwards.try_send(forward).map_err(|_| ProposeError::Busy)?;
+        let forward = Forward {
+            bytes: codec::encode_proposal(proposal),
+            answer,
+        };
+        self.forwards
+            .try_send(forward)
+            .map_err(|_| ProposeError::Busy)?;
         Ok(wait.await.unwrap_or(Attempt::Unknown))
     }
 }
@@ -162,7 +188,11 @@ impl Consensus {
 
     /// Answers a batch that another node forwarded. One hop: what this node cannot
     /// write itself is refused and never forwarded on.
-    pub(super) async fn write_forwarded(&self, from: u64, proposals: Vec<Vec<u8>>) -> wire::ForwardResponse {
+    pub(super) async fn write_forwarded(
+        &self,
+        from: u64,
+        proposals: Vec<Vec<u8>>,
+    ) -> wire::ForwardResponse {
         use wire::forward_result::Result as Answer;
         let one = |bytes: Vec<u8>| async move {
             let proposal = match codec::decode_proposal(&bytes) {
@@ -172,7 +202,9 @@ impl Consensus {
                 Err(error) => return (Answer::Refused(error.to_string()), 0),
             };
             match self.write_here(proposal).await {
-                Ok(Attempt::Done(outcome, index)) => (Answer::Outcome(codec::encode_outcome(&outcome)), index),
+                Ok(Attempt::Done(outcome, index)) => {
+                    (Answer::Outcome(codec::encode_outcome(&outcome)), index)
+                }
                 Ok(Attempt::Refused) => (Answer::Refused("this node does not lead".into()), 0),
                 Ok(Attempt::Unknown) => (Answer::Unknown("leadership changed".into()), 0),
                 Err(error) => (Answer::Unknown(error.to_string()), 0),
@@ -182,7 +214,10 @@ impl Consensus {
         wire::ForwardResponse {
             results: answers
                 .into_iter()
-                .map(|(result, log_index)| wire::ForwardResult { result: Some(result), log_index })
+                .map(|(result, log_index)| wire::ForwardResult {
+                    result: Some(result),
+                    log_index,
+                })
                 .collect(),
             leader_hint: self.leadership().leader,
         }
@@ -194,7 +229,9 @@ async fn forward_loop(consensus: Consensus, mut queue: mpsc::Receiver<Forward>) 
     let slots = std::sync::Arc::new(tokio::sync::Semaphore::new(BATCHES_MAX));
     while let Some(first) = queue.recv().await {
         // Waiting for a slot is what makes batches grow under load.
-        let Ok(slot) = std::sync::Arc::clone(&slots).acquire_owned().await else { return };
+        let Ok(slot) = std::sync::Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
         let mut bytes = first.bytes.len();
         let mut batch = vec![first];
         while batch.len() < BATCH_MAX && bytes < BATCH_BYTES_MAX {
@@ -219,8 +256,12 @@ async fn forward_batch(consensus: &Consensus, batch: Vec<Forward>) {
         }
         return;
     };
-    let (proposals, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|f| (f.bytes, f.answer)).unzip();
-    let request = wire::ForwardRequest { target: Some(network.target(leader)), proposals };
+    let (proposals, answers): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|f| (f.bytes, f.answer)).unzip();
+    let request = wire::ForwardRequest {
+        target: Some(network.target(leader)),
+        proposals,
+    };
     let response = network.peers.forward(leader, request, ELECTION_WAIT).await;
     let mut results = match response {
         Ok(response) => response.results.into_iter(),

@@ -36,7 +36,12 @@ pub struct PeerServer {
 impl PeerServer {
     /// A server for this node.
     pub fn new(consensus: Consensus, pins: PinBook, status: Arc<dyn SelfStatus>) -> Self {
-        Self { consensus, pins, status, received: Arc::new(AtomicU64::new(0)) }
+        Self {
+            consensus,
+            pins,
+            status,
+            received: Arc::new(AtomicU64::new(0)),
+        }
     }
 
     /// Returns the calling node if its key is pinned and it means this node.
@@ -48,8 +53,13 @@ impl PeerServer {
         self.check_target(connection, target)
     }
 
-    fn check_target(&self, connection: &PeerConnection, target: Option<&wire::Target>) -> Result<u64, Status> {
-        let target = target.ok_or_else(|| Status::invalid_argument("peer message without target"))?;
+    fn check_target(
+        &self,
+        connection: &PeerConnection,
+        target: Option<&wire::Target>,
+    ) -> Result<u64, Status> {
+        let target =
+            target.ok_or_else(|| Status::invalid_argument("peer message without target"))?;
         if target.cluster_id != self.consensus.cluster_id() {
             return Err(Status::failed_precondition(format!(
                 "this node belongs to cluster {}, the call is for cluster {}",
@@ -66,7 +76,10 @@ impl PeerServer {
         }
         match self.pins.find(target.from) {
             Some((_, pin)) if pin == *connection.remote_spki_sha256() => Ok(target.from),
-            _ => Err(Status::permission_denied(format!("the calling key is not pinned for node {}", target.from))),
+            _ => Err(Status::permission_denied(format!(
+                "the calling key is not pinned for node {}",
+                target.from
+            ))),
         }
     }
 }
@@ -81,24 +94,45 @@ fn bad(error: convert::WireError) -> Status {
 
 #[tonic::async_trait]
 impl RaftService for PeerServer {
-    async fn append(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendResponse>, Status> {
+    async fn append(
+        &self,
+        request: Request<wire::AppendRequest>,
+    ) -> Result<Response<wire::AppendResponse>, Status> {
         self.check(&request, request.get_ref().target.as_ref())?;
         let rpc = convert::append_request_from(request.get_ref()).map_err(bad)?;
-        let answer = self.consensus.inner.raft.append_entries(rpc).await.map_err(fatal)?;
+        let answer = self
+            .consensus
+            .inner
+            .raft
+            .append_entries(rpc)
+            .await
+            .map_err(fatal)?;
         Ok(Response::new(convert::append_response(&answer)))
     }
 
-    async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
+    async fn vote(
+        &self,
+        request: Request<wire::VoteRequest>,
+    ) -> Result<Response<wire::VoteResponse>, Status> {
         self.check(&request, request.get_ref().target.as_ref())?;
         let rpc = convert::vote_request_from(request.get_ref()).map_err(bad)?;
         let answer = self.consensus.inner.raft.vote(rpc).await.map_err(fatal)?;
         Ok(Response::new(convert::vote_response(&answer)))
     }
 
-    async fn pre_vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
+    async fn pre_vote(
+        &self,
+        request: Request<wire::VoteRequest>,
+    ) -> Result<Response<wire::VoteResponse>, Status> {
         self.check(&request, request.get_ref().target.as_ref())?;
         let rpc = convert::vote_request_from(request.get_ref()).map_err(bad)?;
-        let answer = self.consensus.inner.raft.pre_vote(rpc).await.map_err(fatal)?;
+        let answer = self
+            .consensus
+            .inner
+            .raft
+            .pre_vote(rpc)
+            .await
+            .map_err(fatal)?;
         Ok(Response::new(convert::vote_response(&answer)))
     }
 
@@ -112,22 +146,34 @@ impl RaftService for PeerServer {
             .copied()
             .ok_or_else(|| Status::unauthenticated("not a peer connection"))?;
         let mut chunks = request.into_inner();
-        let first = chunks.message().await?.ok_or_else(|| Status::invalid_argument("empty snapshot stream"))?;
+        let first = chunks
+            .message()
+            .await?
+            .ok_or_else(|| Status::invalid_argument("empty snapshot stream"))?;
         self.check_target(&connection, first.target.as_ref())?;
         let vote = convert::vote_from(first.vote.as_ref()).map_err(bad)?;
         if first.total_bytes > SNAPSHOT_BYTES_MAX {
-            return Err(Status::resource_exhausted("the announced snapshot is larger than 64 GiB"));
+            return Err(Status::resource_exhausted(
+                "the announced snapshot is larger than 64 GiB",
+            ));
         }
-        let storage = |e: std::io::Error| Status::unavailable(format!("cannot store the snapshot: {e}"));
+        let storage =
+            |e: std::io::Error| Status::unavailable(format!("cannot store the snapshot: {e}"));
         let number = self.received.fetch_add(1, Ordering::Relaxed);
-        let (file, mut out) =
-            self.consensus.inner.snapshots.begin(&format!("receive-{number}")).map_err(storage)?;
+        let (file, mut out) = self
+            .consensus
+            .inner
+            .snapshots
+            .begin(&format!("receive-{number}"))
+            .map_err(storage)?;
         let mut received = 0u64;
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk?.chunk;
             received += chunk.len() as u64;
             if received > first.total_bytes {
-                return Err(Status::invalid_argument("more snapshot bytes than announced"));
+                return Err(Status::invalid_argument(
+                    "more snapshot bytes than announced",
+                ));
             }
             out = tokio::task::spawn_blocking(move || out.write_all(&chunk).map(|()| out))
                 .await
@@ -141,9 +187,19 @@ impl RaftService for PeerServer {
             out.sync_all().map_err(storage)?;
             super::status::snapshot_of(file).map_err(|e| Status::data_loss(e.to_string()))
         });
-        let snapshot = checked.await.map_err(|e| Status::internal(e.to_string()))??;
-        let answer = self.consensus.inner.raft.install_full_snapshot(vote, snapshot).await.map_err(fatal)?;
-        Ok(Response::new(wire::SnapshotResponse { vote: Some(convert::vote(&answer.vote)) }))
+        let snapshot = checked
+            .await
+            .map_err(|e| Status::internal(e.to_string()))??;
+        let answer = self
+            .consensus
+            .inner
+            .raft
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map_err(fatal)?;
+        Ok(Response::new(wire::SnapshotResponse {
+            vote: Some(convert::vote(&answer.vote)),
+        }))
     }
 
     async fn transfer_leader(
@@ -151,8 +207,15 @@ impl RaftService for PeerServer {
         request: Request<wire::TransferLeaderRequest>,
     ) -> Result<Response<wire::TransferLeaderResponse>, Status> {
         self.check(&request, request.get_ref().target.as_ref())?;
-        let rpc = convert::transfer_request_from(self.consensus.me(), request.get_ref()).map_err(bad)?;
-        let answer = self.consensus.inner.raft.handle_transfer_leader(rpc).await.map_err(fatal)?;
+        let rpc =
+            convert::transfer_request_from(self.consensus.me(), request.get_ref()).map_err(bad)?;
+        let answer = self
+            .consensus
+            .inner
+            .raft
+            .handle_transfer_leader(rpc)
+            .await
+            .map_err(fatal)?;
         let refusal = answer.err().map(|e| e.to_string()).unwrap_or_default();
         Ok(Response::new(wire::TransferLeaderResponse { refusal }))
     }
@@ -160,13 +223,20 @@ impl RaftService for PeerServer {
 
 #[tonic::async_trait]
 impl Control for PeerServer {
-    async fn forward(&self, request: Request<wire::ForwardRequest>) -> Result<Response<wire::ForwardResponse>, Status> {
+    async fn forward(
+        &self,
+        request: Request<wire::ForwardRequest>,
+    ) -> Result<Response<wire::ForwardResponse>, Status> {
         let from = self.check(&request, request.get_ref().target.as_ref())?;
         let proposals = request.into_inner().proposals;
         if proposals.len() > FORWARD_MAX {
-            return Err(Status::resource_exhausted(format!("more than {FORWARD_MAX} proposals in one batch")));
+            return Err(Status::resource_exhausted(format!(
+                "more than {FORWARD_MAX} proposals in one batch"
+            )));
         }
-        Ok(Response::new(self.consensus.write_forwarded(from, proposals).await))
+        Ok(Response::new(
+            self.consensus.write_forwarded(from, proposals).await,
+        ))
     }
 
     async fn read_index(
@@ -174,9 +244,18 @@ impl Control for PeerServer {
         request: Request<wire::ReadIndexRequest>,
     ) -> Result<Response<wire::ReadIndexResponse>, Status> {
         self.check(&request, request.get_ref().target.as_ref())?;
-        let index = self.consensus.read_index_here().await.map_err(|e| Status::unavailable(e.to_string()))?;
-        let read_log_id = wire::LogId { index, ..wire::LogId::default() };
-        Ok(Response::new(wire::ReadIndexResponse { read_log_id: Some(read_log_id) }))
+        let index = self
+            .consensus
+            .read_index_here()
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))?;
+        let read_log_id = wire::LogId {
+            index,
+            ..wire::LogId::default()
+        };
+        Ok(Response::new(wire::ReadIndexResponse {
+            read_log_id: Some(read_log_id),
+        }))
     }
 
     async fn node_status(

@@ -60,14 +60,21 @@ pub struct Members {
 impl Members {
     /// Starts asking on the current runtime.
     pub fn start(consensus: Consensus) -> Self {
-        let members = Self { consensus, seen: Arc::default() };
+        let members = Self {
+            consensus,
+            seen: Arc::default(),
+        };
         tokio::spawn(members.clone().run());
         members
     }
 
     fn others(&self) -> Vec<u64> {
         let registry = self.consensus.registry().read();
-        registry.members().map(|m| m.node_id).filter(|id| *id != self.consensus.me()).collect()
+        registry
+            .members()
+            .map(|m| m.node_id)
+            .filter(|id| *id != self.consensus.me())
+            .collect()
     }
 
     async fn run(self) {
@@ -77,7 +84,11 @@ impl Members {
             ticks.tick().await;
             let others = self.others();
             futures::future::join_all(others.iter().map(|id| self.ask(*id))).await;
-            let reachable = others.iter().filter(|id| self.seen_lately(**id).is_some()).count() + 1;
+            let reachable = others
+                .iter()
+                .filter(|id| self.seen_lately(**id).is_some())
+                .count()
+                + 1;
             crate::telemetry::members(reachable, others.len() + 1);
             crate::telemetry::apply_lag(self.consensus.apply_lag());
         }
@@ -86,28 +97,46 @@ impl Members {
     async fn ask(&self, id: u64) {
         let network = &self.consensus.inner.network;
         let clock = self.consensus.clock();
-        let request = wire::NodeStatusRequest { target: Some(network.target(id)) };
+        let request = wire::NodeStatusRequest {
+            target: Some(network.target(id)),
+        };
         let (sent, sent_wall) = (clock.boottime(), clock.now_unix_ms());
-        let Ok(status) = network.peers.node_status(id, request, ASK_INTERVAL).await else { return };
+        let Ok(status) = network.peers.node_status(id, request, ASK_INTERVAL).await else {
+            return;
+        };
         let at = clock.boottime();
         let half_trip = i64::try_from(at.saturating_sub(sent).as_millis() / 2).unwrap_or(i64::MAX);
-        let skew_ms = status.clock_unix_ms.saturating_sub(sent_wall.saturating_add(half_trip));
-        let seen = Seen { at, status, skew_ms };
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(id, seen);
+        let skew_ms = status
+            .clock_unix_ms
+            .saturating_sub(sent_wall.saturating_add(half_trip));
+        let seen = Seen {
+            at,
+            status,
+            skew_ms,
+        };
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, seen);
     }
 
     fn seen_lately(&self, id: u64) -> Option<Seen> {
         let now = self.consensus.clock().boottime();
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.get(&id).filter(|s| now.saturating_sub(s.at) <= SEEN_WITHIN).cloned()
+        seen.get(&id)
+            .filter(|s| now.saturating_sub(s.at) <= SEEN_WITHIN)
+            .cloned()
     }
 
     /// Members that answered within `limit`, this node included.
     pub fn seen_within(&self, limit: Duration) -> Vec<u64> {
         let now = self.consensus.clock().boottime();
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ids: Vec<u64> =
-            seen.iter().filter(|(_, s)| now.saturating_sub(s.at) <= limit).map(|(id, _)| *id).collect();
+        let mut ids: Vec<u64> = seen
+            .iter()
+            .filter(|(_, s)| now.saturating_sub(s.at) <= limit)
+            .map(|(id, _)| *id)
+            .collect();
         ids.push(self.consensus.me());
         ids
     }
@@ -121,7 +150,10 @@ impl Members {
                 let behind: Vec<u64> = others
                     .iter()
                     .copied()
-                    .filter(|id| self.seen_lately(*id).is_some_and(|s| s.status.applied_index < index))
+                    .filter(|id| {
+                        self.seen_lately(*id)
+                            .is_some_and(|s| s.status.applied_index < index)
+                    })
                     .collect();
                 if behind.is_empty() {
                     return;
@@ -134,9 +166,15 @@ impl Members {
         let _ = tokio::time::timeout(limit, wait).await;
         let missing: Vec<u64> = others
             .into_iter()
-            .filter(|id| self.seen_lately(*id).is_none_or(|s| s.status.applied_index < index))
+            .filter(|id| {
+                self.seen_lately(*id)
+                    .is_none_or(|s| s.status.applied_index < index)
+            })
             .collect();
-        Holds { everywhere: missing.is_empty(), missing }
+        Holds {
+            everywhere: missing.is_empty(),
+            missing,
+        }
     }
 }
 
@@ -164,7 +202,11 @@ impl ClusterService {
             let id = member.node_id;
             let me = id == consensus.me();
             let seen = self.members.seen_lately(id);
-            let status = if me { Some(&own) } else { seen.as_ref().map(|s| &s.status) };
+            let status = if me {
+                Some(&own)
+            } else {
+                seen.as_ref().map(|s| &s.status)
+            };
             let role = match () {
                 () if leadership.leader == Some(id) => "leader",
                 () if voters.contains(&id) => "voter",
@@ -178,7 +220,9 @@ impl ClusterService {
                 ));
             }
             if let Some(skew) = skew.filter(|s| s.abs() > SKEW_WARN_MS) {
-                advice.push(format!("the clock of node {id} is {skew} ms off this node's: check its time source"));
+                advice.push(format!(
+                    "the clock of node {id} is {skew} ms off this node's: check its time source"
+                ));
             }
             if let Some(status) = status.filter(|s| !s.not_ready.is_empty()) {
                 advice.push(format!("node {id} cannot issue: {}", status.not_ready));
@@ -217,7 +261,12 @@ impl ClusterService {
             .into_iter()
             .flat_map(|kind| registry.authorities(kind))
             .map(|a| api::Authority {
-                kind: if a.kind() == AuthorityKind::X509 { "x509" } else { "jwt" }.into(),
+                kind: if a.kind() == AuthorityKind::X509 {
+                    "x509"
+                } else {
+                    "jwt"
+                }
+                .into(),
                 authority_id: a.id.clone(),
                 status: match a.status() {
                     _ if a.tainted => "tainted",
@@ -229,7 +278,11 @@ impl ClusterService {
                 .into(),
                 expires_at: a.expires_at,
                 backend: a.backend.clone(),
-                node_id: if a.node_id == 0 { String::new() } else { a.node_id.to_string() },
+                node_id: if a.node_id == 0 {
+                    String::new()
+                } else {
+                    a.node_id.to_string()
+                },
             })
             .collect();
         api::StatusResponse {
@@ -239,7 +292,8 @@ impl ClusterService {
             leader: leadership.leader.map(|l| l.to_string()),
             term: leadership.term,
             freshness_ms: own.freshness_ms,
-            stale_issuance_limit_ms: u64::try_from(self.this.stale_limit().as_millis()).unwrap_or(u64::MAX),
+            stale_issuance_limit_ms: u64::try_from(self.this.stale_limit().as_millis())
+                .unwrap_or(u64::MAX),
             members,
             authorities,
             advice,
@@ -251,7 +305,10 @@ impl ClusterService {
 
 #[tonic::async_trait]
 impl Cluster for ClusterService {
-    async fn status(&self, _: Request<api::StatusRequest>) -> Result<Response<api::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        _: Request<api::StatusRequest>,
+    ) -> Result<Response<api::StatusResponse>, Status> {
         Ok(Response::new(self.status()))
     }
 }
@@ -265,5 +322,10 @@ pub(super) fn snapshot_of(
         last_log_id: Some(codec::decode_log_id(&header.applied)?),
         last_membership: codec::decode_membership(&header.membership)?,
     };
-    Ok(openraft::type_config::alias::SnapshotOf::<Types, SnapshotFile> { meta, snapshot: file })
+    Ok(
+        openraft::type_config::alias::SnapshotOf::<Types, SnapshotFile> {
+            meta,
+            snapshot: file,
+        },
+    )
 }

@@ -3,8 +3,8 @@
 //! What arrives is outside bytes: a missing field is an error that names it.
 
 use chancery_api::chancery::peer::v1 as wire;
-use chancery_raft_store::types::{LogId, Types, Vote};
 use chancery_raft_store::codec;
+use chancery_raft_store::types::{LogId, Types, Vote};
 use openraft::impls::leader_id_adv::LeaderId;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
@@ -22,23 +22,46 @@ pub enum WireError {
 }
 
 pub(super) fn log_id(id: &LogId) -> wire::LogId {
-    wire::LogId { term: id.leader_id.term, node_id: id.leader_id.node_id, index: id.index }
+    wire::LogId {
+        term: id.leader_id.term,
+        node_id: id.leader_id.node_id,
+        index: id.index,
+    }
 }
 
 pub(super) fn log_id_from(id: &wire::LogId) -> LogId {
-    LogId::new(LeaderId { term: id.term, node_id: id.node_id }, id.index)
+    LogId::new(
+        LeaderId {
+            term: id.term,
+            node_id: id.node_id,
+        },
+        id.index,
+    )
 }
 
 pub(super) fn vote(v: &Vote) -> wire::Vote {
-    wire::Vote { term: v.leader_id.term, node_id: v.leader_id.node_id, committed: v.committed }
+    wire::Vote {
+        term: v.leader_id.term,
+        node_id: v.leader_id.node_id,
+        committed: v.committed,
+    }
 }
 
 pub(super) fn vote_from(v: Option<&wire::Vote>) -> Result<Vote, WireError> {
     let v = v.ok_or(WireError::Missing("vote"))?;
-    Ok(Vote { leader_id: LeaderId { term: v.term, node_id: v.node_id }, committed: v.committed })
+    Ok(Vote {
+        leader_id: LeaderId {
+            term: v.term,
+            node_id: v.node_id,
+        },
+        committed: v.committed,
+    })
 }
 
-pub(super) fn append_request(target: wire::Target, rpc: &AppendEntriesRequest<Types>) -> wire::AppendRequest {
+pub(super) fn append_request(
+    target: wire::Target,
+    rpc: &AppendEntriesRequest<Types>,
+) -> wire::AppendRequest {
     wire::AppendRequest {
         target: Some(target),
         vote: Some(vote(&rpc.vote)),
@@ -48,7 +71,9 @@ pub(super) fn append_request(target: wire::Target, rpc: &AppendEntriesRequest<Ty
     }
 }
 
-pub(super) fn append_request_from(m: &wire::AppendRequest) -> Result<AppendEntriesRequest<Types>, WireError> {
+pub(super) fn append_request_from(
+    m: &wire::AppendRequest,
+) -> Result<AppendEntriesRequest<Types>, WireError> {
     let entries = m
         .entries
         .iter()
@@ -70,10 +95,16 @@ pub(super) fn append_response(r: &AppendEntriesResponse<Types>) -> wire::AppendR
         AppendEntriesResponse::Conflict => (Kind::Conflict, None, None),
         AppendEntriesResponse::HigherVote(v) => (Kind::HigherVote, None, Some(vote(v))),
     };
-    wire::AppendResponse { kind: kind.into(), matched, higher }
+    wire::AppendResponse {
+        kind: kind.into(),
+        matched,
+        higher,
+    }
 }
 
-pub(super) fn append_response_from(m: &wire::AppendResponse) -> Result<AppendEntriesResponse<Types>, WireError> {
+pub(super) fn append_response_from(
+    m: &wire::AppendResponse,
+) -> Result<AppendEntriesResponse<Types>, WireError> {
     use wire::append_response::Kind;
     Ok(match m.kind() {
         Kind::Unspecified => return Err(WireError::Missing("append result")),
@@ -94,8 +125,10 @@ pub(super) fn vote_request(target: wire::Target, rpc: &VoteRequest<Types>) -> wi
 }
 
 pub(super) fn vote_request_from(m: &wire::VoteRequest) -> Result<VoteRequest<Types>, WireError> {
-    let mut request =
-        VoteRequest::new(vote_from(m.vote.as_ref())?, m.last_log_id.as_ref().map(log_id_from));
+    let mut request = VoteRequest::new(
+        vote_from(m.vote.as_ref())?,
+        m.last_log_id.as_ref().map(log_id_from),
+    );
     request.leadership_transfer = m.leadership_transfer;
     Ok(request)
 }

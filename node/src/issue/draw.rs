@@ -2,8 +2,8 @@
 
 use crate::environment::{self, Clock};
 
-/// Time and random bits for one document, drawn once by the caller. Drawing is apart from preparing so that a document
-/// is a function of its inputs.
+/// Time and random bits for one document, drawn once by the caller. Drawing is apart from preparing
+/// so that a document is a function of its inputs.
 #[derive(Debug)]
 pub struct Draw {
     /// Unix seconds.

@@ -7,7 +7,8 @@ use chancery_identity::jwt_svid::{ClaimsError, JwtViolation};
 use chancery_identity::key::{KeyError, KeyKind};
 use chancery_identity::x509_svid::{CaError, ProfileViolation, SerialError};
 
-/// Why no document leaves. [`IssueError::is_our_mistake`] parts what operators should hear of from what callers did.
+/// Why no document leaves. [`IssueError::is_our_mistake`] parts what operators should hear of from
+/// what callers did.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
     /// The authority's certificate cannot be an issuer.
@@ -53,7 +54,8 @@ pub enum IssueError {
     /// What was built is not DER to the judge.
     #[error("certificate could not be put together")]
     Assemble(#[source] DerError),
-    /// The certificate is not what was meant. Nothing was or will be signed, or what was signed stays here.
+    /// The certificate is not what was meant. Nothing was or will be signed, or what was signed
+    /// stays here.
     #[error("certificate violates its profile")]
     Certificate(#[source] ProfileViolation),
     /// The token is not what was meant.
@@ -74,8 +76,8 @@ pub enum IssueError {
 }
 
 impl IssueError {
-    /// Whether this can only come from a defect or a broken backend, never from what a caller asked for or from an
-    /// authority that came to its end.
+    /// Whether this can only come from a defect or a broken backend, never from what a caller asked
+    /// for or from an authority that came to its end.
     #[must_use]
     pub fn is_our_mistake(&self) -> bool {
         match self {

@@ -24,7 +24,8 @@ pub struct JwtAuthority {
 }
 
 impl JwtAuthority {
-    /// The authority of a recorded key (SubjectPublicKeyInfo) that ends at `not_after`, in Unix seconds.
+    /// The authority of a recorded key (SubjectPublicKeyInfo) that ends at `not_after`, in Unix
+    /// seconds.
     ///
     /// # Errors
     /// [`IssueError::AuthorityKey`], [`IssueError::AuthorityKeyKind`].

@@ -4,14 +4,14 @@
 //! request + draw ─► build ─► judge ─► Prepared ─► sign ─► assemble ─► verify ─► judge ─► issued
 //! ```
 //!
-//! - The builder (`tbs`, over rcgen) and the judge (`chancery_identity`) share no code, so a mistake of one is caught by
-//!   the other *before* the authority's key is used.
-//! - A [`Prepared`] document has been judged, is bound to its authority's key, and is consumed by signing: what was
-//!   checked is what is signed, once.
+//! - The builder (`tbs`, over rcgen) and the judge (`chancery_identity`) share no code, so a
+//!   mistake of one is caught by the other *before* the authority's key is used.
+//! - A [`Prepared`] document has been judged, is bound to its authority's key, and is consumed by
+//!   signing: what was checked is what is signed, once.
 //! - Time and random bits come in a [`Draw`]; nothing here asks the system for either.
 //!
-//! This room knows nothing of who may ask (the services decide that), of replicated state, and of where keys live. It
-//! never retries: the caller knows its deadline.
+//! This room knows nothing of who may ask (the services decide that), of replicated state, and of
+//! where keys live. It never retries: the caller knows its deadline.
 
 mod draw;
 mod error;

@@ -8,11 +8,13 @@ use chancery_identity::key::{KeyKind, PublicKey};
 
 use super::error::IssueError;
 
-/// Of the signatures that a memory key makes, the first and every one of this many after it are verified before they
-/// leave. A key in this process fails either always or never; every signature of a token is verified.
+/// Of the signatures that a memory key makes, the first and every one of this many after it are
+/// verified before they leave. A key in this process fails either always or never; every signature
+/// of a token is verified.
 pub const MEMORY_CHECK_INTERVAL: u64 = 4_096;
 
-/// An authority's key: how the signer finds it, and the public half that was recorded when it was proved.
+/// An authority's key: how the signer finds it, and the public half that was recorded when it was
+/// proved.
 #[derive(Debug)]
 pub struct SigningKey {
     reference: KeyRef,
@@ -77,8 +79,8 @@ impl SigningKey {
     }
 }
 
-/// A kind of document. Implemented in this room only: the trait is public so that [`Prepared`] can name it, its methods
-/// take what nobody else can make.
+/// A kind of document. Implemented in this room only: the trait is public so that [`Prepared`] can
+/// name it, its methods take what nobody else can make.
 pub trait Document: Sized {
     /// What leaves.
     type Issued;
@@ -92,9 +94,11 @@ pub trait Document: Sized {
     fn finish(self, message: Vec<u8>, signature: &Signature) -> Result<Self::Issued, IssueError>;
 }
 
-/// A document that was judged and may be signed: once, by the key of the authority that it was prepared for.
+/// A document that was judged and may be signed: once, by the key of the authority that it was
+/// prepared for.
 ///
-/// It cannot be cloned or made outside of this room, its contents cannot be changed, and signing consumes it.
+/// It cannot be cloned or made outside of this room, its contents cannot be changed, and signing
+/// consumes it.
 #[derive(Debug)]
 #[must_use = "a prepared document that is not signed is thrown away"]
 pub struct Prepared<D> {
@@ -118,10 +122,12 @@ impl<D: Document> Prepared<D> {
         &self.draft
     }
 
-    /// Signs and judges again. Dropping the future leaves nothing behind but, perhaps, a signature that nobody sees.
+    /// Signs and judges again. Dropping the future leaves nothing behind but, perhaps, a signature
+    /// that nobody sees.
     ///
     /// # Errors
-    /// [`IssueError::Signer`], [`IssueError::WrongSignature`], and the violations of the document. Nothing leaves then.
+    /// [`IssueError::Signer`], [`IssueError::WrongSignature`], and the violations of the document.
+    /// Nothing leaves then.
     pub async fn sign(self, signer: &dyn Signer) -> Result<D::Issued, IssueError> {
         let Prepared {
             draft,

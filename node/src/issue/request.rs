@@ -1,6 +1,7 @@
 //! Requests to an upstream authority: certify our key as a CA of our trust domain.
 //!
-//! A request is signed by the authority's own key, so it is prepared and judged like everything else that key signs.
+//! A request is signed by the authority's own key, so it is prepared and judged like everything
+//! else that key signs.
 
 use chancery_hsm::{KeyRef, Signature};
 use chancery_identity::csr::{Csr, RequestedNames, assemble_csr};
@@ -21,7 +22,8 @@ pub struct RequestDraft {
     public_key: PublicKey,
 }
 
-/// Builds and judges a request to certify the key at `key`, whose recorded public half is `public_key`, as a CA of
+/// Builds and judges a request to certify the key at `key`, whose recorded public half is
+/// `public_key`, as a CA of
 /// `trust_domain`. A subject without serialNumber gets one from the draw, as SPIRE's requests have.
 ///
 /// # Errors
@@ -82,7 +84,8 @@ impl Document for RequestDraft {
 
     fn finish(self, message: Vec<u8>, signature: &Signature) -> Result<Vec<u8>, IssueError> {
         let der = self.assemble(&message, &signature.to_der());
-        // One request in the life of an authority: what the upstream will check is checked here, always.
+        // One request in the life of an authority: what the upstream will check is checked here,
+        // always.
         self.judge(&der)?
             .verify_signature()
             .map_err(IssueError::Request)?;

@@ -1,7 +1,8 @@
 //! Subject names.
 //!
-//! A subject says nothing that a SPIFFE verifier reads; it is kept as SPIRE writes it, for people and for tools that show
-//! it: attribute types in Go's order, PrintableString where the characters allow it and UTF8String otherwise.
+//! A subject says nothing that a SPIFFE verifier reads; it is kept as SPIRE writes it, for people
+//! and for tools that show it: attribute types in Go's order, PrintableString where the characters
+//! allow it and UTF8String otherwise.
 
 use rcgen::string::PrintableString;
 use rcgen::{DistinguishedName, DnType, DnValue};
@@ -53,7 +54,8 @@ impl Subject {
         }
     }
 
-    /// Takes the known attributes of a name that someone else encoded, the first of each type; others are left out.
+    /// Takes the known attributes of a name that someone else encoded, the first of each type;
+    /// others are left out.
     ///
     /// # Errors
     /// [`IssueError::Subject`] when the bytes are no Name, or a value is no text or too long.

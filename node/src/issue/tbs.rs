@@ -1,8 +1,9 @@
 //! The builder: to-be-signed bytes through rcgen, without rcgen signing anything.
 //!
-//! rcgen wants a key that signs at once; ours may be in an HSM, behind an await. So it gets a key that only remembers what
-//! it was asked to sign. Every field that rcgen would otherwise fill in by itself is set: its defaults are a validity from
-//! 1975 to 4096, a fixed common name, and a serial number derived from the key, the same at every renewal.
+//! rcgen wants a key that signs at once; ours may be in an HSM, behind an await. So it gets a key
+//! that only remembers what it was asked to sign. Every field that rcgen would otherwise fill in by
+//! itself is set: its defaults are a validity from 1975 to 4096, a fixed common name, and a serial
+//! number derived from the key, the same at every renewal.
 
 use std::cell::RefCell;
 
@@ -32,7 +33,8 @@ pub(super) struct Contents<'a> {
 /// Builds the to-be-signed bytes of a certificate under `issuer`.
 pub(super) fn build(contents: &Contents<'_>, issuer: &CaFacts) -> Result<Vec<u8>, IssueError> {
     let mut issuer_params = CertificateParams::default();
-    // Replaced below by the exact bytes of the issuer's subject, which someone else may have encoded.
+    // Replaced below by the exact bytes of the issuer's subject, which someone else may have
+    // encoded.
     issuer_params.distinguished_name = Subject::of_authorities().to_distinguished_name()?;
     issuer_params.key_identifier_method = KeyIdMethod::PreSpecified(issuer.ski().to_vec());
     let key = Recorder::new(issuer.public_key());

@@ -215,7 +215,8 @@ async fn subjects_are_those_of_spire() {
 
 #[tokio::test]
 async fn an_issuer_name_that_someone_else_encoded_is_kept_byte_for_byte() {
-    // As an upstream may write it: UTF8String where we would write PrintableString, and an attribute that we do not know.
+    // As an upstream may write it: UTF8String where we would write PrintableString, and an
+    // attribute that we do not know.
     let signer = MemorySigner::new();
     let (key, public_key) = generate(&signer, KeyType::EcP256, 5).await;
     let upstream = rcgen::KeyPair::generate().unwrap();

@@ -1,15 +1,15 @@
 //! From when until when.
 //!
-//! Both ends are inclusive in X.509 (RFC 5280 §4.1.2.5). A document begins a little in the past, for verifiers whose
-//! clocks are behind, and never ends after its authority.
+//! Both ends are inclusive in X.509 (RFC 5280 §4.1.2.5). A document begins a little in the past,
+//! for verifiers whose clocks are behind, and never ends after its authority.
 
 use super::error::IssueError;
 
 /// How far in the past certificates begin, as SPIRE's.
 pub const BACKDATE_SECONDS: i64 = 10;
 
-/// Documents capped by their authority end within this last part of its remaining life, so that not all of them end, and
-/// are renewed, in the same second.
+/// Documents capped by their authority end within this last part of its remaining life, so that not
+/// all of them end, and are renewed, in the same second.
 const SPREAD_PART: i64 = 10;
 
 /// Largest time that X.509 can write: 9999-12-31T23:59:59Z.
@@ -43,11 +43,12 @@ impl Validity {
         })
     }
 
-    /// The lifetime of a document under an authority that lives from `begin` to `end`. A capped one is shortened further
-    /// by up to a tenth of what is left, as `spread` decides.
+    /// The lifetime of a document under an authority that lives from `begin` to `end`. A capped one
+    /// is shortened further by up to a tenth of what is left, as `spread` decides.
     ///
     /// # Errors
-    /// [`IssueError::Lifetime`], [`IssueError::AuthorityExpired`], [`IssueError::AuthorityNotYetValid`].
+    /// [`IssueError::Lifetime`], [`IssueError::AuthorityExpired`],
+    /// [`IssueError::AuthorityNotYetValid`].
     pub fn within(
         now: i64,
         ttl_seconds: i64,
@@ -67,7 +68,8 @@ impl Validity {
             });
         }
         let mut validity = Self::unbounded(now, ttl_seconds)?;
-        // A clock a few seconds behind the one that made the authority must not give a document older than it.
+        // A clock a few seconds behind the one that made the authority must not give a document
+        // older than it.
         validity.not_before = validity.not_before.max(begin);
         if validity.not_after > end {
             let room = (end - now) / SPREAD_PART;

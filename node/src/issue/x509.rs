@@ -1,4 +1,5 @@
-//! Certificates: self-signed roots, downstream and intermediate CAs, server, agent and workload SVIDs.
+//! Certificates: self-signed roots, downstream and intermediate CAs, server, agent and workload
+//! SVIDs.
 
 use std::sync::Arc;
 
@@ -28,8 +29,9 @@ pub struct X509Authority {
 }
 
 impl X509Authority {
-    /// The authority of a recorded certificate of `trust_domain`. `chain` is what goes to clients after a leaf, its own
-    /// certificate first: empty for a root in the bundle, which is never sent.
+    /// The authority of a recorded certificate of `trust_domain`. `chain` is what goes to clients
+    /// after a leaf, its own certificate first: empty for a root in the bundle, which is never
+    /// sent.
     ///
     /// # Errors
     /// [`IssueError::Authority`], [`IssueError::AuthorityKeyKind`].
@@ -80,8 +82,8 @@ impl X509Authority {
         &self.key
     }
 
-    /// The subject that SPIRE gives to a CA below this one: its own, with the unit `DOWNSTREAM-<n>`, n being the length
-    /// of the chain that signs it (1 for a root).
+    /// The subject that SPIRE gives to a CA below this one: its own, with the unit
+    /// `DOWNSTREAM-<n>`, n being the length of the chain that signs it (1 for a root).
     ///
     /// # Errors
     /// [`IssueError::Subject`].
@@ -94,8 +96,8 @@ impl X509Authority {
     }
 }
 
-/// A certificate to make. Everything in it was decided: the ID, DNS names and lifetime by an entry or by the method, the
-/// key by a request whose possession was proved.
+/// A certificate to make. Everything in it was decided: the ID, DNS names and lifetime by an entry
+/// or by the method, the key by a request whose possession was proved.
 #[derive(Debug)]
 pub struct CertificateRequest<'a> {
     /// The kind, with the DNS names of a workload.
@@ -104,8 +106,9 @@ pub struct CertificateRequest<'a> {
     pub id: &'a SpiffeId,
     /// The key to certify.
     pub public_key: &'a PublicKey,
-    /// The subject. A workload's common name becomes its first DNS name; a signing certificate that has no serialNumber
-    /// attribute gets its serial number there, as SPIRE's do, so that no two have the same name.
+    /// The subject. A workload's common name becomes its first DNS name; a signing certificate that
+    /// has no serialNumber attribute gets its serial number there, as SPIRE's do, so that no two
+    /// have the same name.
     pub subject: Subject,
     /// How long it should live. It lives shorter when its authority ends before.
     pub ttl_seconds: i64,
@@ -191,7 +194,8 @@ pub fn prepare_certificate(
     )
 }
 
-/// Builds and judges a root that the key at `key` signs for itself; `request.public_key` is its recorded public half.
+/// Builds and judges a root that the key at `key` signs for itself; `request.public_key` is its
+/// recorded public half.
 ///
 /// # Errors
 /// [`IssueError`]; the key was not used.

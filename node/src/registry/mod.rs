@@ -18,8 +18,9 @@ use crate::cluster::{Barriers, Consensus, ProposeError, Proposer};
 
 /// A write is given up after this time.
 pub const WRITE_LIMIT: Duration = Duration::from_secs(10);
-/// A barrier is given up after this time: then there is no quorum.
-const BARRIER_LIMIT: Duration = Duration::from_secs(2);
+/// A barrier is given up after this time. Without a quorum it fails much sooner; this
+/// is for a node that is slow to apply.
+const BARRIER_LIMIT: Duration = Duration::from_secs(5);
 /// Trailer on reads that were answered without a quorum: age of the state in ms.
 const STALE: &str = "chancery-stale";
 
@@ -37,7 +38,9 @@ impl Freshness {
     pub fn mark<T>(self, mut response: tonic::Response<T>) -> tonic::Response<T> {
         if let Self::Stale(age) = self {
             let ms = age.map_or(-1, |a| i64::try_from(a.as_millis()).unwrap_or(i64::MAX));
-            response.metadata_mut().insert(STALE, MetadataValue::from(ms));
+            response
+                .metadata_mut()
+                .insert(STALE, MetadataValue::from(ms));
         }
         response
     }
@@ -54,8 +57,18 @@ pub struct Doors {
 
 impl Doors {
     /// Doors of a running node; `stale_limit` zero is strict.
-    pub fn new(consensus: Consensus, proposer: Proposer, barriers: Barriers, stale_limit: Duration) -> Self {
-        Self { consensus, proposer, barriers, stale_limit }
+    pub fn new(
+        consensus: Consensus,
+        proposer: Proposer,
+        barriers: Barriers,
+        stale_limit: Duration,
+    ) -> Self {
+        Self {
+            consensus,
+            proposer,
+            barriers,
+            stale_limit,
+        }
     }
 
     /// Consensus of this node.
@@ -94,20 +107,20 @@ impl Doors {
     pub async fn fresh(&self) -> Result<(), Status> {
         if self.stale_limit.is_zero() {
             return self.barriers.pass(BARRIER_LIMIT).await.map_err(|e| {
-                Status::unavailable(format!("this node issues only with a quorum: {e}; try another node"))
+                Status::unavailable(format!(
+                    "this node issues only with a quorum: {e}; try another node"
+                ))
             });
         }
         match self.barriers.age() {
             Some(age) if age < self.stale_limit => Ok(()),
             // Just started: one barrier decides.
-            _ => {
-                self.barriers.pass(BARRIER_LIMIT).await.map_err(|e| {
-                    Status::unavailable(format!(
-                        "the state of this node was not confirmed within {:?}: {e}; try another node",
-                        self.stale_limit
-                    ))
-                })
-            }
+            _ => self.barriers.pass(BARRIER_LIMIT).await.map_err(|e| {
+                Status::unavailable(format!(
+                    "the state of this node was not confirmed within {:?}: {e}; try another node",
+                    self.stale_limit
+                ))
+            }),
         }
     }
 
@@ -118,7 +131,9 @@ impl Doors {
         let limit = self.stale_limit.max(Duration::from_secs(1));
         match self.barriers.age() {
             Some(age) if age < limit => Ok(()),
-            _ => Err(Status::unavailable("the state of this node grew too old while it was signing; try another node")),
+            _ => Err(Status::unavailable(
+                "the state of this node grew too old while it was signing; try another node",
+            )),
         }
     }
 
@@ -134,10 +149,11 @@ impl Doors {
     /// Before a no that an agent acts upon: look again after this returns. Where
     /// it fails the answer is UNAVAILABLE without detail.
     pub async fn exact(&self) -> Result<(), Status> {
-        self.barriers
-            .pass(BARRIER_LIMIT)
-            .await
-            .map_err(|e| Status::unavailable(format!("this cannot be decided without a quorum: {e}; try again")))
+        self.barriers.pass(BARRIER_LIMIT).await.map_err(|e| {
+            Status::unavailable(format!(
+                "this cannot be decided without a quorum: {e}; try again"
+            ))
+        })
     }
 
     /// Proposes a change; a refusal is in the outcome.
@@ -147,6 +163,8 @@ impl Doors {
 
     /// Proposes a change on behalf of a caller, with errors as it should see them.
     pub async fn write(&self, command: Command) -> Result<Outcome, Status> {
-        self.propose(command).await.map_err(|e| Status::unavailable(e.to_string()))
+        self.propose(command)
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))
     }
 }

@@ -96,15 +96,15 @@ impl Entry for EntryService {
     ) -> Result<Response<api::ListEntriesResponse>, Status> {
         permit(&request)?;
         let request = request.into_inner();
+        let filter = match request.filter {
+            Some(filter) => Filter::parse(self.trust_domain(), filter)?,
+            None => Filter::default(),
+        };
         let pages = PageRequest::new(
             "failed to list entries",
             request.page_size,
             &request.page_token,
         )?;
-        let filter = match request.filter {
-            Some(filter) => Filter::parse(self.trust_domain(), filter)?,
-            None => Filter::default(),
-        };
         let freshness = self.context.doors.linearizable().await;
         let (trust_domain, mask) = (self.trust_domain(), request.output_mask.as_ref());
         let convert = |e: &Arc<Record>| {

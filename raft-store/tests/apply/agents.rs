@@ -3,7 +3,7 @@
 use chancery_raft_store::command::{ActivateAgents, Activation, AttestAgent, SetAgentVersion};
 use chancery_raft_store::{Command, Refusal};
 
-use super::{AGENT, World, agent_path, attest, renew};
+use super::{AGENT, World, agent_path, attest, attestation, renew};
 use crate::support::selector;
 
 fn activate(serials: &[&str]) -> Command {

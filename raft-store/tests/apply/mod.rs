@@ -16,7 +16,7 @@ use chancery_raft_store::store::StoreError;
 use chancery_raft_store::view::{Table, Txn, Writes, meta};
 use chancery_raft_store::{ChangeKind, Command, Outcome, Proposal, Refusal};
 
-use crate::support::{Map, Rows, entry, found, selector, write_to};
+use crate::support::{Map, Rows, found, selector, write_to};
 
 /// A founded cluster at work.
 struct World {

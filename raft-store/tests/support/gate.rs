@@ -1,7 +1,7 @@
 //! A store whose writes and moments a test can hold up, count and break.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use chancery_raft_store::store::{
@@ -13,8 +13,10 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 struct State {
-    /// Calls that may still pass; `None` is any number.
+    /// Writes that may still pass; `None` is any number.
     permits: Option<usize>,
+    /// Whether reads of a moment wait behind its making.
+    moments_held: bool,
     /// Calls that came to the gate.
     arrived: usize,
     /// Number of changes and durability of every batch that went through.
@@ -39,7 +41,7 @@ impl Gate {
         })
     }
 
-    /// Lets nothing through any more but the next `permits` calls.
+    /// Lets no write through any more but the next `permits` ones.
     pub(crate) fn close(&self, permits: usize) {
         self.state.lock().unwrap().permits = Some(permits);
         self.moved.notify_all();
@@ -47,6 +49,12 @@ impl Gate {
 
     pub(crate) fn open(&self) {
         self.state.lock().unwrap().permits = None;
+        self.moved.notify_all();
+    }
+
+    /// Holds up what reads at a moment, after the moment was made.
+    pub(crate) fn hold_moments(&self, held: bool) {
+        self.state.lock().unwrap().moments_held = held;
         self.moved.notify_all();
     }
 
@@ -77,16 +85,16 @@ impl Gate {
         self.state.lock().unwrap().passed.clone()
     }
 
-    fn enter(&self) {
+    fn enter(&self, holds: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap();
         state.arrived += 1;
         self.moved.notify_all();
-        let (mut state, waited) = self
+        let (state, waited) = self
             .moved
-            .wait_timeout_while(state, DEADLINE, |s| s.permits == Some(0))
+            .wait_timeout_while(state, DEADLINE, |s| holds(s))
             .unwrap();
         assert!(!waited.timed_out(), "nobody opened the gate");
-        state.permits = state.permits.map(|left| left - 1);
+        state
     }
 }
 
@@ -112,7 +120,9 @@ impl Reader for Gate {
 
 impl Store for Gate {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), StoreError> {
-        self.enter();
+        let mut state = self.enter(|s| s.permits == Some(0));
+        state.permits = state.permits.map(|left| left - 1);
+        drop(state);
         if self.broken.load(Ordering::SeqCst) {
             let source = EngineError("the disk is gone".into());
             return Err(StoreError::Engine {
@@ -136,7 +146,7 @@ impl Store for Gate {
         read: &mut dyn FnMut(&dyn Reader) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         self.inner.at_this_moment(ready, &mut |moment| {
-            self.enter();
+            drop(self.enter(|s| s.moments_held));
             read(moment)
         })
     }

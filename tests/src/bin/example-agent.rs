@@ -39,7 +39,10 @@ async fn main() -> anyhow::Result<()> {
         Some(file) => {
             let token = std::fs::read_to_string(file).context("--token-file")?;
             let agent = Agent::attest(&args.server, &trust, token.trim(), None).await?;
-            write_secret(&args.dir.join("agent.key"), &pem("PRIVATE KEY", &agent.svid.key))?;
+            write_secret(
+                &args.dir.join("agent.key"),
+                &pem("PRIVATE KEY", &agent.svid.key),
+            )?;
             std::fs::write(args.dir.join("agent.pem"), chain_pem(&agent.svid))?;
             std::fs::write(args.dir.join("agent.id"), &agent.svid.id)?;
             say(&format!("attested as {}", agent.svid.id));
@@ -48,15 +51,25 @@ async fn main() -> anyhow::Result<()> {
         None => load(&args.dir, trust)?,
     };
     let svids = agent.round(&args.server).await?;
-    ensure!(!svids.is_empty(), "no entry is registered for {}", agent.svid.id);
+    ensure!(
+        !svids.is_empty(),
+        "no entry is registered for {}",
+        agent.svid.id
+    );
     let channel = agent.connect(&args.server).await?;
     let entries = agent.sync(channel.clone()).await?;
     for (svid, entry) in svids.iter().zip(&entries) {
         write_secret(&args.dir.join("svid.key"), &pem("PRIVATE KEY", &svid.key))?;
         std::fs::write(args.dir.join("svid.pem"), chain_pem(svid))?;
-        let token = agent.jwt(channel.clone(), &entry.id, "demo").await.context("NewJWTSVID")?;
+        let token = agent
+            .jwt(channel.clone(), &entry.id, "demo")
+            .await
+            .context("NewJWTSVID")?;
         write_secret(&args.dir.join("svid.jwt"), &token)?;
-        say(&format!("X.509-SVID and JWT-SVID for {} from {}", svid.id, args.server));
+        say(&format!(
+            "X.509-SVID and JWT-SVID for {} from {}",
+            svid.id, args.server
+        ));
     }
     Ok(())
 }
@@ -67,20 +80,39 @@ fn load(dir: &Path, trust: Trust) -> anyhow::Result<Agent> {
     let chain = CertificateDer::pem_file_iter(dir.join("agent.pem"))?
         .map(|c| c.map(|c| c.to_vec()))
         .collect::<Result<_, _>>()?;
-    let key = PrivateKeyDer::from_pem_file(dir.join("agent.key"))?.secret_der().to_vec();
+    let key = PrivateKeyDer::from_pem_file(dir.join("agent.key"))?
+        .secret_der()
+        .to_vec();
     let id = std::fs::read_to_string(dir.join("agent.id"))?;
-    Ok(Agent { trust, svid: Svid { id, chain, key, expires_at: 0 }, source: None })
+    Ok(Agent {
+        trust,
+        svid: Svid {
+            id,
+            chain,
+            key,
+            expires_at: 0,
+        },
+        source: None,
+    })
 }
 
 fn chain_pem(svid: &Svid) -> String {
-    svid.chain.iter().map(|der| pem("CERTIFICATE", der)).collect()
+    svid.chain
+        .iter()
+        .map(|der| pem("CERTIFICATE", der))
+        .collect()
 }
 
 fn write_secret(path: &Path, text: &str) -> anyhow::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
     Ok(file.write_all(text.as_bytes())?)
 }
 

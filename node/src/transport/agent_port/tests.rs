@@ -265,8 +265,8 @@ async fn clients_without_http2_are_refused() {
             continue;
         };
         let mut rest = Vec::new();
-        // Closed without an answer.
-        let _ = stream.read_to_end(&mut rest).await;
+        let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        assert!(closed.is_ok(), "the connection stays open");
         assert!(rest.is_empty(), "{rest:?}");
     }
 }

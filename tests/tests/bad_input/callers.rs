@@ -1,0 +1,281 @@
+//! Callers that may not do what they ask for, each method by each.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use chancery_api::METHODS;
+use chancery_api::spire::api::server::agent::v1::CreateJoinTokenRequest;
+use chancery_api::spire::api::server::agent::v1::agent_client::AgentClient;
+use chancery_api::spire::api::types::permission_denied_details::Reason;
+use chancery_tests::agent::{Agent, attest_call, key_and_csr};
+use chancery_tests::cluster::{eventually, text};
+use chancery_tests::tls::{ClientIdentity, connect};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::site::{Site, call, reason, refusal};
+
+/// What anybody may call, without a certificate.
+const OPEN: [&str; 2] = [
+    "/spire.api.server.agent.v1.Agent/AttestAgent",
+    "/spire.api.server.bundle.v1.Bundle/GetBundle",
+];
+
+/// What an agent calls for itself.
+const AGENTS: [&str; 8] = [
+    "/spire.api.server.agent.v1.Agent/PostStatus",
+    "/spire.api.server.agent.v1.Agent/RenewAgent",
+    "/spire.api.server.bundle.v1.Bundle/GetFederatedBundle",
+    "/spire.api.server.entry.v1.Entry/GetAuthorizedEntries",
+    "/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries",
+    "/spire.api.server.svid.v1.SVID/BatchNewWITSVID",
+    "/spire.api.server.svid.v1.SVID/BatchNewX509SVID",
+    "/spire.api.server.svid.v1.SVID/NewJWTSVID",
+];
+
+/// The one answer to who may not: it names the method and nothing more.
+fn denied(method: &str, status: &Status, wanted: Option<Reason>) -> anyhow::Result<()> {
+    let text = format!("authorization denied for method {method}");
+    ensure!(
+        status.code() == Code::PermissionDenied && status.message() == text,
+        "{method}: {:?} {}",
+        status.code(),
+        status.message()
+    );
+    let found = reason(status)?;
+    ensure!(
+        found == wanted,
+        "{method}: the typed reason is {found:?}, not {wanted:?}"
+    );
+    Ok(())
+}
+
+async fn every_method_denied(channel: &Channel, except: &[&str]) -> anyhow::Result<usize> {
+    let mut count = 0;
+    for method in METHODS.iter().filter(|m| !except.contains(m)) {
+        denied(method, &refusal(method, call(channel, method).await)?, None)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// What an agent is told, by every method that is an agent's.
+async fn every_agent_method_denied(channel: &Channel, wanted: Reason) -> anyhow::Result<()> {
+    for method in AGENTS {
+        denied(
+            method,
+            &refusal(method, call(channel, method).await)?,
+            Some(wanted),
+        )?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_certificate_nothing_is_open_but_attestation_and_the_bundle() -> anyhow::Result<()>
+{
+    let site = Site::start()?;
+    let anonymous = site.anonymous().await?;
+    let watch = site.watch().await?;
+    let count = every_method_denied(&anonymous, &OPEN).await?;
+    ensure!(count > 60, "only {count} methods were tried");
+    call(&anonymous, OPEN[1]).await.context("GetBundle")?;
+    // A path that is no method at all.
+    let method = "/spire.api.server.entry.v1.Entry/DropEverything";
+    denied(
+        method,
+        &refusal(method, call(&anonymous, method).await)?,
+        None,
+    )?;
+    watch.unchanged_for_administrators().await
+}
+
+#[tokio::test]
+async fn an_agent_or_a_workload_administers_nothing() -> anyhow::Result<()> {
+    let site = Site::start()?;
+    let agent = site.agent().await?;
+    let entry_id = site.entry_of(&agent, "/web").await?;
+    let channel = agent.connect(&site.node().api).await?;
+    let watch = site.watch().await?;
+
+    let own: Vec<&str> = OPEN.iter().chain(&AGENTS).copied().collect();
+    let count = every_method_denied(&channel, &own).await?;
+    ensure!(count > 50, "only {count} methods were tried");
+    watch
+        .unchanged("an agent's calls of an administrator's methods")
+        .await?;
+
+    // An SVID of this very trust domain, but a workload's.
+    let svid = agent
+        .sign(channel, &[entry_id])
+        .await?
+        .pop()
+        .context("no result")?;
+    let svid = svid.map_err(|status| anyhow::anyhow!("{status:?}"))?;
+    let identity = ClientIdentity {
+        chain: svid.chain,
+        key: svid.key,
+    };
+    let workload = connect(&site.node().api, &site.trust()?, Some(&identity), None).await?;
+    every_method_denied(&workload, &own).await?;
+    every_agent_method_denied(&workload, Reason::AgentNotAttested).await?;
+    watch.unchanged_for_administrators().await
+}
+
+/// Bans or evicts by the command line.
+fn take_away(site: &Site, verb: &str, agent: &Agent) -> anyhow::Result<()> {
+    let output = site
+        .cluster
+        .cli(site.node(), &["agent", verb, "-spiffeID", &agent.svid.id])?;
+    ensure!(output.status.success(), "agent {verb}: {}", text(&output));
+    Ok(())
+}
+
+#[tokio::test]
+async fn banned_and_evicted_agents_are_told_why_in_the_typed_detail() -> anyhow::Result<()> {
+    let site = Site::start()?;
+    let (banned, evicted) = (site.agent().await?, site.agent().await?);
+    let api = &site.node().api;
+    let (open_banned, open_evicted) = (banned.connect(api).await?, evicted.connect(api).await?);
+    banned.post_status(open_banned.clone()).await?;
+    evicted.post_status(open_evicted.clone()).await?;
+
+    take_away(&site, "ban", &banned)?;
+    take_away(&site, "evict", &evicted)?;
+    let watch = site.watch().await?;
+    // On connections from before, and on new ones.
+    for channel in [open_banned, banned.connect(api).await?] {
+        every_agent_method_denied(&channel, Reason::AgentBanned).await?;
+    }
+    for channel in [open_evicted, evicted.connect(api).await?] {
+        every_agent_method_denied(&channel, Reason::AgentNotAttested).await?;
+    }
+    watch
+        .unchanged("calls of banned and evicted agents")
+        .await?;
+
+    // A new token for the same agent does not lift the ban. No typed detail here: the
+    // agent has no identity to drop.
+    let token = banned
+        .path()
+        .rsplit('/')
+        .next()
+        .context("an agent without a path")?;
+    let request = CreateJoinTokenRequest {
+        ttl: 60,
+        token: token.into(),
+        agent_id: None,
+    };
+    AgentClient::new(site.admin().await?)
+        .create_join_token(request)
+        .await?;
+    let status = refusal(
+        "a banned agent",
+        attest_call(site.anonymous().await?, token, key_and_csr()?.1).await,
+    )?;
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::PermissionDenied, "failed to attest: agent is banned")
+    );
+    assert_eq!(reason(&status)?, None);
+    watch.unchanged_for_administrators().await
+}
+
+#[tokio::test]
+async fn an_svid_is_over_once_its_successor_was_used() -> anyhow::Result<()> {
+    let site = Site::start()?;
+    let agent = site.agent().await?;
+    let api = &site.node().api;
+    let old = agent.connect(api).await?;
+    let renewed = agent.renew(old.clone()).await?;
+    agent
+        .post_status(old.clone())
+        .await
+        .context("the old SVID before the new one was used")?;
+    let new = renewed.connect(api).await?;
+    renewed.post_status(new.clone()).await?;
+    let method = AGENTS[0];
+    // The new one is activated behind its first call's back.
+    let status = eventually(
+        "the end of the old SVID",
+        Duration::from_secs(10),
+        || async { Ok(agent.post_status(old.clone()).await.err()) },
+    )
+    .await?;
+    denied(method, &status, Some(Reason::AgentNotActive))?;
+    let watch = site.watch().await?;
+    for channel in [old, agent.connect(api).await?] {
+        every_agent_method_denied(&channel, Reason::AgentNotActive).await?;
+    }
+    renewed.post_status(new).await.context("the new SVID")?;
+    watch.unchanged_for_administrators().await
+}
+
+#[tokio::test]
+async fn a_method_that_is_not_there_names_itself() -> anyhow::Result<()> {
+    let site = Site::start()?;
+    let agent = site.agent().await?;
+    site.entry_of(&agent, "/web").await?;
+    let admin = site.admin().await?;
+    let watch = site.watch().await?;
+
+    let mut missing = BTreeSet::new();
+    for method in METHODS
+        .iter()
+        .filter(|m| !OPEN.contains(m) && !m.ends_with("/Watch"))
+    {
+        // An empty request to a method that is there may well be good.
+        let Err(status) = call(&admin, method).await else {
+            continue;
+        };
+        match status.code() {
+            Code::Unimplemented => {
+                assert_eq!(
+                    status.message(),
+                    format!("{method} is not implemented by this server")
+                );
+                missing.insert(*method);
+            }
+            // Not for administrators, or not on this socket.
+            Code::PermissionDenied => denied(method, &status, None)?,
+            // An empty request is not what it wants.
+            Code::InvalidArgument | Code::NotFound => {}
+            code => anyhow::bail!("{method}: {code:?} {}", status.message()),
+        }
+    }
+    for method in [
+        "/spire.api.server.entry.v1.Entry/BatchUpdateEntry",
+        "/spire.api.server.svid.v1.SVID/MintX509SVID",
+        "/spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle",
+        "/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509Authority",
+        "/spire.api.server.logger.v1.Logger/SetLogLevel",
+        "/spire.api.server.debug.v1.Debug/GetInfo",
+    ] {
+        ensure!(
+            missing.contains(method),
+            "{method} is not among the methods that are missing: {missing:?}"
+        );
+    }
+    // To an agent as well.
+    let method = "/spire.api.server.svid.v1.SVID/BatchNewWITSVID";
+    let status = refusal(
+        method,
+        call(&agent.connect(&site.node().api).await?, method).await,
+    )?;
+    assert_eq!(
+        status.message(),
+        format!("{method} is not implemented by this server")
+    );
+    // And on the command line, by its words.
+    for line in [
+        ["entry", "update"],
+        ["x509", "mint"],
+        ["federation", "list"],
+    ] {
+        let said = site.cli_refuses(&line)?;
+        let wanted = format!("'{}' is not available in this version", line.join(" "));
+        ensure!(said.contains(&wanted), "{said}");
+    }
+    watch.unchanged_for_administrators().await
+}
