@@ -321,6 +321,10 @@ impl Cluster {
     }
 }
 
+#[allow(
+    clippy::print_stdout,
+    reason = "a failing test must say what did not stop"
+)]
 impl Drop for Cluster {
     fn drop(&mut self) {
         // A stopped process cannot be asked to end.

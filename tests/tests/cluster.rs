@@ -74,8 +74,14 @@ fn load(agent: Agent, address: String) -> Load {
                 Ok(svids) if !svids.is_empty() => {
                     r.fetch_add(1, Ordering::Relaxed);
                 }
-                Ok(_) => f.lock().unwrap().push("no SVID came back".into()),
-                Err(error) => f.lock().unwrap().push(format!("{error:#}")),
+                Ok(_) => f
+                    .lock()
+                    .expect("no holder panics")
+                    .push("no SVID came back".into()),
+                Err(error) => f
+                    .lock()
+                    .expect("no holder panics")
+                    .push(format!("{error:#}")),
             }
         }
     });
@@ -100,7 +106,7 @@ impl Load {
     async fn end(self) -> anyhow::Result<(usize, Vec<String>)> {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await?;
-        let failures = self.failures.lock().unwrap().clone();
+        let failures = self.failures.lock().expect("no holder panics").clone();
         Ok((self.rounds.load(Ordering::Relaxed), failures))
     }
 }

@@ -338,7 +338,8 @@ async fn authority_change(feed: &mut broadcast::Receiver<Change>) {
             Ok(change) => match change.kind {
                 ChangeKind::AuthoritySet(_)
                 | ChangeKind::IntentChanged(_)
-                | ChangeKind::MemberSet(_) => return,
+                | ChangeKind::MemberSet(_)
+                | ChangeKind::StateReplaced => return,
                 _ => {}
             },
             Err(broadcast::error::RecvError::Lagged(_)) => return,

@@ -44,6 +44,8 @@ pub struct X509Svid {
     pub chain: Vec<Vec<u8>>,
     /// Decimal.
     pub serial: String,
+    /// Authority that signed it.
+    pub authority_id: String,
     /// Unix seconds.
     pub issued_at: i64,
     /// Unix seconds.
@@ -57,6 +59,8 @@ pub struct JwtSvid {
     pub id: SpiffeId,
     /// Compact form.
     pub token: String,
+    /// Authority that signed it.
+    pub authority_id: String,
     /// Unix seconds.
     pub issued_at: i64,
     /// Unix seconds.
@@ -84,9 +88,7 @@ impl From<IssueFailed> for Status {
         match &failed {
             IssueFailed::NoAuthority(_) => Self::unavailable(format!("{failed}; try another node")),
             IssueFailed::Issue(IssueError::Signer(error)) => match error {
-                SignerError::Busy { .. } => {
-                    Self::resource_exhausted("the signer is busy; try again")
-                }
+                SignerError::Busy => Self::resource_exhausted("the signer is busy; try again"),
                 _ => {
                     tracing::warn!(error = %crate::app::chain(&failed), "signing failed");
                     Self::unavailable(
@@ -234,7 +236,7 @@ impl Issuer {
         id: &SpiffeId,
         key: &PublicKey,
         ttl_seconds: i64,
-    ) -> Result<(X509Svid, String), IssueFailed> {
+    ) -> Result<X509Svid, IssueFailed> {
         let watch = Stopwatch::start();
         let authority = self.x509_authority()?;
         let draw = Draw::new(&**self.inner.doors.consensus().clock());
@@ -261,8 +263,9 @@ impl Issuer {
             issued_at: issued.facts.not_before,
             expires_at: issued.facts.not_after,
             chain: issued.chain,
+            authority_id: issued.authority_id,
         };
-        Ok((svid, issued.authority_id))
+        Ok(svid)
     }
 
     /// Signs a workload's X.509-SVID as its entry says.
@@ -280,7 +283,7 @@ impl Issuer {
         let profile = Profile::Workload {
             dns_names: entry.dns_names.clone(),
         };
-        Ok(self.certificate(profile, &id, key, ttl).await?.0)
+        self.certificate(profile, &id, key, ttl).await
     }
 
     /// Signs an agent's SVID.
@@ -289,27 +292,22 @@ impl Issuer {
         id: &SpiffeId,
         key: &PublicKey,
     ) -> Result<X509Svid, IssueFailed> {
-        Ok(self
-            .certificate(Profile::Agent, id, key, self.inner.lifetimes.agent)
-            .await?
-            .0)
+        self.certificate(Profile::Agent, id, key, self.inner.lifetimes.agent)
+            .await
     }
 
-    /// Makes a key and signs this server's own SVID: the SVID, the id of its issuer, and
-    /// the PKCS#8 DER of the key.
-    pub(super) async fn server_x509(
-        &self,
-    ) -> Result<(X509Svid, String, Zeroizing<Vec<u8>>), IssueFailed> {
+    /// Makes a key and signs this server's own SVID: the SVID and the PKCS#8 DER of the key.
+    pub(super) async fn server_x509(&self) -> Result<(X509Svid, Zeroizing<Vec<u8>>), IssueFailed> {
         let bad = |e: &dyn std::fmt::Display| IssueFailed::Profile(format!("server key: {e}"));
         let pair =
             rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| bad(&e))?;
         let spki = rcgen::PublicKeyData::subject_public_key_info(&pair);
         let key = PublicKey::from_spki_der(&spki).map_err(|e| bad(&e))?;
         let id = SpiffeId::server(&self.inner.trust_domain);
-        let (svid, issuer) = self
+        let svid = self
             .certificate(Profile::Server, &id, &key, self.inner.lifetimes.server)
             .await?;
-        Ok((svid, issuer, Zeroizing::new(pair.serialize_der())))
+        Ok((svid, Zeroizing::new(pair.serialize_der())))
     }
 
     /// Signs a workload's JWT-SVID as its entry says.
@@ -345,6 +343,7 @@ impl Issuer {
             issued_at: issued.claims.issued_at(),
             expires_at: issued.claims.expires_at(),
             token: issued.token,
+            authority_id: issued.kid,
         })
     }
 

@@ -98,7 +98,7 @@ pub async fn keep_server_svid(
 }
 
 async fn renew(issuer: &Issuer, tls: &TlsState) -> Result<Current, IssueFailed> {
-    let (svid, authority_id, key) = issuer.server_x509().await?;
+    let (svid, key) = issuer.server_x509().await?;
     let chain = svid
         .chain
         .iter()
@@ -109,7 +109,7 @@ async fn renew(issuer: &Issuer, tls: &TlsState) -> Result<Current, IssueFailed> 
         .map_err(|e| IssueFailed::Profile(crate::app::chain(&e)))?;
     tls.set_identity(Some(identity));
     Ok(Current {
-        authority_id,
+        authority_id: svid.authority_id,
         not_before: svid.issued_at,
         not_after: svid.expires_at,
     })

@@ -66,23 +66,29 @@ impl Denial {
         let Some(reason) = self.reason else {
             return Status::permission_denied(message);
         };
-        let detail = PermissionDeniedDetails {
-            reason: reason.into(),
-        };
-        let details = rpc::Status {
-            code: Code::PermissionDenied.into(),
-            message: message.clone(),
-            details: vec![Any {
-                type_url: DETAILS_TYPE_URL.to_owned(),
-                value: detail.encode_to_vec(),
-            }],
-        };
-        Status::with_details(
-            Code::PermissionDenied,
-            message,
-            details.encode_to_vec().into(),
-        )
+        typed_denial(reason, &message)
     }
+}
+
+/// PermissionDenied with the typed reason that an agent acts upon. Give it only after a
+/// barrier: an agent drops its identity for it.
+pub fn typed_denial(reason: Reason, message: &str) -> Status {
+    let detail = PermissionDeniedDetails {
+        reason: reason.into(),
+    };
+    let details = rpc::Status {
+        code: Code::PermissionDenied.into(),
+        message: message.to_owned(),
+        details: vec![Any {
+            type_url: DETAILS_TYPE_URL.to_owned(),
+            value: detail.encode_to_vec(),
+        }],
+    };
+    Status::with_details(
+        Code::PermissionDenied,
+        message,
+        details.encode_to_vec().into(),
+    )
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ mod table;
 
 pub use deadline::CallDeadline;
 pub use decide::{AgentStanding, CallerFacts, CallerKind, EntryFlags, authorize};
-pub use denial::{Denial, Reason};
+pub use denial::{Denial, Reason, typed_denial};
 pub use layer::{Gate, GateLayer, GateService};
 pub use permit::{Admitted, Permit, Role};
 

@@ -12,7 +12,7 @@ use openraft::raft::{
 
 /// A message that is not what its type promises.
 #[derive(Debug, thiserror::Error)]
-pub enum WireError {
+pub(super) enum WireError {
     /// A field that every sender sets is absent.
     #[error("peer message without {0}")]
     Missing(&'static str),

@@ -206,7 +206,7 @@ pub const KEYS: &[Key] = &[
         "Sessions that sign at once, each on a thread of its own."),
     key("keys.pkcs11.deadline", span(Duration::from_millis(100), seconds(MINUTE)), Literal("\"5s\""),
         "Time a signature may take before the caller is told that the token does not answer."),
-    key("keys.pkcs11.queue", count(1, 100_000), Literal("1024"),
+    key("keys.pkcs11.queue", count(1, 65_536), Literal("1024"),
         "Signatures that may wait for a session; one more is refused at once."),
 
     key("metrics.address", Kind::Bind, Absent("no listener"),

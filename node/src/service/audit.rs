@@ -17,6 +17,7 @@ pub(super) fn agent_svid(how: &'static str, svid: &X509Svid) {
         how,
         id = %svid.id,
         serial = %svid.serial,
+        authority = %svid.authority_id,
         expires_at = svid.expires_at,
     );
 }
@@ -31,6 +32,7 @@ pub(super) fn workload_svid(agent: &SpiffeId, entry: &Entry, svid: &X509Svid) {
         revision = entry.revision_number,
         id = %svid.id,
         serial = %svid.serial,
+        authority = %svid.authority_id,
         expires_at = svid.expires_at,
     );
 }
@@ -44,6 +46,7 @@ pub(super) fn jwt_svid(agent: &SpiffeId, entry: &Entry, svid: &JwtSvid, audience
         entry = %entry.id,
         id = %svid.id,
         audience = ?audience,
+        authority = %svid.authority_id,
         expires_at = svid.expires_at,
     );
 }

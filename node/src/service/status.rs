@@ -3,16 +3,12 @@
 //! The texts are SPIRE's wherever SPIRE has one, because its clients show them and
 //! some match on them. One exhaustive function maps the refusals of the registry.
 
-use bytes::Bytes;
-use chancery_api::google::rpc;
 use chancery_api::spire::api::types;
 use chancery_api::spire::api::types::permission_denied_details::Reason;
 use chancery_raft_store::Refusal;
-use prost::Message;
 use tonic::{Code, Status};
 
-/// Type of the typed detail that agents act upon.
-const DENIED_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
+use crate::authz::typed_denial;
 
 /// A refusal of the registry as a caller sees it; `subject` is `agent` or `entry`.
 pub(super) fn refused(refusal: Refusal, subject: &str) -> Status {
@@ -21,7 +17,7 @@ pub(super) fn refused(refusal: Refusal, subject: &str) -> Status {
         Refusal::NotFound => Status::not_found(format!("{subject} not found")),
         Refusal::TokenUnknown => token_unknown(),
         Refusal::TokenExpired => Status::invalid_argument("join token expired"),
-        Refusal::AgentBanned => denied(Reason::AgentBanned, "agent is banned"),
+        Refusal::AgentBanned => typed_denial(Reason::AgentBanned, "agent is banned"),
         Refusal::AgentMustReattest => must_reattest(),
         Refusal::Conflict => Status::aborted("the state changed meanwhile; try again"),
         Refusal::OutcomeUnknown => {
@@ -41,30 +37,9 @@ pub(super) fn token_unknown() -> Status {
 
 /// An agent that would renew although it can attest again.
 pub(super) fn must_reattest() -> Status {
-    denied(
+    typed_denial(
         Reason::AgentMustReattest,
         "agent must reattest instead of renew",
-    )
-}
-
-/// PERMISSION_DENIED with the typed reason that an agent acts upon. Give it only
-/// after a barrier: an agent drops its identity for it.
-pub(super) fn denied(reason: Reason, message: &str) -> Status {
-    let detail = types::PermissionDeniedDetails {
-        reason: reason.into(),
-    };
-    let full = rpc::Status {
-        code: Code::PermissionDenied.into(),
-        message: message.to_owned(),
-        details: vec![prost_types::Any {
-            type_url: DENIED_TYPE.into(),
-            value: detail.encode_to_vec(),
-        }],
-    };
-    Status::with_details(
-        Code::PermissionDenied,
-        message,
-        Bytes::from(full.encode_to_vec()),
     )
 }
 
@@ -153,23 +128,6 @@ mod tests {
                 "{refusal:?}"
             );
         }
-    }
-
-    #[test]
-    fn typed_reasons_travel_as_google_rpc_status() {
-        let status = denied(Reason::AgentMustReattest, "why");
-        let full = rpc::Status::decode(status.details()).unwrap();
-        assert_eq!((full.code, full.message.as_str()), (7, "why"));
-        let [any] = full.details.as_slice() else {
-            panic!("one detail")
-        };
-        assert_eq!(
-            any.type_url,
-            "type.googleapis.com/spire.api.types.PermissionDeniedDetails"
-        );
-        let detail = types::PermissionDeniedDetails::decode(any.value.as_slice()).unwrap();
-        assert_eq!(detail.reason(), Reason::AgentMustReattest);
-        assert_eq!(detail.reason, 5);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -189,31 +189,25 @@ fn refuse_unless_stale(path: &Path) -> Result<(), AdminSocketError> {
     }
 }
 
-/// A channel to the admin socket at `path`, for the command line and tests.
-///
-/// # Errors
-/// Nobody answers there.
-pub async fn connect_admin(
-    path: &Path,
-) -> Result<tonic::transport::Channel, tonic::transport::Error> {
-    let path = path.to_owned();
-    // The authority is never looked at; grpc-go sends the same for a socket.
-    tonic::transport::Endpoint::from_static("http://localhost")
-        .connect_with_connector(tower::service_fn(move |_| {
-            let path = path.clone();
-            async move {
-                UnixStream::connect(path)
-                    .await
-                    .map(hyper_util::rt::TokioIo::new)
-            }
-        }))
-        .await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::transport::testing::{Echo, echoed};
+
+    async fn connect_admin(path: &Path) -> tonic::transport::Channel {
+        let path = path.to_owned();
+        tonic::transport::Endpoint::from_static("http://localhost")
+            .connect_with_connector(tower::service_fn(move |_| {
+                let path = path.clone();
+                async move {
+                    tokio::net::UnixStream::connect(path)
+                        .await
+                        .map(hyper_util::rt::TokioIo::new)
+                }
+            }))
+            .await
+            .unwrap()
+    }
 
     fn at(dir: &tempfile::TempDir) -> PathBuf {
         dir.path().join("private").join("api.sock")
@@ -282,7 +276,7 @@ mod tests {
         let socket = AdminSocket::bind(&path).unwrap();
         let shutdown = CancellationToken::new();
         let server = tokio::spawn(socket.serve(Limits::of_admins(), Echo, shutdown.clone()));
-        let channel = connect_admin(&path).await.unwrap();
+        let channel = connect_admin(&path).await;
         let said = echoed(channel).await.unwrap();
         let uid = rustix::process::geteuid().as_raw();
         assert_eq!(said, format!("local {uid}"));

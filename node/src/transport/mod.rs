@@ -21,7 +21,7 @@ pub mod peer_tls;
 mod tls;
 
 pub use accept::{Limits, ListenError, TcpPort};
-pub use admin::{AdminSocket, AdminSocketError, connect_admin};
+pub use admin::{AdminSocket, AdminSocketError};
 pub use agent_port::serve_agents;
 pub use caller::{AnonymousCaller, Caller, CertificateCaller, LocalCaller};
 pub use http2::GrpcService;

@@ -32,7 +32,7 @@ fn malformed() -> anyhow::Result<Vec<(&'static str, Vec<u8>, &'static str)>> {
         (
             "random bytes",
             random.collect(),
-            "expected tag 0x30, found 0x00",
+            "length is not in DER form",
         ),
         ("a trailing byte", trailing, "trailing data"),
         ("100 KiB", vec![0x30; 100 << 10], "larger than 65536 bytes"),

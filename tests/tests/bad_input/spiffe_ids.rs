@@ -191,6 +191,7 @@ async fn the_longest_id_is_taken_and_reserved_or_foreign_ones_are_not() -> anyho
 
     // A parent of another trust domain, as an administrator types it.
     let selector = ["-selector", "unix:uid:1"];
+    // Where SPIRE's command line quotes a message, this one does.
     let create = [
         "entry",
         "create",
@@ -200,7 +201,7 @@ async fn the_longest_id_is_taken_and_reserved_or_foreign_ones_are_not() -> anyho
         "spiffe://example.org/a",
     ];
     let said = site.cli_refuses(&[create.as_slice(), &selector].concat())?;
-    let wanted = "invalid parent ID: \"spiffe://other.org/host\" is not a member of trust domain \"example.org\"";
+    let wanted = r#"invalid parent ID: \"spiffe://other.org/host\" is not a member of trust domain \"example.org\""#;
     ensure!(said.contains(wanted), "{said}");
     let create = [
         "entry",
@@ -211,7 +212,7 @@ async fn the_longest_id_is_taken_and_reserved_or_foreign_ones_are_not() -> anyho
         "spiffe://other.org/a",
     ];
     let said = site.cli_refuses(&[create.as_slice(), &selector].concat())?;
-    let wanted = "invalid spiffe ID: \"spiffe://other.org/a\" is not a member of trust domain \"example.org\"";
+    let wanted = r#"invalid spiffe ID: \"spiffe://other.org/a\" is not a member of trust domain \"example.org\""#;
     ensure!(said.contains(wanted), "{said}");
     // One that is no ID does not reach the server.
     let create = [

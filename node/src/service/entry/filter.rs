@@ -71,7 +71,8 @@ impl Filter {
             federates_with: federates_with.transpose()?,
             // As SPIRE: an empty hint is no filter.
             hint: message.by_hint.filter(|hint| !hint.is_empty()),
-            downstream: message.by_downstream,
+            // As SPIRE: false, which its command line always sends, is no filter.
+            downstream: message.by_downstream.filter(|downstream| *downstream),
         })
     }
 
@@ -189,7 +190,7 @@ mod tests {
         assert!(passes(|f| f.by_hint = Some("h".into())));
         assert!(!passes(|f| f.by_hint = Some("x".into())));
         assert!(passes(|f| f.by_downstream = Some(true)));
-        assert!(!passes(|f| f.by_downstream = Some(false)));
+        assert!(passes(|f| f.by_downstream = Some(false)));
         assert!(passes(|f| f.by_selectors = selectors(0, &["1"])));
         assert!(!passes(|f| f.by_selectors = selectors(0, &["1", "2"])));
         assert!(passes(|f| f.by_selectors = selectors(1, &["1", "2"])));
@@ -204,7 +205,7 @@ mod tests {
     fn filters_are_combined_with_and() {
         assert!(!passes(|f| {
             f.by_spiffe_id = id("/web");
-            f.by_downstream = Some(false);
+            f.by_hint = Some("x".into());
         }));
     }
 
