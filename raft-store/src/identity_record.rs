@@ -112,21 +112,22 @@ impl IdentityRecord {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io_error("cannot open", &path)(e)),
         }
-        let damaged = |why| IdentityError::Damaged {
-            path: path.clone(),
-            why,
-        };
-        let rest = bytes
-            .strip_prefix(MAGIC)
-            .ok_or_else(|| damaged("wrong magic number"))?;
-        let (crc, body) = rest
-            .split_at_checked(4)
-            .ok_or_else(|| damaged("too short"))?;
+        let record = Self::decode(&bytes).map_err(|why| IdentityError::Damaged { path, why })?;
+        Ok(Some(record))
+    }
+
+    /// Reads the record out of a file's bytes, or says what is wrong with them.
+    ///
+    /// # Errors
+    /// The `why` of [`IdentityError::Damaged`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
+        let rest = bytes.strip_prefix(MAGIC).ok_or("wrong magic number")?;
+        let (crc, body) = rest.split_at_checked(4).ok_or("too short")?;
         if crc != crc32fast::hash(body).to_be_bytes() {
-            return Err(damaged("wrong checksum"));
+            return Err("wrong checksum");
         }
-        let r = Record::decode(body).map_err(|_| damaged("does not decode"))?;
-        Ok(Some(Self {
+        let r = Record::decode(body).map_err(|_| "does not decode")?;
+        Ok(Self {
             cluster_id: r.cluster_id,
             trust_domain: r.trust_domain,
             node_id: r.node_id,
@@ -134,11 +135,11 @@ impl IdentityRecord {
             boot: r.boot,
             store_made: r.store_made,
             pins: r.pins,
-        }))
+        })
     }
 
-    /// Replaces the record: the old one or the new one is there after any crash.
-    pub fn save(&self, data_dir: &Path) -> Result<(), IdentityError> {
+    /// The bytes of the file, which [`IdentityRecord::decode`] reads back.
+    pub fn encode(&self) -> Vec<u8> {
         let body = Record {
             cluster_id: self.cluster_id.clone(),
             trust_domain: self.trust_domain.clone(),
@@ -152,8 +153,13 @@ impl IdentityRecord {
         let mut bytes = MAGIC.to_vec();
         bytes.extend_from_slice(&crc32fast::hash(&body).to_be_bytes());
         bytes.extend_from_slice(&body);
+        bytes
+    }
+
+    /// Replaces the record: the old one or the new one is there after any crash.
+    pub fn save(&self, data_dir: &Path) -> Result<(), IdentityError> {
         let path = Self::path(data_dir);
-        replace_file(&path, &bytes).map_err(io_error("cannot write", &path))
+        replace_file(&path, &self.encode()).map_err(io_error("cannot write", &path))
     }
 }
 

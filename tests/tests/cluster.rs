@@ -420,29 +420,7 @@ async fn a_cluster_that_was_switched_off_comes_back_whole() -> anyhow::Result<()
     for id in &ids {
         cluster.signal(id, KILL)?;
     }
-    // The first alone has no quorum, so it is ready only with the second.
-    let first = ids[0].clone();
-    let dir = cluster.dir().to_path_buf();
-    let lone = std::thread::spawn(move || {
-        std::process::Command::new(chancery_tests::cluster::root().join("deploy/local/up"))
-            .arg("--dir")
-            .arg(dir)
-            .args(["--restart", &first])
-            .env("CHANCERY_BIN_DIR", chancery_tests::cluster::bin_dir()?)
-            .output()
-            .map_err(anyhow::Error::from)
-    });
-    for id in &ids[1..] {
-        cluster.restart(id, &[])?;
-    }
-    let lone = lone
-        .join()
-        .map_err(|_| anyhow::anyhow!("the restart panicked"))??;
-    ensure!(
-        lone.status.success(),
-        "{}",
-        chancery_tests::cluster::text(&lone)
-    );
+    cluster.restart("all", &[])?;
     for node in cluster.nodes() {
         let svids = agent.round(&node.api).await?;
         ensure!(

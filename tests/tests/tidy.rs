@@ -162,7 +162,7 @@ fn nothing_unfinished_is_left_behind() -> anyhow::Result<()> {
         format!("{}!(", "todo"),
         format!("{}!(", "unimplemented"),
         format!("{}!(", "dbg"),
-        format!("#[{}]", "ignore"),
+        format!("#[{}", "ignore"),
     ];
     for path in files()?
         .iter()
@@ -205,6 +205,8 @@ fn unsafe_code_is_allowed_nowhere_yet() -> anyhow::Result<()> {
     for path in files()?
         .iter()
         .filter(|p| p.ends_with("Cargo.toml") && p.parent() != Some(root().as_path()))
+        // A workspace of its own; its code is also built and linted as part of `fuzz_smoke`.
+        .filter(|p| !p.starts_with(root().join("fuzz")))
     {
         let text = std::fs::read_to_string(path)?;
         ensure!(

@@ -141,6 +141,8 @@ impl Barriers {
             Ok(index) => index?,
             Err(_) => return Err(BarrierError("the leader or a quorum did not answer".into())),
         };
+        // That a quorum is there is known now, however long applying takes.
+        self.consensus.heard();
         let applied = self.consensus.registry().wait_applied(index);
         tokio::time::timeout(APPLY_TIMEOUT, applied)
             .await

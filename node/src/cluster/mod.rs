@@ -54,8 +54,8 @@ struct Inner {
     boot: u64,
     request: AtomicU64,
     snapshots: Snapshots,
-    /// Boot time in milliseconds at which a leader was last known; 0 is never.
-    leader_known_at: AtomicU64,
+    /// Boot time in milliseconds at which a quorum was last heard; 0 is never.
+    heard_at: AtomicU64,
 }
 
 /// What a node is and where its state lives.
@@ -179,7 +179,7 @@ impl Consensus {
             boot: start.boot,
             request: AtomicU64::new(0),
             snapshots,
-            leader_known_at: AtomicU64::new(0),
+            heard_at: AtomicU64::new(0),
         };
         let consensus = Self {
             inner: Arc::new(inner),
@@ -194,14 +194,10 @@ impl Consensus {
         let mut last = None;
         loop {
             let leader = metrics.borrow_watched().current_leader;
-            if leader.is_some() || last.is_some() {
-                let now = u64::try_from(self.clock().boottime().as_millis())
-                    .unwrap_or(u64::MAX)
-                    .max(1);
-                self.inner.leader_known_at.store(now, Ordering::Relaxed);
-            }
             if leader != last {
                 if let Some(leader) = leader {
+                    // It was elected by a quorum just now.
+                    self.heard();
                     crate::telemetry::leader_change();
                     tracing::info!(leader, "leader changed");
                 }
@@ -214,14 +210,35 @@ impl Consensus {
         }
     }
 
-    /// Whether a leader is known, or was within `limit`.
-    fn leader_known_within(&self, limit: Duration) -> bool {
-        let at = self.inner.leader_known_at.load(Ordering::Relaxed);
-        let age = self
-            .clock()
-            .boottime()
-            .saturating_sub(Duration::from_millis(at));
-        self.leadership().leader.is_some() || (at != 0 && age <= limit)
+    /// A quorum was heard: through a barrier, or because leadership moved.
+    fn heard(&self) {
+        let now = u64::try_from(self.clock().boottime().as_millis()).unwrap_or(u64::MAX);
+        self.inner.heard_at.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// Time since a quorum was last heard; `None` before the first time.
+    fn unheard(&self) -> Option<Duration> {
+        match self.inner.heard_at.load(Ordering::Relaxed) {
+            0 => None,
+            at => Some(
+                self.clock()
+                    .boottime()
+                    .saturating_sub(Duration::from_millis(at)),
+            ),
+        }
+    }
+
+    /// Whether a leader with a quorum was heard within `limit`. A leader that is only
+    /// named may be gone: openraft goes on naming it until there is another.
+    fn leader_heard_within(&self, limit: Duration) -> bool {
+        self.unheard().is_some_and(|age| age <= limit)
+    }
+
+    /// Ends when no quorum was heard for `limit`.
+    async fn unheard_for(&self, limit: Duration) {
+        while self.leader_heard_within(limit) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Makes this node a cluster of one. Harmless when it is one already.

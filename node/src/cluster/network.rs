@@ -22,6 +22,9 @@ use super::wire as convert;
 
 /// Bytes of one chunk of a snapshot on its way.
 const CHUNK_BYTES: usize = 1 << 20;
+/// Least time for log entries to arrive and be synced: a busy disk is not a dead
+/// peer. Heartbeats keep openraft's own, shorter time.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(2);
 /// A snapshot that takes longer than this is given up and begun anew.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -67,7 +70,7 @@ pub struct Link {
 
 fn rpc_error(error: PeerError) -> RPCError<Types> {
     match error {
-        PeerError::Unreachable { .. } | PeerError::Unknown(_) => {
+        PeerError::Unreachable { .. } | PeerError::NotConnected { .. } | PeerError::Unknown(_) => {
             RPCError::Unreachable(Unreachable::new(&error))
         }
         PeerError::Refused { .. } => RPCError::Network(NetworkError::new(&error)),
@@ -86,11 +89,16 @@ impl RaftNetworkV2<Types> for Link {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let limit = if rpc.entries.is_empty() {
+            option.hard_ttl()
+        } else {
+            option.hard_ttl().max(APPEND_TIMEOUT)
+        };
         let message = convert::append_request(self.network.target(self.to), &rpc);
         let answer = self
             .network
             .peers
-            .append(self.to, message, option.hard_ttl())
+            .append(self.to, message, limit)
             .await
             .map_err(rpc_error)?;
         convert::append_response_from(&answer).map_err(bad_answer)

@@ -19,7 +19,7 @@ use futures::Stream;
 use futures::stream::BoxStream;
 use tonic::transport::Channel;
 
-use crate::transport::PeerTls;
+use crate::transport::{ConnectError, PeerTls};
 
 /// Bytes of one message between peers: log entries come in reads of 1 MiB, and
 /// one log entry may hold a whole 4 MiB request.
@@ -31,9 +31,17 @@ pub enum PeerError {
     /// Nobody with this id is known.
     #[error("node {0} is not a member")]
     Unknown(u64),
-    /// No connection, or no answer in time. Whether the call arrived is unknown.
+    /// The connection broke, or no answer came in time. Whether the call arrived is unknown.
     #[error("node {node} is unreachable: {why}")]
     Unreachable {
+        /// Who was called.
+        node: u64,
+        /// What went wrong.
+        why: String,
+    },
+    /// There is no connection: the call certainly did not arrive.
+    #[error("node {node} cannot be reached: {why}")]
+    NotConnected {
         /// Who was called.
         node: u64,
         /// What went wrong.
@@ -205,6 +213,18 @@ impl Stream for Chunks {
     }
 }
 
+/// Whether the call failed because no connection could be made for it.
+fn never_connected(status: &tonic::Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
 async fn call<T>(
     node: u64,
     timeout: Duration,
@@ -212,6 +232,10 @@ async fn call<T>(
 ) -> Result<T, PeerError> {
     match tokio::time::timeout(timeout, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) if never_connected(&status) => Err(PeerError::NotConnected {
+            node,
+            why: status.message().to_owned(),
+        }),
         Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
             Err(PeerError::Unreachable {
                 node,

@@ -13,7 +13,8 @@ use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::Consensus;
+use super::peers::PeerError;
+use super::{Consensus, Leadership};
 use crate::environment::Stopwatch;
 
 /// A write waits this long for an election while a leader was known just before.
@@ -104,59 +105,62 @@ impl Proposer {
         let deadline = Instant::now() + limit;
         let proposal = Proposal::new(Some(self.consensus.next_request()), command);
         let mut sent = false;
-        let mut leaderless_since: Option<Instant> = None;
+        let mut trouble: Option<(Leadership, Instant)> = None;
         loop {
             let seen = self.consensus.leadership();
-            let Some(leader) = seen.leader else {
-                // Without a leader for long there is no point in making callers wait.
-                let since = *leaderless_since.get_or_insert_with(Instant::now);
-                let patience = if self.consensus.leader_known_within(LEADER_KNOWN) {
-                    ELECTION_WAIT
-                } else {
-                    Duration::ZERO
-                };
-                let until = deadline.min(since + patience);
-                let now = Instant::now();
-                if now >= until {
-                    return Err(if sent {
-                        ProposeError::Unknown
-                    } else {
-                        ProposeError::NoLeader
-                    });
-                }
-                self.consensus.leadership_changed(seen, until - now).await;
-                continue;
+            // Trouble with one leader is over when there is another.
+            let since = match trouble {
+                Some((leadership, since)) if leadership == seen => since,
+                _ => Instant::now(),
             };
-            leaderless_since = None;
-            let attempt = if leader == self.consensus.me() {
-                tokio::time::timeout_at(deadline, self.consensus.write_here(proposal.clone())).await
+            let give_up = if self.consensus.leader_heard_within(LEADER_KNOWN) {
+                deadline.min(since + ELECTION_WAIT)
             } else {
-                tokio::time::timeout_at(deadline, self.forward(&proposal)).await
+                // Without a leader for long there is no point in making callers wait.
+                Instant::now()
+            };
+            let attempt = match seen.leader {
+                None => Attempt::Refused,
+                Some(_) if trouble.is_none() && give_up <= Instant::now() => Attempt::Refused,
+                Some(leader) => {
+                    let attempt = async {
+                        if leader == self.consensus.me() {
+                            self.consensus.write_here(proposal.clone()).await
+                        } else {
+                            self.forward(&proposal).await
+                        }
+                    };
+                    tokio::select! {
+                        attempt = attempt => attempt?,
+                        () = tokio::time::sleep_until(deadline) => Attempt::Unknown,
+                        // A leader alone waits for its quorum without an end.
+                        () = self.consensus.unheard_for(ELECTION_WAIT) => Attempt::Unknown,
+                    }
+                }
             };
             match attempt {
-                Ok(Ok(Attempt::Done(outcome, index))) => {
+                Attempt::Done(outcome, index) => {
                     let applied = self.consensus.registry().wait_applied(index);
                     return match tokio::time::timeout_at(deadline, applied).await {
                         Ok(()) => Ok(outcome),
                         Err(_) => Err(ProposeError::Unknown),
                     };
                 }
-                Ok(Ok(Attempt::Refused)) => {}
-                Ok(Ok(Attempt::Unknown)) => sent = true,
-                Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(ProposeError::Unknown),
+                Attempt::Refused => {}
+                Attempt::Unknown => sent = true,
             }
+            trouble = Some((seen, since));
             let now = Instant::now();
-            if now >= deadline {
-                return Err(if sent {
-                    ProposeError::Unknown
-                } else {
-                    ProposeError::Busy
+            if now >= give_up {
+                return Err(match (sent, now >= deadline) {
+                    (true, _) => ProposeError::Unknown,
+                    (false, true) => ProposeError::Busy,
+                    (false, false) => ProposeError::NoLeader,
                 });
             }
             // Either leadership moves, or the same leader is asked again shortly.
             self.consensus
-                .leadership_changed(seen, RETRY_PAUSE.min(deadline - now))
+                .leadership_changed(seen, RETRY_PAUSE.min(give_up - now))
                 .await;
         }
     }
@@ -267,6 +271,12 @@ async fn forward_batch(consensus: &Consensus, batch: Vec<Forward>) {
         Ok(response) => response.results.into_iter(),
         Err(error) => {
             tracing::debug!(%error, "proposals could not be forwarded");
+            if matches!(error, PeerError::NotConnected { .. }) {
+                for answer in answers {
+                    let _ = answer.send(Attempt::Refused);
+                }
+                return;
+            }
             Vec::new().into_iter()
         }
     };

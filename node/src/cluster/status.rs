@@ -14,7 +14,7 @@ use chancery_raft_store::store::StoreError;
 use chancery_raft_store::types::{SnapshotMeta, Types};
 use tonic::{Request, Response, Status};
 
-use super::Consensus;
+use super::{Consensus, Leadership};
 
 /// A member that answered within this time counts as reachable.
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
@@ -190,10 +190,26 @@ impl ClusterService {
         Self { members, this }
     }
 
+    /// Who leads, if that node is there: openraft goes on naming a leader that is gone
+    /// until there is another.
+    fn leadership(&self, own: &wire::NodeStatusResponse) -> Leadership {
+        let mut leadership = self.members.consensus.leadership();
+        let present = |id: u64| {
+            if id == self.members.consensus.me() {
+                own.freshness_ms
+                    .is_some_and(|age| u128::from(age) <= SEEN_WITHIN.as_millis())
+            } else {
+                self.members.seen_lately(id).is_some()
+            }
+        };
+        leadership.leader = leadership.leader.filter(|id| present(*id));
+        leadership
+    }
+
     fn status(&self) -> api::StatusResponse {
         let consensus = &self.members.consensus;
         let own = self.this.node_status();
-        let leadership = consensus.leadership();
+        let leadership = self.leadership(&own);
         let (voters, _) = consensus.voters_and_learners();
         let registry = consensus.registry().read();
         let mut members = Vec::new();
@@ -251,11 +267,21 @@ impl ClusterService {
             });
         }
         if leadership.leader.is_none() {
-            advice.push(
-                "no leader is known: writes wait; unless an election ends this within seconds, bring nodes back \
-                 until a majority of the voters runs"
-                    .into(),
-            );
+            let reachable = members
+                .iter()
+                .filter(|m| m.reachable && m.role != "learner")
+                .count();
+            advice.push(if reachable * 2 > voters.len() {
+                "no leader is known: writes wait for the election, which takes a second or two"
+                    .into()
+            } else {
+                format!(
+                    "the quorum is lost, {reachable} of {} voters answer: nothing can be written, and issuing goes on \
+                     for {} s; bring nodes back until a majority of the voters runs",
+                    voters.len(),
+                    self.this.outage_budget_seconds()
+                )
+            });
         }
         let authorities = [AuthorityKind::X509, AuthorityKind::Jwt]
             .into_iter()

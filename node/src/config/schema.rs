@@ -123,7 +123,7 @@ pub const KEYS: &[Key] = &[
     key("data_dir", Kind::Path, Required,
         "Directory of this node's state. Made with mode 0700 if its parent exists. One process at a time."),
     key("log_level", one_of(&["error", "warn", "info", "debug", "trace"], &[]), Literal("\"info\""),
-        "Least severe messages that are logged. The Logger API changes it while the server runs."),
+        "Least severe messages that are logged."),
     key("log_format", one_of(&["text", "json"], &[]), Literal("\"text\""),
         "Form of the log on standard error."),
     key("admin_ids", Kind::Texts { items_max: 100 }, Literal("[]"),

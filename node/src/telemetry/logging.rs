@@ -127,7 +127,14 @@ fn filter(level: LogLevel) -> EnvFilter {
         LogLevel::Trace => ("trace", "info"),
     };
     // The prefix of every crate of the project.
-    EnvFilter::new(format!("{libraries},chancery={own}"))
+    // openraft warns of every try to reach a peer that is away, many times a second;
+    // `cluster status` and metrics say the same once.
+    let raft = if matches!(level, LogLevel::Trace) {
+        "info"
+    } else {
+        "error"
+    };
+    EnvFilter::new(format!("{libraries},openraft={raft},chancery={own}"))
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ async fn every_agent_method_denied(channel: &Channel, wanted: Reason) -> anyhow:
 #[tokio::test]
 async fn without_a_certificate_nothing_is_open_but_attestation_and_the_bundle() -> anyhow::Result<()>
 {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let anonymous = site.anonymous().await?;
     let watch = site.watch().await?;
     let count = every_method_denied(&anonymous, &OPEN).await?;
@@ -135,7 +135,7 @@ async fn without_a_certificate_nothing_is_open_but_attestation_and_the_bundle() 
 
 #[tokio::test]
 async fn an_agent_or_a_workload_administers_nothing() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let agent = site.agent().await?;
     let entry_id = site.entry_of(&agent, "/web").await?;
     let channel = agent.connect(&site.node().api).await?;
@@ -176,7 +176,7 @@ fn take_away(site: &Site, verb: &str, agent: &Agent) -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn banned_and_evicted_agents_are_told_why_in_the_typed_detail() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let (banned, evicted) = (site.agent().await?, site.agent().await?);
     let api = &site.node().api;
     let (open_banned, open_evicted) = (banned.connect(api).await?, evicted.connect(api).await?);
@@ -226,7 +226,7 @@ async fn banned_and_evicted_agents_are_told_why_in_the_typed_detail() -> anyhow:
 
 #[tokio::test]
 async fn an_svid_is_over_once_its_successor_was_used() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let agent = site.agent().await?;
     let api = &site.node().api;
     let old = agent.connect(api).await?;
@@ -256,7 +256,7 @@ async fn an_svid_is_over_once_its_successor_was_used() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn a_method_that_is_not_there_names_itself() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let agent = site.agent().await?;
     site.entry_of(&agent, "/web").await?;
     let admin = site.admin().await?;

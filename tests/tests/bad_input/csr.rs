@@ -41,7 +41,7 @@ fn malformed() -> anyhow::Result<Vec<(&'static str, Vec<u8>, &'static str)>> {
 
 #[tokio::test]
 async fn a_malformed_csr_gets_no_svid_and_says_what_is_malformed() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let agent = site.agent().await?;
     let entry_id = site.entry_of(&agent, "/web").await?;
     let channel = agent.connect(&site.node().api).await?;
@@ -106,7 +106,7 @@ async fn a_malformed_csr_gets_no_svid_and_says_what_is_malformed() -> anyhow::Re
 
 #[tokio::test]
 async fn a_csr_without_proof_of_possession_is_not_signed_for_a_workload() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let agent = site.agent().await?;
     let entry_id = site.entry_of(&agent, "/web").await?;
     let channel = agent.connect(&site.node().api).await?;

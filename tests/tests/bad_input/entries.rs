@@ -14,7 +14,7 @@ use crate::site::{Site, refusal};
 
 #[tokio::test]
 async fn an_agent_gets_nothing_for_an_entry_that_is_not_its_own() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let (agent, other) = (site.agent().await?, site.agent().await?);
     let own = site.entry_of(&agent, "/web").await?;
     let others = site.entry_of(&other, "/db").await?;
@@ -96,7 +96,7 @@ async fn an_agent_gets_nothing_for_an_entry_that_is_not_its_own() -> anyhow::Res
 
 #[tokio::test]
 async fn an_administrator_hears_that_an_entry_is_not_there() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let agent = site.agent().await?;
     let own = site.entry_of(&agent, "/web").await?;
     let mut client = EntryClient::new(site.admin().await?);

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::ensure;
 use chancery_tests::cluster::{Cluster, Options, bin_dir, text};
 
-use crate::server::{Setup, path, refused, stop};
+use crate::server::{Setup, path, refused, refused_with_log, stop};
 
 /// Writes a PIN file with a mode.
 fn write_pin(file: &Path, pin: &str, mode: u32) -> anyhow::Result<()> {
@@ -98,7 +98,12 @@ async fn a_wrong_pin_is_tried_once_and_no_pin_after_it() -> anyhow::Result<()> {
     let right = fs::read_to_string(&pin)?;
 
     write_pin(&pin, "wrong-pin", 0o600)?;
-    let said = refused(&run, &env).await?;
+    let (log, said) = refused_with_log(&run, &env).await?;
+    assert_eq!(
+        log.matches("login refused; not tried again").count(),
+        1,
+        "{log}"
+    );
     ensure!(
         said.contains("[keys.pkcs11]: wrong PIN for token \"chancery\" (serial "),
         "{said}"
@@ -108,14 +113,15 @@ async fn a_wrong_pin_is_tried_once_and_no_pin_after_it() -> anyhow::Result<()> {
         "{said}"
     );
     ensure!(
-        !said.contains("wrong-pin"),
-        "the PIN is in the error: {said}"
+        !said.contains("wrong-pin") && !log.contains("wrong-pin"),
+        "the PIN was told: {log}{said}"
     );
 
     // The next start does not even try the right one: the token shows what was lost.
     for next in ["wrong-pin", right.as_str()] {
         write_pin(&pin, next, 0o600)?;
-        let said = refused(&run, &env).await?;
+        let (log, said) = refused_with_log(&run, &env).await?;
+        ensure!(!log.contains("login"), "a login was tried: {log}");
         ensure!(said.contains("token \"chancery\" (serial "), "{said}");
         ensure!(
             said.contains("shows an earlier wrong PIN (USER_PIN_COUNT_LOW); no login tried"),

@@ -13,8 +13,16 @@ const TERMINATE: i32 = 15;
 /// What refuses to start does so at once; this is for a machine under load.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(30);
 
-/// Runs `chancery` to its end, which must be exit code 1 and an error; what it said.
+/// Runs `chancery` to its end, which must be exit code 1 and an error; the error.
 pub(crate) async fn refused(args: &[&str], env: &[(&str, &Path)]) -> anyhow::Result<String> {
+    Ok(refused_with_log(args, env).await?.1)
+}
+
+/// The same, and what was logged before.
+pub(crate) async fn refused_with_log(
+    args: &[&str],
+    env: &[(&str, &Path)],
+) -> anyhow::Result<(String, String)> {
     let mut command = Command::new(bin_dir()?.join("chancery"));
     command
         .args(args)
@@ -40,7 +48,8 @@ pub(crate) async fn refused(args: &[&str], env: &[(&str, &Path)]) -> anyhow::Res
         "the error is inside a line: {said}"
     );
     ensure!(!said.contains("panicked"), "{said}");
-    Ok(said[error..].to_owned())
+    let (log, error) = said.split_at(error);
+    Ok((log.to_owned(), error.to_owned()))
 }
 
 /// `server run` with a configuration that must be refused.

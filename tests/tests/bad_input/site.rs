@@ -2,6 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -16,6 +18,7 @@ use chancery_tests::agent::Agent;
 use chancery_tests::cluster::{Cluster, Node, Options, text};
 use chancery_tests::tls::{Trust, connect, connect_admin};
 use prost::Message as _;
+use tokio::sync::MutexGuard;
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -37,7 +40,42 @@ pub(crate) struct Watch<'a> {
     before: State,
 }
 
+/// The shared site, for as long as this is held.
+pub(crate) struct Turn {
+    site: Arc<Site>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Deref for Turn {
+    type Target = Site;
+
+    fn deref(&self) -> &Site {
+        &self.site
+    }
+}
+
 impl Site {
+    /// The site that tests take turns on: each compares the state before with the state
+    /// after. Whoever waits holds it too, and the last one stops it; a static that kept
+    /// it would leave its process behind.
+    pub(crate) async fn shared() -> anyhow::Result<Turn> {
+        static SHARED: Mutex<Weak<Site>> = Mutex::new(Weak::new());
+        static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+        let site = {
+            let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+            match shared.upgrade() {
+                Some(site) => site,
+                None => {
+                    let site = Arc::new(Self::start()?);
+                    *shared = Arc::downgrade(&site);
+                    site
+                }
+            }
+        };
+        let _alone = TURN.lock().await;
+        Ok(Turn { site, _alone })
+    }
+
     pub(crate) fn start() -> anyhow::Result<Self> {
         Self::start_in("example.org")
     }

@@ -42,7 +42,7 @@ fn batch_of(bytes: usize) -> BatchNewX509svidRequest {
 
 #[tokio::test]
 async fn an_oversized_message_is_refused_and_the_connection_lives_on() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let agent = site.agent().await?;
     let entry_id = site.entry_of(&agent, "/web").await?;
     let channel = agent.connect(&site.node().api).await?;

@@ -65,7 +65,7 @@ fn short(id: &Spiffeid) -> String {
 
 #[tokio::test]
 async fn an_id_with_a_path_trick_names_nothing_anywhere() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let agent = site.agent().await?;
     site.entry_of(&agent, "/b").await?;
     let mut agents = AgentClient::new(site.admin().await?);
@@ -133,7 +133,7 @@ async fn an_id_with_a_path_trick_names_nothing_anywhere() -> anyhow::Result<()> 
 
 #[tokio::test]
 async fn the_longest_id_is_taken_and_reserved_or_foreign_ones_are_not() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let agent = site.agent().await?;
     // The other side of the bound.
     let longest = format!("/{}", "a".repeat(2048 - "spiffe://example.org/".len()));

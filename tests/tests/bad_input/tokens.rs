@@ -38,7 +38,7 @@ async fn refused_attestation(site: &Site, token: &str) -> anyhow::Result<(Code, 
 
 #[tokio::test]
 async fn a_replayed_token_attests_nobody_again() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let token = site.cluster.token(site.node()).await?;
     attest(&site, &token).await?.context("the first time")?;
     let watch = site.watch().await?;
@@ -54,7 +54,7 @@ async fn a_replayed_token_attests_nobody_again() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn an_expired_token_attests_nobody_and_is_gone_once_it_was_shown() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let request = CreateJoinTokenRequest {
         ttl: 1,
         ..Default::default()
@@ -91,7 +91,7 @@ async fn send(channel: Channel, step: Option<Step>) -> Result<(), Status> {
 
 #[tokio::test]
 async fn what_is_no_token_is_refused_by_name_and_not_made() -> anyhow::Result<()> {
-    let site = Site::start()?;
+    let site = Site::shared().await?;
     let watch = site.watch().await?;
 
     // Text that can be no token was never made one: the text is that of an unknown one.

@@ -34,7 +34,7 @@ fn summary(status: &StatusResponse) -> String {
     line(
         "Leader",
         match status.leader.as_deref() {
-            None | Some("") => format!("none, an election is under way (term {})", status.term),
+            None | Some("") => format!("none known (term {})", status.term),
             Some(id) => {
                 let member = status.members.iter().find(|member| member.id == id);
                 let address = member.map_or(String::new(), |member| format!(", {}", member.api));
@@ -215,7 +215,7 @@ All is well.
             ..cluster_status()
         };
         let page = status(&electing, NOW);
-        assert!(page.contains("Leader        : none, an election is under way (term 7)\n"));
+        assert!(page.contains("Leader        : none known (term 7)\n"));
         assert!(page.contains("Asked node    : node 2, cannot issue\n"));
         assert!(page.contains("State         : not confirmed by a quorum since the start\n"));
         assert!(page.contains("Outage budget : none: issuance stops with the quorum\n"));
