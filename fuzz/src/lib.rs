@@ -8,7 +8,7 @@
 pub type Target = (&'static str, fn(&[u8]));
 
 pub mod identity;
-#[cfg(feature = "server")]
+#[cfg(feature = "node")]
 pub mod node;
-#[cfg(feature = "server")]
+#[cfg(feature = "store")]
 pub mod raft_store;

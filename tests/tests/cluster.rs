@@ -436,3 +436,60 @@ async fn a_cluster_that_was_switched_off_comes_back_whole() -> anyhow::Result<()
     );
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_missed_more_than_the_log_keeps_catches_up_by_snapshot() -> anyhow::Result<()>
+{
+    let extra = "[raft]\nsnapshot_after_entries = 100\nentries_kept_after_snapshot = 0\n";
+    let mut cluster = Cluster::start(&Options {
+        extra,
+        keys: "memory",
+        ..Options::default()
+    })?;
+    let leader = cluster.leader(&cluster.nodes()[0]).await?;
+    let away = cluster
+        .nodes()
+        .iter()
+        .find(|n| n.id != leader)
+        .context("a follower")?
+        .clone();
+    let there = cluster.node(&leader)?.clone();
+    cluster.signal(&away.id, KILL)?;
+    // Each is a log entry of its own.
+    for n in 0..800 {
+        let entry = cluster.entry("/spire/agent/join_token/missed", &format!("/missed/{n}"));
+        cluster.create(&there, vec![entry]).await?;
+    }
+    cluster.restart(&away.id, &[])?;
+    let back = cluster.node(&away.id)?.clone();
+    ensure!(
+        entry_ids(&back).await? == entry_ids(&there).await?,
+        "entries are missing on the member that was away"
+    );
+    let log = std::fs::read_to_string(&back.log)?;
+    ensure!(
+        log.contains("snapshot installed"),
+        "it caught up without a snapshot: the test proves nothing"
+    );
+    let digest = |status: &serde_json::Value, id: &str| {
+        let members = status["members"].as_array().cloned().unwrap_or_default();
+        let member = members.into_iter().find(|m| m["id"] == id);
+        member.map(|m| (m["applied_index"].clone(), m["state_digest"].clone()))
+    };
+    eventually(
+        "equal digests at an equal index",
+        Duration::from_secs(20),
+        || async {
+            let status = cluster.status(&there)?;
+            let (a, b) = (digest(&status, &there.id), digest(&status, &back.id));
+            match (a, b) {
+                (Some(a), Some(b)) if a.0 == b.0 => {
+                    ensure!(a.1 == b.1, "the states differ: {status}");
+                    Ok(Some(()))
+                }
+                _ => Ok(None),
+            }
+        },
+    )
+    .await
+}

@@ -11,10 +11,13 @@ use chancery_tests::cluster::root;
 
 type Target = (&'static str, fn(&[u8]));
 
+#[allow(unreachable_pub)] // public in the crate that they are a part of, as below
 #[path = "../../fuzz/src/identity.rs"]
 mod identity;
+#[allow(unreachable_pub)]
 #[path = "../../fuzz/src/node.rs"]
 mod node;
+#[allow(unreachable_pub)]
 #[path = "../../fuzz/src/raft_store.rs"]
 mod raft_store;
 

@@ -197,6 +197,11 @@ impl RaftService for PeerServer {
             .install_full_snapshot(vote, snapshot)
             .await
             .map_err(fatal)?;
+        tracing::info!(
+            bytes = received,
+            log_index = self.consensus.registry().applied_index(),
+            "snapshot installed"
+        );
         Ok(Response::new(wire::SnapshotResponse {
             vote: Some(convert::vote(&answer.vote)),
         }))
