@@ -15,10 +15,14 @@ use super::server_svid::ServerSvid;
 use super::{Custody, key_ref};
 use crate::environment::Stopwatch;
 use crate::issue::{
-    CertificateRequest, Draw, IssueError, JwtAuthority, Subject, TokenRequest, X509Authority,
-    prepare_certificate, prepare_token,
+    BACKDATE_SECONDS, CertificateRequest, Draw, IssueError, JwtAuthority, Subject, TokenRequest,
+    X509Authority, prepare_certificate, prepare_token,
 };
 use crate::registry::Doors;
+
+/// Time for agents to learn of a new authority of this node alone: three of a stock
+/// agent's rounds.
+const LEARNING_SECONDS: i64 = 15;
 
 /// Lifetimes of documents, in seconds, unless an entry says otherwise.
 #[derive(Clone, Debug)]
@@ -172,6 +176,22 @@ impl Issuer {
     /// Id of the X.509 authority that signs on this node now.
     pub fn signing_authority_id(&self) -> Option<String> {
         self.signing(AuthorityKind::X509).map(|a| a.id.clone())
+    }
+
+    /// Seconds until agents can be expected to know the authority that signs on this
+    /// node; zero where it is shared or no agent is there to meet it.
+    ///
+    /// A stock agent that meets an unknown root exits, and it asks for the bundle every
+    /// five seconds.
+    pub(super) fn seconds_unknown_to_agents(&self) -> i64 {
+        let agents = self.inner.doors.local().agent_count();
+        if self.inner.custody.is_shared() || agents == 0 {
+            return 0;
+        }
+        let known_at = self
+            .signing(AuthorityKind::X509)
+            .map_or(0, |a| a.issued_at + BACKDATE_SECONDS + LEARNING_SECONDS);
+        (known_at - self.now()).max(0)
     }
 
     /// The parsed form of the record, made once for each authority.

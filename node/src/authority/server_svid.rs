@@ -73,6 +73,14 @@ pub async fn keep_server_svid(
         let due = current.as_ref().is_none_or(|c| {
             c.authority_id != authority_id || now >= c.not_before + (c.not_after - c.not_before) / 2
         });
+        let unknown_for = issuer.seconds_unknown_to_agents();
+        if due && unknown_for > 0 {
+            if told.is_empty() {
+                told = "waiting for agents to learn this node's new authority".into();
+                tracing::info!(seconds = unknown_for, authority = %authority_id, "{told}");
+            }
+            continue;
+        }
         if due {
             match renew(&issuer, &tls).await {
                 Ok(next) => {
