@@ -16,11 +16,12 @@ node_runs() {
     local pid start
     pid=$(node_value "$1" pid)
     start=$(node_value "$1" pid_start)
-    [ -n "$pid" ] && [ "$(process_start "$pid")" = "$start" ]
+    [ -n "$pid" ] && [ -n "$start" ] && [ "$(process_start "$pid")" = "$start" ]
 }
 
 # Start time of a process in clock ticks: with the pid it names one process for ever.
-process_start() { sed 's/^.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+# Nothing for one that has ended and only waits to be reaped.
+process_start() { sed -n '/) [ZX] /!s/^.*) //p' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
 
 # Asks node $1 to stop and waits; kills it after 15 s.
 stop_node() {

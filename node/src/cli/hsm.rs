@@ -1,10 +1,11 @@
-//! `hsm init`.
+//! `hsm init` and `hsm retry`.
 //!
 //! It speaks to the token itself and to no server: a cluster's first start needs the token ready.
 
 use std::path::{Path, PathBuf};
 
-use chancery_hsm::pkcs11::{InitOutcome, init_token};
+use chancery_hsm::Pkcs11Config;
+use chancery_hsm::pkcs11::{InitOutcome, TokenInfo, init_token, retry_login};
 use clap::{Args, Subcommand};
 
 use super::error::CliError;
@@ -19,6 +20,11 @@ pub(super) enum Verb {
     /// The first uninitialised token of keys.pkcs11.module gets the label keys.pkcs11.token_label and
     /// the user PIN of keys.pkcs11.pin_file. Run it on one node; run again, it changes nothing.
     Init(Init),
+    /// Tries the PIN of the configuration once, after an earlier one was refused
+    ///
+    /// A server does not try a refused PIN again, nor any PIN while the token says that few tries are
+    /// left. Correct keys.pkcs11.pin_file first: each wrong try brings the token nearer to its lock.
+    Retry(Retry),
 }
 
 /// `hsm init`.
@@ -34,22 +40,42 @@ pub(super) struct Init {
     so_pin_file: PathBuf,
 }
 
+/// `hsm retry`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+        chancery hsm retry -config /etc/chancery/chancery.toml")]
+pub(super) struct Retry {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
 impl Verb {
     pub(super) fn run(self, host: &mut Host<'_>) -> Result<(), CliError> {
-        let Verb::Init(verb) = self;
-        let outcome = init(&verb.config, &verb.so_pin_file)?;
+        let said = match self {
+            Verb::Init(verb) => said(&init(&verb.config, &verb.so_pin_file)?),
+            Verb::Retry(verb) => {
+                let token: TokenInfo = retry_login(&configured(&verb.config)?)?;
+                format!("Token {} took the PIN; servers may start.\n", token.name())
+            }
+        };
         host.stdout
-            .write_all(said(&outcome).as_bytes())
+            .write_all(said.as_bytes())
             .map_err(CliError::Output)
     }
 }
 
+/// The token of a configuration. Without a look at the machine: the directories of a
+/// server are of no matter here.
+fn configured(config: &Path) -> Result<Pkcs11Config, CliError> {
+    match Config::load(config)?.keys {
+        Keys::Pkcs11(token) => Ok(crate::app::pkcs11_config(&token)),
+        Keys::Memory => Err(CliError::NoToken),
+    }
+}
+
 fn init(config: &Path, so_pin_file: &Path) -> Result<InitOutcome, CliError> {
-    // Without a look at the machine: the directories of a server are of no matter here.
-    let Keys::Pkcs11(token) = Config::load(config)?.keys else {
-        return Err(CliError::NoToken);
-    };
-    Ok(init_token(&crate::app::pkcs11_config(&token), so_pin_file)?)
+    Ok(init_token(&configured(config)?, so_pin_file)?)
 }
 
 fn said(outcome: &InitOutcome) -> String {
@@ -64,8 +90,6 @@ fn said(outcome: &InitOutcome) -> String {
 
 #[cfg(test)]
 mod tests {
-    use chancery_hsm::pkcs11::TokenInfo;
-
     use super::*;
     use crate::cli::testing::run;
 

@@ -186,7 +186,7 @@ pub(super) fn forbid_resumption(config: &mut ServerConfig) {
 }
 
 /// Why a client's certificate is refused.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 enum ClientRefusal {
     #[error(transparent)]
     Svid(VerifyError),
@@ -194,6 +194,13 @@ enum ClientRefusal {
     Foreign(SpiffeId),
     #[error("there is no bundle for trust domain \"{0}\"")]
     NoBundle(TrustDomain),
+}
+
+/// rustls prints what it wraps in this form: into the log it goes as a sentence.
+impl fmt::Debug for ClientRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl From<ClientRefusal> for rustls::Error {
