@@ -37,7 +37,7 @@ use crate::authority::{Custody, Driver, Issuer, Lifetimes, Making, ServerSvid, k
 use crate::authz::layer::GateLayer;
 use crate::cluster::formation::{self, Admission, Plan, VERSION};
 use crate::cluster::peers::{GrpcPeers, PinBook};
-use crate::cluster::server::PeerServer;
+use crate::cluster::server::{PeerServer, pinned_only};
 use crate::cluster::status::{ClusterService, Members, SelfStatus};
 use crate::cluster::{Barriers, Consensus, Proposer, Start, Storage};
 use crate::config::{CaKeyType, Config, Keys, TokenName};
@@ -61,6 +61,8 @@ const CONSENSUS_THREADS: usize = 2;
 const SECRET_BYTES_MIN: usize = 16;
 /// How often a member that cannot reach the leader tells of its start again.
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
+/// How often a founder tries while it elects itself.
+const FOUND_PAUSE: Duration = Duration::from_millis(50);
 
 /// An error with its causes, in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
@@ -300,6 +302,7 @@ fn identity(config: &Config) -> anyhow::Result<IdentityRecord> {
             peer_key: key.to_pkcs8().to_vec(),
             boot: 0,
             store_made: false,
+            founded: false,
             pins: Vec::new(),
         };
         record.save(dir)?;
@@ -370,7 +373,6 @@ async fn serve(
     let signer = open_signer(&config.keys).await?;
     let peer_tls = PeerTls::new(&PeerKey::from_pkcs8(&record.peer_key)?, Arc::clone(&clock))?;
 
-    let mut founder = false;
     let peer_port = if record.node_id == 0 {
         tracing::info!(
             peers = plan.peers.join(", "),
@@ -384,18 +386,16 @@ async fn serve(
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
-        founder = formed.founder;
+        record.founded = !formed.founder;
         record.cluster_id = formed.cluster_id;
         record.node_id = formed.node_id;
         record.pins = formed.pins;
         record.save(&config.data_dir)?;
-        tracing::info!(cluster = %record.cluster_id, node = record.node_id, founder, "member of the cluster");
+        tracing::info!(cluster = %record.cluster_id, node = record.node_id, founder = formed.founder, "member of the cluster");
         TcpPort::bind(config.peer.address).context("[peer] address")?
     } else {
         peer_port
     };
-    // A founder that was interrupted before its first command founds again.
-    founder |= record.node_id == 1 && !record.store_made;
     record.boot += 1;
     record.save(&config.data_dir)?;
     let store = open_store(&config.data_dir, &mut record)?;
@@ -451,7 +451,7 @@ async fn serve(
     let mut tasks = JoinSet::new();
 
     // Peers first: without them nothing else can come up.
-    let peer_server = PeerServer::new(consensus.clone(), pins, Arc::clone(&this));
+    let peer_server = PeerServer::new(consensus.clone(), pins.clone(), Arc::clone(&this));
     let mut peer_routes = Routes::builder();
     let size = crate::cluster::peers::MESSAGE_BYTES_MAX;
     peer_routes
@@ -465,26 +465,28 @@ async fn serve(
                 .max_decoding_message_size(size)
                 .max_encoding_message_size(size),
         )
-        .add_service(BootstrapServer::new(Admission::new(
-            plan.clone(),
-            consensus.clone(),
-            proposer,
-        )));
+        .add_service(
+            BootstrapServer::new(Admission::new(plan.clone(), consensus.clone(), proposer))
+                .max_decoding_message_size(formation::MESSAGE_BYTES_MAX),
+        );
     let peer_stop = CancellationToken::new();
     let peers = consensus_runtime.spawn(serve_peers(
         peer_port,
         peer_tls.clone(),
         Limits::of_peers(),
-        peer_routes.routes().prepare(),
+        pinned_only(peer_routes.routes().prepare(), pins.clone()),
         peer_stop.clone(),
     ));
     consensus_runtime.spawn(consensus.clone().drive_membership());
 
-    if founder {
+    if !record.founded {
+        // Also after a start that was cut off before the founding command was applied.
         consensus.initialise(plan.own.clone()).await?;
         tasks.spawn(found(
             doors.clone(),
             formation::found(&plan, &record.cluster_id, &peer_tls),
+            record.clone(),
+            config.data_dir.clone(),
         ));
     }
     tasks.spawn(announce(
@@ -522,7 +524,7 @@ async fn serve(
     let layer = GateLayer::new(gate);
     let admin_routes = service::admin_routes(&context)
         .add_service(ClusterServer::new(ClusterService::new(members, this)));
-    tasks.spawn(bound.admin.serve(
+    let admin = tokio::spawn(bound.admin.serve(
         Limits::of_admins(),
         tower::Layer::layer(&layer, admin_routes.prepare()),
         stop.clone(),
@@ -546,29 +548,41 @@ async fn serve(
         "started"
     );
 
-    tokio::pin!(agents, peers);
-    let ended = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        died = consensus.died() => Some(anyhow::Error::new(died)),
-        result = &mut agents => Some(ended_early("agent port", result)),
-        result = &mut peers => Some(ended_early("peer port", result)),
-        Some(result) = tasks.join_next(), if !tasks.is_empty() => match result {
+    tokio::pin!(agents, peers, admin);
+    let ended = loop {
+        tokio::select! {
+            _ = terminate.recv() => break None,
+            _ = interrupt.recv() => break None,
+            died = consensus.died() => break Some(anyhow::Error::new(died)),
+            result = &mut agents => break Some(ended_early("agent port", result)),
+            result = &mut peers => break Some(ended_early("peer port", result)),
+            result = &mut admin => {
+                break Some(ended_early("admin socket", result.map(Ok::<_, std::io::Error>)));
+            }
             // Founding and announcing end when they are done.
-            Ok(()) => wait_on(&mut tasks, &consensus, &mut terminate, &mut interrupt).await,
-            Err(panicked) => Some(anyhow::Error::new(panicked).context("a part of the server ended")),
-        },
+            Some(result) = tasks.join_next() => if let Err(panicked) = result {
+                break Some(anyhow::Error::new(panicked).context("a part of the server ended"));
+            },
+        }
     };
     match &ended {
         None => tracing::info!("stopping: handing over leadership and finishing calls"),
         Some(error) => tracing::error!(error = format!("{error:#}"), "this server cannot go on"),
     }
+    // Whatever happens to the runtimes, the process ends: this thread needs none.
+    std::thread::spawn(|| {
+        std::thread::sleep(STOP_LIMIT + Duration::from_millis(700));
+        std::process::exit(1);
+    });
     let drain = async {
         consensus.step_down().await;
         stop.cancel();
+        // What the ports say of their end does not matter any more.
         if !agents.is_finished() {
-            // What it says of its end does not matter any more.
             let _ = agents.await;
+        }
+        if !admin.is_finished() {
+            let _ = admin.await;
         }
         peer_stop.cancel();
         consensus.shutdown().await;
@@ -588,25 +602,6 @@ fn ended_early<E: std::error::Error + Send + Sync + 'static>(
         Ok(Ok(())) => anyhow::anyhow!("the {part} closed"),
         Ok(Err(error)) => anyhow::Error::new(error).context(part),
         Err(panicked) => anyhow::Error::new(panicked).context(part),
-    }
-}
-
-/// Waits on after a task has done its work.
-async fn wait_on(
-    tasks: &mut JoinSet<()>,
-    consensus: &Consensus,
-    terminate: &mut tokio::signal::unix::Signal,
-    interrupt: &mut tokio::signal::unix::Signal,
-) -> Option<anyhow::Error> {
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return None,
-            _ = interrupt.recv() => return None,
-            died = consensus.died() => return Some(anyhow::Error::new(died)),
-            Some(result) = tasks.join_next() => if let Err(panicked) = result {
-                return Some(anyhow::Error::new(panicked).context("a part of the server ended"));
-            },
-        }
     }
 }
 
@@ -652,11 +647,21 @@ fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Proposes the first command until it is in the log.
-async fn found(doors: Doors, command: Command) {
+/// Proposes the first command until it is in the log, and notes that it is.
+async fn found(
+    doors: Doors,
+    command: Command,
+    mut record: IdentityRecord,
+    data_dir: std::path::PathBuf,
+) {
     while let Err(error) = doors.propose(command.clone()).await {
         tracing::debug!(%error, "the cluster is not founded yet");
-        tokio::time::sleep(ANNOUNCE_PAUSE).await;
+        tokio::time::sleep(FOUND_PAUSE).await;
+    }
+    record.founded = true;
+    if let Err(error) = record.save(&data_dir) {
+        // The next start founds again, which changes nothing.
+        tracing::warn!(%error, "the identity record could not be updated");
     }
 }
 

@@ -29,6 +29,9 @@ pub struct IdentityRecord {
     pub boot: u64,
     /// The store was made; from then on its absence is an error.
     pub store_made: bool,
+    /// The cluster is founded: the founding command was applied, or this node joined.
+    /// Until then the founder founds at each start.
+    pub founded: bool,
     /// Members as they were when this node joined: by these it knows its peers
     /// until its own state tells them.
     pub pins: Vec<Pin>,
@@ -64,6 +67,8 @@ struct Record {
     store_made: bool,
     #[prost(message, repeated, tag = "7")]
     pins: Vec<Pin>,
+    #[prost(bool, tag = "8")]
+    founded: bool,
 }
 
 /// The record cannot be read or written.
@@ -135,6 +140,7 @@ impl IdentityRecord {
             boot: r.boot,
             store_made: r.store_made,
             pins: r.pins,
+            founded: r.founded,
         })
     }
 
@@ -148,6 +154,7 @@ impl IdentityRecord {
             boot: self.boot,
             store_made: self.store_made,
             pins: self.pins.clone(),
+            founded: self.founded,
         }
         .encode_to_vec();
         let mut bytes = MAGIC.to_vec();
@@ -200,6 +207,7 @@ mod tests {
             peer_key: vec![1, 2, 3],
             boot: 9,
             store_made: true,
+            founded: true,
             pins: vec![Pin {
                 node_id: 1,
                 peer_address: "a:1".into(),

@@ -408,6 +408,8 @@ fn identity() -> Sample {
         peer_key: vec![0x30, 9],
         boot: 12,
         store_made: true,
+        // Older than the field: reads as its zero value.
+        founded: false,
         pins: vec![Pin {
             node_id: 1,
             peer_address: "a:8443".into(),

@@ -348,13 +348,18 @@ async fn authority_change(feed: &mut broadcast::Receiver<Change>) {
     }
 }
 
-/// Records which authority issued the server SVID that this node serves.
-pub(super) async fn record_server_svid(doors: &Doors, authority_id: &str) {
+/// Records which authority issued the server SVID that this node serves; whether it
+/// is recorded.
+pub(super) async fn record_server_svid(doors: &Doors, authority_id: &str) -> bool {
     let command = RecordServerSvid {
         node_id: doors.consensus().me(),
         authority_id: authority_id.to_owned(),
     };
-    if let Err(error) = doors.propose(Command::RecordServerSvid(command)).await {
-        tracing::debug!(%error, "the server SVID's issuer is not recorded yet");
+    match doors.propose(Command::RecordServerSvid(command)).await {
+        Ok(outcome) => outcome.accepted().is_ok(),
+        Err(error) => {
+            tracing::debug!(%error, "the server SVID's issuer is not recorded yet");
+            false
+        }
     }
 }

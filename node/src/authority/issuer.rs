@@ -272,6 +272,7 @@ impl Issuer {
         let issued = prepared.sign(&**signer).await;
         crate::telemetry::signature(
             "x509",
+            authority.id(),
             signer.kind().as_str(),
             issued.is_ok(),
             watch.elapsed(),
@@ -353,6 +354,7 @@ impl Issuer {
         let issued = prepared.sign(&**signer).await;
         crate::telemetry::signature(
             "jwt",
+            authority.kid(),
             signer.kind().as_str(),
             issued.is_ok(),
             watch.elapsed(),

@@ -98,8 +98,7 @@ pub async fn keep_server_svid(
                 }
             }
         }
-        if recorded != authority_id {
-            record_server_svid(&doors, &authority_id).await;
+        if recorded != authority_id && record_server_svid(&doors, &authority_id).await {
             recorded = authority_id;
         }
     }

@@ -23,6 +23,8 @@ use crate::environment::Stopwatch;
 const INTERVAL: Duration = Duration::from_millis(250);
 /// The way to the leader and back: longer is no quorum.
 const LEADER_TIMEOUT: Duration = Duration::from_millis(1000);
+/// Callers wait for an election while a quorum was heard within this time.
+const LEADER_KNOWN: Duration = Duration::from_secs(5);
 /// Time for this node to apply what the leader named.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Callers that may wait for a barrier at a time.
@@ -92,65 +94,83 @@ impl Barriers {
     }
 
     async fn run(self, mut queue: mpsc::Receiver<oneshot::Sender<Result<(), BarrierError>>>) {
+        // Callers whose round failed while a leader may be about to come.
+        let mut callers = Vec::new();
         loop {
             // Those that are here now share this round; later ones get the next,
             // for their barrier must begin after they asked.
-            let mut callers = Vec::new();
-            match tokio::time::timeout(INTERVAL, queue.recv()).await {
-                Ok(Some(caller)) => callers.push(caller),
-                Ok(None) => return,
-                Err(_) => {}
+            if callers.is_empty() {
+                match tokio::time::timeout(INTERVAL, queue.recv()).await {
+                    Ok(Some(caller)) => callers.push(caller),
+                    Ok(None) => return,
+                    Err(_) => {}
+                }
             }
             while let Ok(caller) = queue.try_recv() {
                 callers.push(caller);
             }
+            callers.retain(|caller| !caller.is_closed());
             let sent_at = self.consensus.clock().boottime();
             let watch = Stopwatch::start();
-            let result = self.round().await;
-            match &result {
-                Ok(()) => {
-                    let ms = u64::try_from(sent_at.as_millis())
-                        .unwrap_or(u64::MAX)
-                        .max(1);
-                    self.fresh_as_of.store(ms, Ordering::Release);
+            let index = match tokio::time::timeout(LEADER_TIMEOUT, self.read_index()).await {
+                Ok(index) => index,
+                Err(_) => Err(BarrierError("the leader or a quorum did not answer".into())),
+            };
+            match index {
+                Ok(index) => {
+                    // That a quorum is there is known now, however long applying takes.
+                    self.consensus.heard();
                     crate::telemetry::quorum_round_trip(watch.elapsed());
+                    let waiting = std::mem::take(&mut callers);
+                    tokio::spawn(self.clone().applied(index, sent_at, waiting));
                 }
-                Err(error) => error.0.clone_into(
-                    &mut self
-                        .last_error
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner),
-                ),
-            }
-            for caller in callers {
-                // Whoever asked may have given up.
-                let _ = caller.send(result.clone());
-            }
-            if result.is_err() {
-                // An election is under way, or there is no quorum: not a busy loop.
-                let seen = self.consensus.leadership();
-                self.consensus
-                    .leadership_changed(seen, Duration::from_millis(50))
-                    .await;
+                Err(error) => {
+                    error.0.clone_into(
+                        &mut self
+                            .last_error
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner),
+                    );
+                    if !self.consensus.leader_heard_within(LEADER_KNOWN) {
+                        for caller in callers.drain(..) {
+                            // Whoever asked may have given up.
+                            let _ = caller.send(Err(error.clone()));
+                        }
+                    }
+                    // An election is under way, or there is no quorum: not a busy loop.
+                    let seen = self.consensus.leadership();
+                    self.consensus
+                        .leadership_changed(seen, Duration::from_millis(50))
+                        .await;
+                }
             }
         }
     }
 
-    async fn round(&self) -> Result<(), BarrierError> {
-        let index = match tokio::time::timeout(LEADER_TIMEOUT, self.read_index()).await {
-            Ok(index) => index?,
-            Err(_) => return Err(BarrierError("the leader or a quorum did not answer".into())),
+    /// Ends a round once this node has applied what the leader named.
+    async fn applied(
+        self,
+        index: u64,
+        sent_at: Duration,
+        callers: Vec<oneshot::Sender<Result<(), BarrierError>>>,
+    ) {
+        let wait = self.consensus.registry().wait_applied(index);
+        let result = match tokio::time::timeout(APPLY_TIMEOUT, wait).await {
+            Ok(()) => {
+                let ms = u64::try_from(sent_at.as_millis())
+                    .unwrap_or(u64::MAX)
+                    .max(1);
+                self.fresh_as_of.fetch_max(ms, Ordering::AcqRel);
+                Ok(())
+            }
+            Err(_) => Err(BarrierError(format!(
+                "this node has not applied log entry {index} in time"
+            ))),
         };
-        // That a quorum is there is known now, however long applying takes.
-        self.consensus.heard();
-        let applied = self.consensus.registry().wait_applied(index);
-        tokio::time::timeout(APPLY_TIMEOUT, applied)
-            .await
-            .map_err(|_| {
-                BarrierError(format!(
-                    "this node has not applied log entry {index} in time"
-                ))
-            })
+        for caller in callers {
+            // Whoever asked may have given up.
+            let _ = caller.send(result.clone());
+        }
     }
 
     async fn read_index(&self) -> Result<u64, BarrierError> {

@@ -25,6 +25,8 @@ use crate::transport::{
     verify_proof,
 };
 
+/// Bytes of one message of formation.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Pause between two rounds over the list.
 const ROUND_PAUSE: Duration = Duration::from_millis(250);
 /// One call of formation.
@@ -108,7 +110,8 @@ pub async fn form(
     port: TcpPort,
     new_cluster_id: String,
 ) -> Result<Formed, FormationError> {
-    let routes = Routes::new(BootstrapServer::new(Pristine { plan: plan.clone() })).prepare();
+    let service = BootstrapServer::new(Pristine { plan: plan.clone() });
+    let routes = Routes::new(service.max_decoding_message_size(MESSAGE_BYTES_MAX)).prepare();
     let stop = CancellationToken::new();
     let serve = tokio::spawn(serve_peers(
         port,

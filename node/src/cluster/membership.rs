@@ -29,6 +29,8 @@ pub struct Picture {
     pub voters: BTreeSet<u64>,
     /// Raft's learners.
     pub learners: BTreeSet<u64>,
+    /// The voters that a change under way leads to; empty when none is.
+    pub joint_target: BTreeSet<u64>,
     /// Learners that have caught up with the leader.
     pub caught_up: BTreeSet<u64>,
 }
@@ -47,6 +49,11 @@ pub enum Step {
 /// The founding list is promoted when it is complete and has caught up, never a
 /// part of it: two voters are less available than one.
 pub fn plan(picture: &Picture) -> Option<Step> {
+    // A leader died between the two steps of a change: until it is finished both sets
+    // of voters must agree to everything.
+    if !picture.joint_target.is_empty() {
+        return Some(Step::Promote(picture.joint_target.clone()));
+    }
     for (id, address) in &picture.admitted {
         if !picture.voters.contains(id) && !picture.learners.contains(id) {
             return Some(Step::AddLearner(*id, address.clone()));
@@ -134,6 +141,10 @@ impl Consensus {
             admitted,
             founding,
             voters: membership.voter_ids().collect(),
+            joint_target: match membership.get_joint_config().as_slice() {
+                [_, .., target] => target.clone(),
+                _ => BTreeSet::new(),
+            },
             learners: membership.learner_ids().collect(),
             caught_up,
         }
@@ -152,6 +163,7 @@ mod tests {
                 .collect(),
             founding: (1..=3).map(|id| format!("n{id}:1")).collect(),
             voters: voters.iter().copied().collect(),
+            joint_target: BTreeSet::new(),
             learners: learners.iter().copied().collect(),
             caught_up: caught_up.iter().copied().collect(),
         }
@@ -182,6 +194,13 @@ mod tests {
             None,
             "done"
         );
+    }
+
+    #[test]
+    fn a_change_that_a_dead_leader_left_half_done_is_finished() {
+        let mut left = picture(&[1, 2, 3], &[1, 2, 3], &[], &[]);
+        left.joint_target = [1, 2, 3].into();
+        assert_eq!(plan(&left), Some(Step::Promote([1, 2, 3].into())));
     }
 
     #[test]

@@ -118,12 +118,18 @@ pub trait PeerTransport: Send + Sync + 'static {
     ) -> Result<wire::NodeStatusResponse, PeerError>;
 }
 
+/// Peer address of a member and SHA-256 of its key.
+pub type AddressAndPin = (String, [u8; 32]);
+
 /// Members by what this node knows of them: its state, and until that has come,
 /// what it was told when it joined.
 #[derive(Clone)]
 pub struct PinBook {
     registry: Registry,
     seed: Arc<Vec<Pin>>,
+    /// What was found before: an id never gets another key or address, and heartbeats
+    /// must not wait behind readers of the registry.
+    found: Arc<Mutex<BTreeMap<u64, AddressAndPin>>>,
 }
 
 impl PinBook {
@@ -132,11 +138,20 @@ impl PinBook {
         Self {
             registry,
             seed: Arc::new(seed),
+            found: Arc::default(),
         }
     }
 
     /// Address and pin of a member.
-    pub fn find(&self, node: u64) -> Option<(String, [u8; 32])> {
+    pub fn find(&self, node: u64) -> Option<AddressAndPin> {
+        if let Some(known) = self
+            .found
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&node)
+        {
+            return Some(known.clone());
+        }
         let (address, spki) = match self.registry.read().member(node) {
             Some(member) => (member.peer_address.clone(), member.spki_sha256.clone()),
             None => {
@@ -144,7 +159,25 @@ impl PinBook {
                 (pin.peer_address.clone(), pin.spki_sha256.clone())
             }
         };
-        Some((address, spki.try_into().ok()?))
+        let found = (address, spki.try_into().ok()?);
+        let mut known = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(node, found.clone());
+        Some(found)
+    }
+
+    /// Whether a key is some member's.
+    pub fn knows(&self, spki: &[u8; 32]) -> bool {
+        let known = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.values().any(|(_, pin)| pin == spki) {
+            return true;
+        }
+        drop(known);
+        self.seed.iter().any(|p| p.spki_sha256 == spki)
+            || self
+                .registry
+                .read()
+                .members()
+                .any(|m| m.spki_sha256 == spki)
     }
 }
 

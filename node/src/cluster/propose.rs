@@ -130,16 +130,30 @@ impl Proposer {
                             self.forward(&proposal).await
                         }
                     };
+                    // A leader alone waits for its quorum without an end; a call to a
+                    // leader that is gone need not be waited for when there is another.
+                    let alone = async {
+                        if leader == self.consensus.me() {
+                            self.consensus.unheard_for(ELECTION_WAIT).await;
+                        } else {
+                            std::future::pending().await
+                        }
+                    };
+                    let limit = deadline - Instant::now();
                     tokio::select! {
-                        attempt = attempt => attempt?,
-                        () = tokio::time::sleep_until(deadline) => Attempt::Unknown,
-                        // A leader alone waits for its quorum without an end.
-                        () = self.consensus.unheard_for(ELECTION_WAIT) => Attempt::Unknown,
+                        attempt = attempt => match attempt {
+                            Ok(attempt) => attempt,
+                            Err(ProposeError::Busy) if sent => Attempt::Refused,
+                            Err(error) => return Err(error),
+                        },
+                        () = alone => Attempt::Unknown,
+                        () = self.consensus.leadership_changed(seen, limit) => Attempt::Unknown,
                     }
                 }
             };
             match attempt {
                 Attempt::Done(outcome, index) => {
+                    self.consensus.heard();
                     let applied = self.consensus.registry().wait_applied(index);
                     return match tokio::time::timeout_at(deadline, applied).await {
                         Ok(()) => Ok(outcome),
@@ -151,7 +165,8 @@ impl Proposer {
             }
             trouble = Some((seen, since));
             let now = Instant::now();
-            if now >= give_up {
+            let moved = self.consensus.leadership() != seen;
+            if now >= deadline || (now >= give_up && !moved) {
                 return Err(match (sent, now >= deadline) {
                     (true, _) => ProposeError::Unknown,
                     (false, true) => ProposeError::Busy,
@@ -160,7 +175,7 @@ impl Proposer {
             }
             // Either leadership moves, or the same leader is asked again shortly.
             self.consensus
-                .leadership_changed(seen, RETRY_PAUSE.min(give_up - now))
+                .leadership_changed(seen, RETRY_PAUSE.min(deadline - now))
                 .await;
         }
     }
@@ -201,6 +216,12 @@ impl Consensus {
         let one = |bytes: Vec<u8>| async move {
             let proposal = match codec::decode_proposal(&bytes) {
                 // A node speaks for itself only.
+                Ok(proposal) if speaks_for_another(&proposal, from) => {
+                    return (
+                        Answer::Refused("a command in another node's name".into()),
+                        0,
+                    );
+                }
                 Ok(proposal) if proposal.request.is_some_and(|r| r.node == from) => proposal,
                 Ok(_) => return (Answer::Refused("request id of another node".into()), 0),
                 Err(error) => return (Answer::Refused(error.to_string()), 0),
@@ -226,6 +247,19 @@ impl Consensus {
             leader_hint: self.leadership().leader,
         }
     }
+}
+
+/// Whether a forwarded command acts in the name of another node than the one it
+/// came from.
+fn speaks_for_another(proposal: &Proposal, from: u64) -> bool {
+    let node = match &proposal.command {
+        Some(Command::AnnounceMember(c)) => c.node_id,
+        Some(Command::RecordServerSvid(c)) => c.node_id,
+        Some(Command::ProveAuthority(c)) => c.node_id,
+        Some(Command::BeginKey(c)) => c.node_id,
+        _ => from,
+    };
+    node != from
 }
 
 /// Collects what waits into batches; several may be on their way.

@@ -12,13 +12,18 @@ use chancery_api::chancery::peer::v1 as wire;
 use chancery_api::chancery::peer::v1::control_server::Control;
 use chancery_api::chancery::peer::v1::raft_server::Raft as RaftService;
 use futures::StreamExt;
+use tonic::body::Body;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
+use tower::ServiceExt as _;
 
 use super::peers::PinBook;
 use super::status::SelfStatus;
 use super::{Consensus, wire as convert};
-use crate::transport::PeerConnection;
+use crate::transport::{GrpcService, PeerConnection};
 
+/// Paths of what may be called before a key is pinned.
+const FORMATION: &str = "/chancery.peer.v1.Bootstrap/";
 /// Bytes of a snapshot that a peer may announce: 64 GiB.
 const SNAPSHOT_BYTES_MAX: u64 = 64 << 30;
 /// Proposals of one forwarded batch.
@@ -82,6 +87,23 @@ impl PeerServer {
             ))),
         }
     }
+}
+
+/// Lets members call everything and everybody else formation only, before a byte of
+/// a message is read: any key completes the handshake.
+pub fn pinned_only(routes: Routes, pins: PinBook) -> impl GrpcService {
+    tower::service_fn(move |request: http::Request<Body>| {
+        let connection = request.extensions().get::<PeerConnection>();
+        let admitted = request.uri().path().starts_with(FORMATION)
+            || connection.is_some_and(|c| pins.knows(c.remote_spki_sha256()));
+        let routes = routes.clone();
+        async move {
+            if admitted {
+                return routes.oneshot(request).await;
+            }
+            Ok(Status::permission_denied("the calling key is no member's").into_http())
+        }
+    })
 }
 
 fn fatal(error: impl std::fmt::Display) -> Status {

@@ -209,6 +209,9 @@ impl ClusterService {
     fn status(&self) -> api::StatusResponse {
         let consensus = &self.members.consensus;
         let own = self.this.node_status();
+        // Asked before the guard below is taken: it reads the registry itself, and a
+        // second read behind a waiting writer would never come back.
+        let outage_budget_seconds = self.this.outage_budget_seconds();
         let leadership = self.leadership(&own);
         let (voters, _) = consensus.voters_and_learners();
         let registry = consensus.registry().read();
@@ -279,9 +282,17 @@ impl ClusterService {
                     "the quorum is lost, {reachable} of {} voters answer: nothing can be written, and issuing goes on \
                      for {} s; bring nodes back until a majority of the voters runs",
                     voters.len(),
-                    self.this.outage_budget_seconds()
+                    outage_budget_seconds
                 )
             });
+        }
+        let founding = registry.cluster().founding_peers.len();
+        if voters.len() < founding {
+            advice.push(format!(
+                "the cluster is not complete: {} of {founding} listed peers vote, so a write is on fewer disks than \
+                 meant; start the missing peers",
+                voters.len()
+            ));
         }
         let authorities = [AuthorityKind::X509, AuthorityKind::Jwt]
             .into_iter()
@@ -324,7 +335,7 @@ impl ClusterService {
             authorities,
             advice,
             ready: own.not_ready.is_empty(),
-            outage_budget_seconds: self.this.outage_budget_seconds(),
+            outage_budget_seconds,
         }
     }
 }

@@ -49,9 +49,15 @@ pub fn fsync(elapsed: Duration) {
 }
 
 /// A document of `kind` (`x509` or `jwt`) was signed by `backend`, or not.
-pub fn signature(kind: &'static str, backend: &'static str, ok: bool, elapsed: Duration) {
+pub fn signature(
+    kind: &'static str,
+    authority: &str,
+    backend: &'static str,
+    ok: bool,
+    elapsed: Duration,
+) {
     let result = if ok { "ok" } else { "error" };
-    counter!(names::SIGNATURES, "kind" => kind, "backend" => backend, "result" => result)
+    counter!(names::SIGNATURES, "kind" => kind, "authority" => authority.to_owned(), "backend" => backend, "result" => result)
         .increment(1);
     histogram!(names::SIGNATURE_SECONDS, "kind" => kind, "backend" => backend).record(elapsed);
 }
@@ -161,7 +167,7 @@ mod tests {
             proposal("ban", "applied", a_while);
             quorum_round_trip(a_while);
             fsync(a_while);
-            signature("x509", "memory", true, a_while);
+            signature("x509", "a1b2", "memory", true, a_while);
             apply_lag(3);
             freshness(None);
             leader_change();

@@ -197,8 +197,8 @@ pub const DECLARED: &[Metric] = &[
     gauge(READY, Unit::Count, &[], "1 while this node can issue"),
     counter(
         SIGNATURES,
-        &["kind", "backend", "result"],
-        "Documents signed (kind x509 or jwt), by result ok or error",
+        &["kind", "authority", "backend", "result"],
+        "Documents signed (kind x509 or jwt), by result ok or error; authorities are a handful, by their ids",
     ),
     seconds(
         SIGNATURE_SECONDS,

@@ -10,7 +10,11 @@ pub(super) fn found(txn: &mut Txn<'_>, command: &Found) -> Ruling {
     if txn.cluster()?.is_some_and(|c| !c.id.is_empty()) {
         return Ok(Err(Refusal::AlreadyExists));
     }
-    let Some(founder) = &command.founder else {
+    let Some(founder) = command
+        .founder
+        .as_ref()
+        .filter(|_| !command.cluster_id.is_empty())
+    else {
         return Ok(Err(Refusal::Malformed));
     };
     txn.put_cluster(&Cluster {
