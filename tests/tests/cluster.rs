@@ -493,3 +493,84 @@ async fn a_member_that_missed_more_than_the_log_keeps_catches_up_by_snapshot() -
     )
     .await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_is_answered_while_writes_come_in() -> anyhow::Result<()> {
+    use chancery_api::chancery::cluster::v1::StatusRequest;
+    use chancery_api::chancery::cluster::v1::cluster_client::ClusterClient;
+    let cluster = Cluster::start(&Options {
+        nodes: 1,
+        keys: "memory",
+        ..Options::default()
+    })?;
+    let node = cluster.nodes()[0].clone();
+    let done = Arc::new(AtomicBool::new(false));
+    let mut askers = Vec::new();
+    for _ in 0..4 {
+        let (done, channel) = (Arc::clone(&done), connect_admin(&node.admin_socket).await?);
+        askers.push(tokio::spawn(async move {
+            let mut client = ClusterClient::new(channel);
+            let mut asked = 0;
+            while !done.load(Ordering::Relaxed) {
+                // A reader that waits for itself never answers.
+                let answer = client.status(StatusRequest {});
+                tokio::time::timeout(Duration::from_secs(20), answer)
+                    .await
+                    .context("status hangs")??;
+                asked += 1;
+            }
+            anyhow::Ok(asked)
+        }));
+    }
+    for n in 0..count(300, 3000) {
+        let entry = cluster.entry("/spire/agent/join_token/status", &format!("/status/{n}"));
+        let create = cluster.create(&node, vec![entry]);
+        tokio::time::timeout(Duration::from_secs(20), create)
+            .await
+            .context("a write hangs")??;
+    }
+    done.store(true, Ordering::Relaxed);
+    for asker in askers {
+        ensure!(asker.await?? > 0, "status was never answered");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_founder_killed_at_any_moment_founds_at_its_next_start() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&Options {
+        nodes: 1,
+        keys: "memory",
+        ..Options::default()
+    })?;
+    let id = cluster.nodes()[0].id.clone();
+    for round in 0..count(5, 40) {
+        cluster.signal(&id, KILL)?;
+        let node = cluster.nodes()[0].clone();
+        let pid = std::path::PathBuf::from(format!("/proc/{}/stat", node.pid));
+        eventually("the end of the node", Duration::from_secs(20), || async {
+            let stat = std::fs::read_to_string(&pid).unwrap_or_default();
+            Ok((stat.is_empty() || stat.contains(") Z ")).then_some(()))
+        })
+        .await?;
+        std::fs::remove_dir_all(&node.data_dir)?;
+        let mut founder =
+            std::process::Command::new(chancery_tests::cluster::bin_dir()?.join("chancery"))
+                .args(["server", "run", "--config"])
+                .arg(&node.config)
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()?;
+        // Somewhere between the identity record and the first authority.
+        let identity = node.data_dir.join("identity");
+        eventually("an identity record", Duration::from_secs(20), || async {
+            Ok(identity.exists().then_some(()))
+        })
+        .await?;
+        tokio::time::sleep(Duration::from_millis(u64::try_from(round)? * 37 % 200)).await;
+        founder.kill()?;
+        founder.wait()?;
+        cluster.restart(&id, &[])?;
+    }
+    Ok(())
+}
