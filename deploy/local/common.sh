@@ -20,8 +20,17 @@ node_runs() {
 }
 
 # Start time of a process in clock ticks: with the pid it names one process for ever.
-# Nothing for one that has ended and only waits to be reaped.
-process_start() { sed -n '/) [ZX] /!s/^.*) //p' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+# Nothing for one that has ended and only waits to be reaped; while it has threads left it
+# still holds its ports and locks.
+process_start() {
+    local stat
+    stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
+    stat=${stat##*) }
+    case "$stat" in
+        [ZX]*) [ "$(ls "/proc/$1/task" 2>/dev/null | wc -l)" -gt 1 ] || return 0 ;;
+    esac
+    printf '%s' "$stat" | cut -d' ' -f20
+}
 
 # Asks node $1 to stop and waits; kills it after 15 s.
 stop_node() {

@@ -547,26 +547,42 @@ async fn a_founder_killed_at_any_moment_founds_at_its_next_start() -> anyhow::Re
     for round in 0..count(5, 40) {
         cluster.signal(&id, KILL)?;
         let node = cluster.nodes()[0].clone();
-        let pid = std::path::PathBuf::from(format!("/proc/{}/stat", node.pid));
+        let proc = std::path::PathBuf::from(format!("/proc/{}", node.pid));
         eventually("the end of the node", Duration::from_secs(20), || async {
-            let stat = std::fs::read_to_string(&pid).unwrap_or_default();
-            Ok((stat.is_empty() || stat.contains(") Z ")).then_some(()))
+            let stat = std::fs::read_to_string(proc.join("stat")).unwrap_or_default();
+            // A leader that waits to be reaped may have threads that still hold the ports.
+            let threads = std::fs::read_dir(proc.join("task")).map_or(0, Iterator::count);
+            Ok((stat.is_empty() || (stat.contains(") Z ") && threads <= 1)).then_some(()))
         })
         .await?;
         std::fs::remove_dir_all(&node.data_dir)?;
-        let mut founder =
-            std::process::Command::new(chancery_tests::cluster::bin_dir()?.join("chancery"))
-                .args(["server", "run", "--config"])
-                .arg(&node.config)
-                .stdout(std::process::Stdio::null())
-                .stderr(std::process::Stdio::null())
-                .spawn()?;
+        let start = || -> anyhow::Result<std::process::Child> {
+            let log = std::fs::OpenOptions::new().append(true).open(&node.log)?;
+            Ok(
+                std::process::Command::new(chancery_tests::cluster::bin_dir()?.join("chancery"))
+                    .args(["server", "run", "--config"])
+                    .arg(&node.config)
+                    .stdout(std::process::Stdio::null())
+                    .stderr(log)
+                    .spawn()?,
+            )
+        };
+        let mut founder = start()?;
         // Somewhere between the identity record and the first authority.
         let identity = node.data_dir.join("identity");
-        eventually("an identity record", Duration::from_secs(20), || async {
-            Ok(identity.exists().then_some(()))
-        })
-        .await?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !identity.exists() {
+            ensure!(
+                Instant::now() < deadline,
+                "no identity record\n{}",
+                cluster.logs()
+            );
+            if founder.try_wait()?.is_some() {
+                // What was killed still held a port or the lock.
+                founder = start()?;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         tokio::time::sleep(Duration::from_millis(u64::try_from(round)? * 37 % 200)).await;
         founder.kill()?;
         founder.wait()?;
