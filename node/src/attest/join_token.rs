@@ -1,7 +1,8 @@
 //! Join tokens: a secret that an administrator makes and one agent redeems once.
 //!
 //! The registry stores a digest, so that neither a backup nor a member's disk holds a
-//! token that still works. The token is also the last segment of the agent's path
+//! token that still works; except where an alias was asked for with it: the alias entry
+//! names the agent to be, and the token with it, from the start. The token is also the last segment of the agent's path
 //! (SPIRE's naming), so only text that is one path segment can be a token; anything
 //! else is refused when the token is made, not when an agent stands in front of it.
 
