@@ -35,7 +35,8 @@ pub struct Proposal {
     /// What to do. Absent in a proposal of a newer version: the node stops.
     #[prost(
         oneof = "Command",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
+                32, 33"
     )]
     pub command: Option<Command>,
 }
@@ -97,6 +98,12 @@ pub enum Command {
     /// A member serves a server SVID of this authority.
     #[prost(message, tag = "27")]
     RecordServerSvid(RecordServerSvid),
+    /// What an authority signed is no longer to be used.
+    #[prost(message, tag = "32")]
+    TaintAuthority(AuthorityName),
+    /// A tainted authority leaves the bundle.
+    #[prost(message, tag = "33")]
+    RevokeAuthority(AuthorityName),
 }
 
 /// See [`Command::Found`].
@@ -354,6 +361,12 @@ pub enum Refusal {
     OutcomeUnknown = 8,
     /// The command does not make sense; a mistake of the proposing node.
     Malformed = 9,
+    /// The authority signs, or is prepared to: only an old one can be tainted or revoked.
+    AuthorityInUse = 20,
+    /// The authority is tainted already.
+    AlreadyTainted = 21,
+    /// The authority has to be tainted first.
+    NotTainted = 22,
 }
 
 /// Result of one item of a batch.
@@ -435,6 +448,8 @@ impl Command {
             Self::ProveAuthority(_) => "prove_authority",
             Self::ActivateAuthority(_) => "activate_authority",
             Self::RecordServerSvid(_) => "record_server_svid",
+            Self::TaintAuthority(_) => "taint_authority",
+            Self::RevokeAuthority(_) => "revoke_authority",
         }
     }
 }

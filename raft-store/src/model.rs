@@ -165,6 +165,8 @@ pub enum AuthorityStatus {
     Active = 2,
     /// In the bundle for what it signed before.
     Old = 3,
+    /// No longer in the bundle, never to sign again. The record stays: it names the key.
+    Revoked = 4,
 }
 
 /// An issuing authority: what the cluster knows of a key that it can sign with.

@@ -182,7 +182,7 @@ fn registering() -> [Command; 9] {
     ]
 }
 
-fn making_keys() -> [Command; 5] {
+fn making_keys() -> [Command; 7] {
     [
         Command::BeginKey(BeginKey {
             slot: "jwt".into(),
@@ -203,6 +203,8 @@ fn making_keys() -> [Command; 5] {
             node_id: 2,
         }),
         Command::ActivateAuthority(authority_name()),
+        Command::TaintAuthority(authority_name()),
+        Command::RevokeAuthority(authority_name()),
     ]
 }
 

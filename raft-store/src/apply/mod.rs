@@ -143,6 +143,8 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::RecordAuthority(c) => authority::record(txn, c),
         Command::ProveAuthority(c) => authority::prove(txn, c),
         Command::ActivateAuthority(c) => authority::activate(txn, c),
+        Command::TaintAuthority(c) => authority::taint(txn, c),
+        Command::RevokeAuthority(c) => authority::revoke(txn, c),
     }
 }
 
