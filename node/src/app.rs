@@ -33,7 +33,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use zeroize::Zeroizing;
 
-use crate::authority::{Custody, Driver, Issuer, Lifetimes, Making, ServerSvid, keep_server_svid};
+use crate::authority::{
+    Custody, Driver, Issuer, Lifetimes, Making, ServerSvid, Steward, keep_server_svid,
+};
 use crate::authz::layer::GateLayer;
 use crate::cluster::formation::{self, Admission, Plan, VERSION};
 use crate::cluster::peers::{GrpcPeers, PinBook};
@@ -501,6 +503,7 @@ async fn serve(
         subject: ca_subject(&config.issuance.ca_subject),
         trust_domain: config.trust_domain.clone(),
     };
+    let steward = Steward::new(doors.clone(), members.clone(), custody.clone());
     tasks.spawn(Driver::new(doors.clone(), members.clone(), custody, making).run());
     tasks.spawn(keep_server_svid(
         issuer.clone(),
@@ -519,7 +522,7 @@ async fn serve(
         ));
     }
 
-    let context = service::Context::new(doors.clone(), issuer, members.clone());
+    let context = service::Context::new(doors.clone(), issuer, steward, members.clone());
     let gate = Arc::new(LocalGate::new(&context, config.admin_ids.clone()));
     let layer = GateLayer::new(gate);
     let admin_routes = service::admin_routes(&context)

@@ -7,7 +7,7 @@ use chancery_identity::bundle::{Bundle, JwtAuthority as BundleJwt, X509Authority
 use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_identity::key::PublicKey;
 use chancery_identity::x509_svid::Profile;
-use chancery_raft_store::model::{Authority, AuthorityKind, Entry};
+use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus, Entry};
 use tonic::Status;
 use zeroize::Zeroizing;
 
@@ -20,9 +20,11 @@ use crate::issue::{
 };
 use crate::registry::Doors;
 
-/// Time for agents to learn of a new authority of this node alone: three of a stock
-/// agent's rounds.
+/// Time for agents to learn of a new authority: three of a stock agent's rounds.
 const LEARNING_SECONDS: i64 = 15;
+/// The same when the SVID that is served must be replaced, because its issuer is tainted:
+/// one round and what it may be late.
+const LEARNING_SECONDS_TAINTED: i64 = 8;
 
 /// Lifetimes of documents, in seconds, unless an entry says otherwise.
 #[derive(Clone, Debug)]
@@ -179,19 +181,30 @@ impl Issuer {
     }
 
     /// Seconds until agents can be expected to know the authority that signs on this
-    /// node; zero where it is shared or no agent is there to meet it.
+    /// node; zero where no agent is there to meet it. `served` is the issuer of the
+    /// server SVID that is shown until then.
     ///
     /// A stock agent that meets an unknown root exits, and it asks for the bundle every
     /// five seconds.
-    pub(super) fn seconds_unknown_to_agents(&self) -> i64 {
-        let agents = self.inner.doors.local().agent_count();
-        if self.inner.custody.is_shared() || agents == 0 {
+    pub(super) fn seconds_unknown_to_agents(&self, served: Option<&str>) -> i64 {
+        let Some(signing) = self.signing(AuthorityKind::X509) else {
+            return 0;
+        };
+        let directory = self.inner.doors.local();
+        if directory.agent_count() == 0 {
             return 0;
         }
-        let known_at = self
-            .signing(AuthorityKind::X509)
-            .map_or(0, |a| a.issued_at + BACKDATE_SECONDS + LEARNING_SECONDS);
-        (known_at - self.now()).max(0)
+        let authorities = directory.authorities(AuthorityKind::X509);
+        let tainted = authorities
+            .iter()
+            .any(|a| a.tainted && served == Some(a.id.as_str()));
+        drop(directory);
+        let learning = if tainted {
+            LEARNING_SECONDS_TAINTED
+        } else {
+            LEARNING_SECONDS
+        };
+        (signing.issued_at + BACKDATE_SECONDS + learning - self.now()).max(0)
     }
 
     /// The parsed form of the record, made once for each authority.
@@ -378,13 +391,18 @@ impl Issuer {
         let unreadable = |id: &str, e: &dyn std::error::Error| {
             tracing::error!(authority = id, error = %crate::app::chain(e), "a recorded authority cannot be read");
         };
-        for a in directory.authorities(AuthorityKind::X509) {
+        let trusted = |kind| {
+            let mut authorities = directory.authorities(kind);
+            authorities.retain(|a| a.status() != AuthorityStatus::Revoked);
+            authorities
+        };
+        for a in trusted(AuthorityKind::X509) {
             match BundleX509::new(a.certificate.clone(), a.tainted) {
                 Ok(authority) => bundle.x509_authorities.push(authority),
                 Err(e) => unreadable(&a.id, &e),
             }
         }
-        for a in directory.authorities(AuthorityKind::Jwt) {
+        for a in trusted(AuthorityKind::Jwt) {
             match BundleJwt::new(&a.public_key, a.id.clone(), a.expires_at, a.tainted) {
                 Ok(authority) => bundle.jwt_authorities.push(authority),
                 Err(e) => unreadable(&a.id, &e),

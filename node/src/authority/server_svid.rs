@@ -73,10 +73,11 @@ pub async fn keep_server_svid(
         let due = current.as_ref().is_none_or(|c| {
             c.authority_id != authority_id || now >= c.not_before + (c.not_after - c.not_before) / 2
         });
-        let unknown_for = issuer.seconds_unknown_to_agents();
+        let shown = current.as_ref().map(|c| c.authority_id.as_str());
+        let unknown_for = issuer.seconds_unknown_to_agents(shown);
         if due && unknown_for > 0 {
             if told.is_empty() {
-                told = "waiting for agents to learn this node's new authority".into();
+                told = "waiting for agents to learn the new authority".into();
                 tracing::info!(seconds = unknown_for, authority = %authority_id, "{told}");
             }
             continue;

@@ -18,6 +18,7 @@ mod entry;
 pub mod gate;
 mod health;
 mod holds;
+mod local_authority;
 mod page;
 mod status;
 mod svid;
@@ -28,13 +29,14 @@ use chancery_api::grpc::health::v1::health_server::HealthServer;
 use chancery_api::spire::api::server::agent::v1::agent_server::AgentServer;
 use chancery_api::spire::api::server::bundle::v1::bundle_server::BundleServer;
 use chancery_api::spire::api::server::entry::v1::entry_server::EntryServer;
+use chancery_api::spire::api::server::localauthority::v1::local_authority_server::LocalAuthorityServer;
 use chancery_api::spire::api::server::svid::v1::svid_server::SvidServer;
 use chancery_identity::id::SpiffeId;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 
 use self::agent::Versions;
-use crate::authority::Issuer;
+use crate::authority::{Issuer, Steward};
 use crate::authz::Permit;
 use crate::cluster::status::Members;
 use crate::registry::Doors;
@@ -44,17 +46,19 @@ use crate::registry::Doors;
 pub struct Context {
     doors: Doors,
     issuer: Issuer,
+    steward: Steward,
     members: Members,
     versions: Versions,
 }
 
 impl Context {
     /// Starts the services' background work on the current runtime.
-    pub fn new(doors: Doors, issuer: Issuer, members: Members) -> Self {
+    pub fn new(doors: Doors, issuer: Issuer, steward: Steward, members: Members) -> Self {
         let versions = Versions::start(doors.clone());
         Self {
             doors,
             issuer,
+            steward,
             members,
             versions,
         }
@@ -71,7 +75,9 @@ pub fn tcp_routes(context: &Context) -> Routes {
             context.clone(),
         )))
         .add_service(unimplemented::TrustDomains)
-        .add_service(unimplemented::LocalAuthorities)
+        .add_service(LocalAuthorityServer::new(
+            local_authority::LocalAuthorityService::new(context.clone()),
+        ))
 }
 
 /// The same and what only the admin socket has. The cluster's own service is added

@@ -43,11 +43,6 @@ unimplemented_service!(
     "spire.api.server.trustdomain.v1.TrustDomain"
 );
 unimplemented_service!(
-    /// Rotation of authorities by hand.
-    LocalAuthorities,
-    "spire.api.server.localauthority.v1.LocalAuthority"
-);
-unimplemented_service!(
     /// The log level.
     Loggers,
     "spire.api.server.logger.v1.Logger"
@@ -84,12 +79,7 @@ mod tests {
 
     #[test]
     fn the_services_are_those_of_the_contracts() {
-        for name in [
-            TrustDomains::NAME,
-            LocalAuthorities::NAME,
-            Loggers::NAME,
-            Debugs::NAME,
-        ] {
+        for name in [TrustDomains::NAME, Loggers::NAME, Debugs::NAME] {
             let prefix = format!("/{name}/");
             assert!(
                 chancery_api::METHODS.iter().any(|m| m.starts_with(&prefix)),
