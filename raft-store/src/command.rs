@@ -7,7 +7,7 @@ use std::fmt;
 
 use prost::{Enumeration, Message, Oneof};
 
-use crate::model::{Authority, Entry, JoinToken, Selector};
+use crate::model::{Authority, DownstreamCa, Entry, JoinToken, Selector};
 
 /// Names one request for ever: a retry with the same id is applied once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Message)]
@@ -36,7 +36,7 @@ pub struct Proposal {
     #[prost(
         oneof = "Command",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
-                32, 33"
+                32, 33, 50"
     )]
     pub command: Option<Command>,
 }
@@ -104,6 +104,9 @@ pub enum Command {
     /// A tainted authority leaves the bundle.
     #[prost(message, tag = "33")]
     RevokeAuthority(AuthorityName),
+    /// Records a CA certificate that was signed for a downstream server.
+    #[prost(message, tag = "50")]
+    RecordDownstreamCa(RecordDownstreamCa),
 }
 
 /// See [`Command::Found`].
@@ -337,6 +340,15 @@ pub struct RecordServerSvid {
     pub authority_id: String,
 }
 
+/// See [`Command::RecordDownstreamCa`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RecordDownstreamCa {
+    /// What was signed. Its entry must still make its caller a downstream server, and
+    /// its authority be one that is not tainted.
+    #[prost(message, optional, tag = "1")]
+    pub ca: Option<DownstreamCa>,
+}
+
 /// Why a command changed nothing. Replicated, so every node says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
@@ -450,6 +462,7 @@ impl Command {
             Self::RecordServerSvid(_) => "record_server_svid",
             Self::TaintAuthority(_) => "taint_authority",
             Self::RevokeAuthority(_) => "revoke_authority",
+            Self::RecordDownstreamCa(_) => "record_downstream_ca",
         }
     }
 }

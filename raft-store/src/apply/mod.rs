@@ -8,6 +8,7 @@
 
 mod agent;
 mod authority;
+mod downstream;
 mod entry;
 mod member;
 
@@ -145,6 +146,7 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::ActivateAuthority(c) => authority::activate(txn, c),
         Command::TaintAuthority(c) => authority::taint(txn, c),
         Command::RevokeAuthority(c) => authority::revoke(txn, c),
+        Command::RecordDownstreamCa(c) => downstream::record(txn, c),
     }
 }
 
