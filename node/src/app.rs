@@ -215,12 +215,11 @@ pub fn pkcs11_config(pkcs11: &crate::config::Pkcs11) -> Pkcs11Config {
     config
 }
 
-/// Subject of new authorities. Of several countries or organisations the first is
-/// taken: configuration refuses more than one.
+/// Subject of new authorities.
 fn ca_subject(subject: &crate::config::CaSubject) -> Subject {
     Subject {
-        country: subject.country.first().cloned(),
-        organization: subject.organization.first().cloned(),
+        country: subject.country.clone(),
+        organization: subject.organization.clone(),
         common_name: subject.common_name.clone(),
         ..Subject::default()
     }
