@@ -157,7 +157,7 @@ async fn bind(config: &Config) -> anyhow::Result<Bound> {
         wanted.entry(address).or_default().metrics = true;
     }
     if let Some(address) = config.health {
-        wanted.entry(address).or_default().health = true;
+        wanted.entry(address).or_default().health = Some(config.health_paths.clone());
     }
     let mut status = Vec::new();
     for (address, endpoints) in wanted {
