@@ -46,6 +46,8 @@ pub struct Making {
     pub subject: Subject,
     /// Trust domain name.
     pub trust_domain: TrustDomain,
+    /// Whether there are authorities for JWT-SVIDs.
+    pub jwt_enabled: bool,
 }
 
 /// Drives authorities on this node.
@@ -127,6 +129,7 @@ impl Driver {
             me,
             leader: consensus.is_leader(),
             shared,
+            without_jwt: !self.making.jwt_enabled,
             now: consensus.clock().now_unix_ms().div_euclid(1000),
             authorities: kinds
                 .iter()

@@ -18,7 +18,7 @@ use chancery_hsm::{BackendKind, KeyId, KeyRef, Signer};
 use chancery_raft_store::model::{Authority, AuthorityStatus};
 
 pub use driver::{Driver, Making};
-pub use issuer::{IssueFailed, Issuer, JwtSvid, Lifetimes, X509Svid};
+pub use issuer::{IssueFailed, Issuer, JwtSvid, Lifetimes, Mint, X509Svid};
 pub use server_svid::{ServerSvid, keep_server_svid};
 pub use steward::{Slot, StepFailed, Steward};
 

@@ -13,6 +13,7 @@ use chancery_raft_store::model::{Authority, AuthorityKind};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use super::svid::check_jwt_enabled;
 use super::{Context, holds, permit};
 use crate::authority::{Slot, StepFailed};
 use crate::authz::CallDeadline;
@@ -251,6 +252,7 @@ impl LocalAuthority for LocalAuthorityService {
         request: Request<api::GetJwtAuthorityStateRequest>,
     ) -> Result<Response<api::GetJwtAuthorityStateResponse>, Status> {
         permit(&request)?;
+        check_jwt_enabled(&self.context)?;
         let freshness = self.context.doors.linearizable().await;
         let [active, prepared, old] = states(&self.context.steward.slot(AuthorityKind::Jwt))?;
         Ok(
@@ -267,6 +269,7 @@ impl LocalAuthority for LocalAuthorityService {
         request: Request<api::PrepareJwtAuthorityRequest>,
     ) -> Result<Response<api::PrepareJwtAuthorityResponse>, Status> {
         permit(&request)?;
+        check_jwt_enabled(&self.context)?;
         let until = until(&request, PREPARE_LIMIT);
         let prepared_authority = Some(self.prepare(AuthorityKind::Jwt, until).await?);
         Ok(Response::new(api::PrepareJwtAuthorityResponse {
@@ -279,6 +282,7 @@ impl LocalAuthority for LocalAuthorityService {
         request: Request<api::ActivateJwtAuthorityRequest>,
     ) -> Result<Response<api::ActivateJwtAuthorityResponse>, Status> {
         permit(&request)?;
+        check_jwt_enabled(&self.context)?;
         let until = until(&request, MEMBERS_LIMIT);
         let id = request.into_inner().authority_id;
         let activated_authority = Some(self.activate(AuthorityKind::Jwt, &id, until).await?);
@@ -292,6 +296,7 @@ impl LocalAuthority for LocalAuthorityService {
         request: Request<api::TaintJwtAuthorityRequest>,
     ) -> Result<Response<api::TaintJwtAuthorityResponse>, Status> {
         permit(&request)?;
+        check_jwt_enabled(&self.context)?;
         let id = request.into_inner().authority_id;
         let tainted = self.taint(AuthorityKind::Jwt, &id).await?;
         let response = api::TaintJwtAuthorityResponse {
@@ -309,6 +314,7 @@ impl LocalAuthority for LocalAuthorityService {
         request: Request<api::RevokeJwtAuthorityRequest>,
     ) -> Result<Response<api::RevokeJwtAuthorityResponse>, Status> {
         permit(&request)?;
+        check_jwt_enabled(&self.context)?;
         let until = until(&request, MEMBERS_LIMIT);
         let id = request.into_inner().authority_id;
         let response = api::RevokeJwtAuthorityResponse {
