@@ -43,6 +43,7 @@ use crate::cluster::{Barriers, Consensus, Proposer, Start, Storage};
 use crate::config::{CaKeyType, Config, Keys, TokenName};
 use crate::environment::{Clock, SystemClock, uuid_v4};
 use crate::health::Health;
+use crate::housekeeping::{AgentPruning, Housekeeping, Pace};
 use crate::http_status::{self, Endpoints};
 use crate::issue::Subject;
 use crate::registry::Doors;
@@ -508,6 +509,15 @@ async fn serve(
         Arc::clone(&tls),
         server_svid,
     ));
+    tasks.spawn(
+        Housekeeping::new(
+            doors.clone(),
+            config.trust_domain.clone(),
+            agent_pruning(&config),
+            pace(),
+        )
+        .run(),
+    );
     tasks.spawn(health.clone().measure());
     for (listener, endpoints) in bound.status {
         tasks.spawn(http_status::serve(
@@ -640,6 +650,33 @@ fn lifetimes(config: &Config) -> Lifetimes {
         jwt: seconds(config.issuance.default_jwt_svid_ttl),
         server: seconds(config.issuance.server_svid_ttl),
         jwt_issuer: config.issuance.jwt_issuer.clone(),
+    }
+}
+
+fn agent_pruning(config: &Config) -> Option<AgentPruning> {
+    let agents = &config.agents;
+    Some(AgentPruning {
+        expired_for: agents.prune_expired_for?,
+        batch_size: agents.prune_batch_size,
+        include_non_reattestable: agents.prune_tofu,
+    })
+}
+
+#[cfg(not(feature = "faults"))]
+fn pace() -> Pace {
+    Pace::default()
+}
+
+/// Tests ask for a quick one by an environment variable.
+#[cfg(feature = "faults")]
+fn pace() -> Pace {
+    let ms = std::env::var("CHANCERY_FAULT_PRUNE_EVERY_MS").ok();
+    match ms.and_then(|v| v.parse().ok()).map(Duration::from_millis) {
+        Some(every) => Pace {
+            entries: every,
+            agents: every,
+        },
+        None => Pace::default(),
     }
 }
 

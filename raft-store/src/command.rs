@@ -3,9 +3,15 @@
 //! A command carries everything that `apply` must not decide for itself: ids,
 //! serials, random values, signed certificates' facts, and the time.
 
+mod housekeeping;
+
 use std::fmt;
 
 use prost::{Enumeration, Message, Oneof};
+
+pub use self::housekeeping::{
+    EntryFields, EntryUpdate, PruneAgents, PruneEntries, PruneJoinTokens, UpdateEntries,
+};
 
 use crate::model::{Authority, Entry, JoinToken, Selector};
 
@@ -35,7 +41,7 @@ pub struct Proposal {
     /// What to do. Absent in a proposal of a newer version: the node stops.
     #[prost(
         oneof = "Command",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31"
     )]
     pub command: Option<Command>,
 }
@@ -97,6 +103,18 @@ pub enum Command {
     /// A member serves a server SVID of this authority.
     #[prost(message, tag = "27")]
     RecordServerSvid(RecordServerSvid),
+    /// Changes entries, each on its own.
+    #[prost(message, tag = "28")]
+    UpdateEntries(UpdateEntries),
+    /// Deletes entries that have expired.
+    #[prost(message, tag = "29")]
+    PruneEntries(PruneEntries),
+    /// Evicts agents whose SVID ended long ago.
+    #[prost(message, tag = "30")]
+    PruneAgents(PruneAgents),
+    /// Deletes join tokens that nobody redeemed in time.
+    #[prost(message, tag = "31")]
+    PruneJoinTokens(PruneJoinTokens),
 }
 
 /// See [`Command::Found`].
@@ -178,6 +196,9 @@ pub struct CreateJoinToken {
     /// Entry that gives the agent a second name.
     #[prost(message, optional, tag = "3")]
     pub alias: Option<Entry>,
+    /// A similar entry that is there already serves as the alias.
+    #[prost(bool, tag = "4")]
+    pub similar_alias_serves: bool,
 }
 
 /// See [`Command::AttestAgent`].
@@ -354,6 +375,10 @@ pub enum Refusal {
     OutcomeUnknown = 8,
     /// The command does not make sense; a mistake of the proposing node.
     Malformed = 9,
+    /// An entry for SVID stores would have selectors of several types.
+    EntryMixedSelectors = 28,
+    /// The entry would be larger than [`Entry::BYTES_MAX`].
+    EntryTooLarge = 29,
 }
 
 /// Result of one item of a batch.
@@ -373,7 +398,8 @@ pub struct Outcome {
     /// Why nothing was changed, if so.
     #[prost(enumeration = "Refusal", tag = "1")]
     pub refusal: i32,
-    /// Positional results of a batch.
+    /// Positional results of a batch; of a pruning of agents the entries that went with
+    /// them.
     #[prost(message, repeated, tag = "2")]
     pub entries: Vec<EntryResult>,
     /// A node id that was given out.
@@ -382,6 +408,9 @@ pub struct Outcome {
     /// Expiry of a join token in Unix seconds.
     #[prost(int64, tag = "4")]
     pub expires_at: i64,
+    /// Records that a pruning took away, entries that went with an agent aside.
+    #[prost(uint64, tag = "28")]
+    pub pruned: u64,
 }
 
 impl Outcome {
@@ -435,6 +464,10 @@ impl Command {
             Self::ProveAuthority(_) => "prove_authority",
             Self::ActivateAuthority(_) => "activate_authority",
             Self::RecordServerSvid(_) => "record_server_svid",
+            Self::UpdateEntries(_) => "update_entries",
+            Self::PruneEntries(_) => "prune_entries",
+            Self::PruneAgents(_) => "prune_agents",
+            Self::PruneJoinTokens(_) => "prune_join_tokens",
         }
     }
 }

@@ -77,6 +77,26 @@ pub struct Entry {
     pub jwt_svid_include_jti: bool,
 }
 
+impl Entry {
+    /// Largest entry, encoded: every agent it is for keeps it in memory, and a page of
+    /// them must fit an answer.
+    pub const BYTES_MAX: usize = 256 << 10;
+
+    /// Whether it is of the form in which a join token's second name is written: it goes
+    /// when the agent that came by the token goes.
+    pub fn is_join_token_alias(&self, trust_domain: &str) -> bool {
+        let [only] = self.selectors.as_slice() else {
+            return false;
+        };
+        let of_parent = || {
+            only.value
+                .strip_prefix("spiffe://")?
+                .strip_prefix(trust_domain)
+        };
+        only.kind == "spiffe_id" && of_parent() == Some(self.parent_path.as_str())
+    }
+}
+
 /// A renewed agent SVID that has not been used yet.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct PendingSvid {
@@ -123,6 +143,9 @@ pub struct Agent {
 impl Agent {
     /// Renewed SVIDs that may wait for their first use at a time.
     pub const PENDING_MAX: usize = 4;
+
+    /// Attestor name of agents that came with a join token.
+    pub const JOIN_TOKEN: &str = "join_token";
 
     /// A banned agent keeps its record and loses every serial.
     pub fn is_banned(&self) -> bool {

@@ -301,6 +301,17 @@ impl Txn<'_> {
         self.changed(ChangeKind::EntrySet(entry.id.clone()));
     }
 
+    /// Replaces an entry by one with the same id and sequence, and moves its indexes.
+    pub fn replace_entry(&mut self, before: &Entry, entry: &Entry) {
+        self.remove(Table::EntrySimilar, &similar_key(before, Some(&before.id)));
+        self.remove(
+            Table::EntryParent,
+            &parent_key(&before.parent_path, Some(&before.id)),
+        );
+        // Puts back what was removed where the place is the same.
+        self.insert_entry(entry);
+    }
+
     /// Removes an entry and its indexes.
     pub fn remove_entry(&mut self, entry: &Entry) {
         if entry.created_at >= self.now() {

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 
 use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AgentPath, AnnounceMember, AttestAgent, AuthorityName,
-    BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, EntryResult, Found, ProveAuthority,
-    RecordAuthority, RecordServerSvid, RenewAgent, SetAgentVersion,
+    BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, EntryFields, EntryResult, EntryUpdate,
+    Found, ProveAuthority, PruneAgents, PruneEntries, PruneJoinTokens, RecordAuthority,
+    RecordServerSvid, RenewAgent, SetAgentVersion, UpdateEntries,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
@@ -152,6 +153,8 @@ fn registering() -> [Command; 9] {
             }),
             ttl: 600,
             alias: Some(entry()),
+            // Younger than the sample, like `pruned` of the outcome.
+            similar_alias_serves: false,
         }),
         Command::AttestAgent(AttestAgent {
             path: path.clone(),
@@ -178,6 +181,33 @@ fn registering() -> [Command; 9] {
         Command::SetAgentVersion(SetAgentVersion {
             path,
             version: "1.14.0".into(),
+        }),
+    ]
+}
+
+fn keeping_house() -> [Command; 4] {
+    [
+        Command::UpdateEntries(UpdateEntries {
+            updates: vec![
+                EntryUpdate {
+                    id: entry().id,
+                    values: Some(entry()),
+                    fields: Some(EntryFields::ALL),
+                },
+                EntryUpdate::default(),
+            ],
+        }),
+        Command::PruneEntries(PruneEntries {
+            ids: vec!["a".into(), "b".into()],
+        }),
+        Command::PruneAgents(PruneAgents {
+            paths: vec![agent_path().path],
+            expired_for: 86_400,
+            include_non_reattestable: true,
+        }),
+        Command::PruneJoinTokens(PruneJoinTokens {
+            sha256: vec![vec![1; 32]],
+            expired_for: 3_600,
         }),
     ]
 }
@@ -223,6 +253,7 @@ fn commands() -> Vec<(String, Sample)> {
     let all = joining()
         .into_iter()
         .chain(registering())
+        .chain(keeping_house())
         .chain(making_keys());
     all.map(|command| {
         let name = format!("command-{}", command.name());
@@ -359,6 +390,11 @@ fn records() -> Vec<(String, Sample)> {
         }],
         node_id: 4,
         expires_at: 1_800_000_600,
+        pruned: 0,
+    };
+    let pruning = Outcome {
+        pruned: 3,
+        ..Outcome::default()
     };
     [
         ("record-entry", message(entry())),
@@ -392,6 +428,12 @@ fn records() -> Vec<(String, Sample)> {
         (
             "outcome",
             sample(outcome, codec::encode_outcome, |b| {
+                codec::decode_outcome(b).unwrap()
+            }),
+        ),
+        (
+            "outcome-pruning",
+            sample(pruning, codec::encode_outcome, |b| {
                 codec::decode_outcome(b).unwrap()
             }),
         ),
@@ -534,7 +576,7 @@ fn every_command_has_a_sample() {
     let known: BTreeSet<String> = known
         .map(|command| format!("command-{}", command.name()))
         .collect();
-    assert!(known.len() >= 18);
+    assert!(known.len() >= 22);
     assert_eq!(sampled, known);
 }
 

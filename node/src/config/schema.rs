@@ -52,6 +52,8 @@ pub enum Kind {
         /// What is planned but refused today, with a message of its own.
         reserved: &'static [&'static str],
     },
+    /// True or false.
+    Bool,
     /// A list of texts.
     Texts {
         /// Most items.
@@ -192,6 +194,13 @@ pub const KEYS: &[Key] = &[
     key("issuance.ca_subject.common_name", Kind::Text { bytes_max: 64 }, Absent("none"),
         "Common name in the subject of a new authority."),
 
+    key("agents.prune_expired_for", span(seconds(1), seconds(3_653 * DAY)), Absent("agents are not pruned"),
+        "Time since the end of an agent's SVID after which the agent is evicted, looked at every hour. Banned agents stay. The same on every node: the one that leads acts. SPIRE: `prune_attested_nodes_expired_for`."),
+    key("agents.prune_batch_size", count(1, 100_000), Literal("1000"),
+        "Agents that are evicted so at a time. SPIRE: `prune_attested_nodes_batch_size`."),
+    key("agents.prune_tofu", Kind::Bool, Literal("false"),
+        "Whether agents that cannot attest again by themselves (as those by join token) are evicted too. SPIRE: `prune_tofu_nodes`."),
+
     key("keys.backend", one_of(&["memory", "pkcs11"], &[]), Literal("\"memory\""),
         "Where the authorities' keys live: in this process, lost when it ends, or in a PKCS#11 token, which they never leave."),
     key("keys.pkcs11.module", Kind::Path, Absent("required with `keys.backend = \"pkcs11\"`"),
@@ -330,6 +339,10 @@ fn check_value(kind: Kind, value: &Value) -> Result<(), String> {
                 .unwrap_or_default();
             Err(format!("must be {}{hint}", choices(of)))
         }
+        Kind::Bool => match value {
+            Value::Boolean(_) => Ok(()),
+            other => Err(format!("must be true or false, not {}", other.type_str())),
+        },
         Kind::Texts { items_max } => each(value, items_max, |text| check_text(text, 2_048)),
         Kind::Addresses { items_max } => {
             each(value, items_max, |text| text.parse::<HostPort>().map(drop))
@@ -486,6 +499,7 @@ fn describe(kind: Kind) -> String {
         }
         Kind::Integer { min, max } => format!("integer, {min} to {max}"),
         Kind::Choice { of, .. } => choices(of),
+        Kind::Bool => "true or false".to_owned(),
         Kind::Texts { items_max } => format!("list of strings, at most {items_max}"),
         Kind::Addresses { items_max } => format!("list of host and port, at most {items_max}"),
     }

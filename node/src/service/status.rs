@@ -20,6 +20,10 @@ pub(super) fn refused(refusal: Refusal, subject: &str) -> Status {
         Refusal::AgentBanned => typed_denial(Reason::AgentBanned, "agent is banned"),
         Refusal::AgentMustReattest => must_reattest(),
         Refusal::Conflict => Status::aborted("the state changed meanwhile; try again"),
+        Refusal::EntryMixedSelectors => {
+            Status::invalid_argument("selector types must be the same when store SVID is enabled")
+        }
+        Refusal::EntryTooLarge => Status::invalid_argument(format!("{subject} is too large")),
         Refusal::OutcomeUnknown => {
             Status::aborted("outcome unknown: an earlier attempt may or may not have taken effect")
         }
@@ -55,6 +59,48 @@ pub(super) fn item_ok() -> Option<types::Status> {
         code: Code::Ok.into(),
         message: "OK".into(),
     })
+}
+
+/// Puts a refusal into the log as SPIRE does, so that its operators' searches go on
+/// working: what is wrong as the message, why as the field `error`, and of what. Not an
+/// error of ours, so it is a warning here.
+pub(super) fn log(status: &Status, subject: Subject<'_>) {
+    let (what, error) = match status.message().split_once(": ") {
+        // SPIRE drops the cause where something is not there.
+        Some((what, error)) if status.code() != Code::NotFound => (what, Some(error)),
+        _ => (status.message(), None),
+    };
+    let Subject {
+        entry_id,
+        spiffe_id,
+    } = subject;
+    if status.code() == Code::InvalidArgument {
+        tracing::warn!(error, entry_id, spiffe_id, "Invalid argument: {what}");
+    } else {
+        let what = capitalized(what);
+        tracing::warn!(error, entry_id, spiffe_id, "{what}");
+    }
+}
+
+/// Whom or what a refusal was about, as far as it is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Subject<'a> {
+    /// Id of a registration entry.
+    pub(super) entry_id: Option<&'a str>,
+    /// SPIFFE ID of an agent or an entry.
+    pub(super) spiffe_id: Option<&'a str>,
+}
+
+/// The status of a call, once it is in the log.
+pub(super) fn logged(status: Status) -> Status {
+    log(&status, Subject::default());
+    status
+}
+
+fn capitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(characters).collect()
 }
 
 /// Status of an item of a batch that did not.
@@ -108,6 +154,16 @@ mod tests {
                 Refusal::OutcomeUnknown,
                 Code::Aborted,
                 "outcome unknown: an earlier attempt may or may not have taken effect",
+            ),
+            (
+                Refusal::EntryMixedSelectors,
+                Code::InvalidArgument,
+                "selector types must be the same when store SVID is enabled",
+            ),
+            (
+                Refusal::EntryTooLarge,
+                Code::InvalidArgument,
+                "entry is too large",
             ),
             (
                 Refusal::Malformed,

@@ -4,8 +4,10 @@ mod agents;
 mod authorities;
 mod entries;
 mod members;
+mod pruning;
 mod retries;
 mod tokens;
+mod updates;
 
 use chancery_raft_store::apply::apply;
 use chancery_raft_store::command::{
@@ -142,6 +144,7 @@ fn token(sha256: u8, ttl: i32) -> CreateJoinToken {
         }),
         ttl,
         alias: None,
+        similar_alias_serves: false,
     }
 }
 

@@ -2,8 +2,9 @@
 
 use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AdmitMember, AgentPath, AnnounceMember, AttestAgent,
-    AuthorityName, BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, Found, ProveAuthority,
-    RecordAuthority, RecordServerSvid, RenewAgent, SetAgentVersion,
+    AuthorityName, BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, EntryFields,
+    EntryUpdate, Found, ProveAuthority, PruneAgents, PruneEntries, PruneJoinTokens,
+    RecordAuthority, RecordServerSvid, RenewAgent, SetAgentVersion, UpdateEntries,
 };
 use chancery_raft_store::model::{Authority, Entry, JoinToken, Selector};
 use chancery_raft_store::{Command, Proposal, RequestId};
@@ -40,13 +41,33 @@ fn serial() -> impl Strategy<Value = String> {
 }
 
 fn draft() -> impl Strategy<Value = Entry> {
-    (entry_id(), path(), path(), selectors(), any::<bool>()).prop_map(
-        |(id, parent, name, selectors, admin)| Entry {
+    let flags = (any::<bool>(), any::<bool>(), 0i64..6);
+    (entry_id(), path(), path(), selectors(), flags).prop_map(
+        |(id, parent, name, selectors, (admin, store_svid, expires_at))| Entry {
             selectors,
             admin,
+            store_svid,
+            expires_at,
             ..entry(&id, &parent, &name, &[])
         },
     )
+}
+
+fn update() -> impl Strategy<Value = EntryUpdate> {
+    let fields = any::<[bool; 6]>().prop_map(|chosen| EntryFields {
+        spiffe_path: chosen[0],
+        parent_path: chosen[1],
+        selectors: chosen[2],
+        admin: chosen[3],
+        store_svid: chosen[4],
+        expires_at: chosen[5],
+        ..EntryFields::default()
+    });
+    (entry_id(), draft(), fields).prop_map(|(id, values, fields)| EntryUpdate {
+        id,
+        values: Some(values),
+        fields: Some(fields),
+    })
 }
 
 fn alias() -> impl Strategy<Value = Entry> {
@@ -95,9 +116,17 @@ fn entry_command() -> impl Strategy<Value = Command> {
         3 => prop::collection::vec(draft(), 1..4)
             .prop_map(|entries| Command::CreateEntries(CreateEntries { entries })),
         2 => prop::collection::vec(entry_id(), 1..3).prop_map(|ids| Command::DeleteEntries(DeleteEntries { ids })),
-        1 => (token_sha256(), 0i32..4, prop::option::of(alias())).prop_map(|(sha256, ttl, alias)| {
-            let token = Some(JoinToken { sha256, expires_at: 0 });
-            Command::CreateJoinToken(CreateJoinToken { token, ttl, alias })
+        2 => prop::collection::vec(update(), 1..4)
+            .prop_map(|updates| Command::UpdateEntries(UpdateEntries { updates })),
+        1 => prop::collection::vec(entry_id(), 1..4).prop_map(|ids| Command::PruneEntries(PruneEntries { ids })),
+        1 => (token_sha256(), 0i32..4, prop::option::of(alias()), any::<bool>()).prop_map(
+            |(sha256, ttl, alias, similar_alias_serves)| {
+                let token = Some(JoinToken { sha256, expires_at: 0 });
+                Command::CreateJoinToken(CreateJoinToken { token, ttl, alias, similar_alias_serves })
+            }
+        ),
+        1 => (prop::collection::vec(token_sha256(), 1..3), -1i64..3).prop_map(|(sha256, expired_for)| {
+            Command::PruneJoinTokens(PruneJoinTokens { sha256, expired_for })
         }),
     ]
 }
@@ -111,7 +140,7 @@ fn agent_command() -> impl Strategy<Value = Command> {
                 attestation_type: if token.is_some() { "join_token".into() } else { "x509pop".into() },
                 selectors,
                 serial,
-                expires_at: 9,
+                expires_at: 3,
                 can_reattest,
                 token_sha256: token.unwrap_or_default(),
             })
@@ -122,6 +151,13 @@ fn agent_command() -> impl Strategy<Value = Command> {
             .prop_map(|activations| Command::ActivateAgents(ActivateAgents { activations })),
         1 => agent().prop_map(|path| Command::BanAgent(AgentPath { path })),
         1 => agent().prop_map(|path| Command::DeleteAgent(AgentPath { path })),
+        1 => (prop::collection::vec(agent(), 1..3), -1i64..3, any::<bool>()).prop_map(
+            |(paths, expired_for, include_non_reattestable)| Command::PruneAgents(PruneAgents {
+                paths,
+                expired_for,
+                include_non_reattestable,
+            })
+        ),
         1 => (agent(), "[12]").prop_map(|(path, version)| Command::SetAgentVersion(SetAgentVersion { path, version })),
     ]
 }
