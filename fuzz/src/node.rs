@@ -5,12 +5,16 @@ use std::str::from_utf8;
 use chancery_identity::id::TrustDomain;
 use chancery_node::attest::join_token::JoinToken;
 use chancery_node::config::{Config, format_duration, parse_duration};
+use chancery_node::service::moment;
+use chancery_node::service::page::PageRequest;
 
 /// The targets of this module.
 pub const TARGETS: &[super::Target] = &[
     ("config", config),
     ("duration", duration),
     ("join_token", join_token),
+    ("page_token", page_token),
+    ("moment", moment),
 ];
 
 /// A configuration file is valid or has problems that can be told, the same each time.
@@ -44,4 +48,35 @@ pub fn join_token(data: &[u8]) {
     assert_eq!(id.path().split('/').count(), 5);
     // The secret is not shown. (A short one may stand in the digest by accident.)
     assert!(text.len() < 12 || !format!("{token:?}").contains(text));
+}
+
+/// A page token is a number, and a page's own token is taken back.
+pub fn page_token(data: &[u8]) {
+    let Ok(text) = from_utf8(data) else { return };
+    assert_eq!(PageRequest::new("x", 0, text).ok(), Some(PageRequest::All));
+    let Ok(request) = PageRequest::new("x", 5, text) else {
+        assert!(text.parse::<u64>().is_err() || text.starts_with('+'));
+        return;
+    };
+    let PageRequest::Page { size: 5, after } = request else {
+        panic!("{text:?} made {request:?}")
+    };
+    assert!(text.bytes().all(|b| b.is_ascii_digit()));
+    assert_eq!(
+        PageRequest::new("x", 5, &after.to_string()).ok(),
+        Some(request)
+    );
+}
+
+/// A moment as the command line writes one: what is read is a second that has a date of
+/// four digits, give or take a zone, and nothing behind it is overlooked.
+pub fn moment(data: &[u8]) {
+    let Ok(text) = from_utf8(data) else { return };
+    let Some(second) = moment::parse(text) else {
+        return;
+    };
+    const DAY: i64 = 86_400;
+    // 0000-01-01 and 9999-12-31, and a zone of a day beyond either.
+    assert!((-62_167_219_200 - 2 * DAY..253_402_300_800 + 2 * DAY).contains(&second));
+    assert_eq!(moment::parse(&format!("{text} ")), None);
 }
