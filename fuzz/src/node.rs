@@ -2,15 +2,18 @@
 
 use std::str::from_utf8;
 
+use chancery_identity::bundle::{JwtAuthority, X509Authority};
 use chancery_identity::id::TrustDomain;
 use chancery_node::attest::join_token::JoinToken;
 use chancery_node::config::{Config, format_duration, parse_duration};
+use chancery_node::service::inputs;
 
 /// The targets of this module.
 pub const TARGETS: &[super::Target] = &[
     ("config", config),
     ("duration", duration),
     ("join_token", join_token),
+    ("relationship", relationship),
 ];
 
 /// A configuration file is valid or has problems that can be told, the same each time.
@@ -44,4 +47,27 @@ pub fn join_token(data: &[u8]) {
     assert_eq!(id.path().split('/').count(), 5);
     // The secret is not shown. (A short one may stand in the digest by accident.)
     assert!(text.len() < 12 || !format!("{token:?}").contains(text));
+}
+
+/// A federation relationship with its bundle, as a caller sends it. What is taken is told
+/// so that it is taken again and is the same, and holds nothing that an agent could not
+/// read: it would drop the whole bundle.
+pub fn relationship(data: &[u8]) {
+    let Some(draft) = inputs::relationship(data) else {
+        return;
+    };
+    let told = inputs::relationship_told(&draft);
+    assert!(inputs::relationship(&told).as_ref() == Some(&draft));
+    let stored = draft.relationship.expect("a draft has a relationship");
+    assert!(TrustDomain::parse(&stored.trust_domain).is_ok());
+    assert!(stored.endpoint_url.starts_with("https://") && stored.endpoint_url.is_ascii());
+    let Some(bundle) = draft.bundle else { return };
+    assert_eq!(bundle.trust_domain, stored.trust_domain);
+    for root in bundle.x509_authorities {
+        assert!(X509Authority::new(root.certificate, false).is_ok());
+    }
+    for key in bundle.jwt_authorities {
+        let read = JwtAuthority::new(&key.public_key, key.key_id, key.expires_at, false);
+        assert!(read.is_ok());
+    }
 }

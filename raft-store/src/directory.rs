@@ -3,11 +3,14 @@
 //! It is fed with the very rows that `apply` wrote, after they were stored, so it
 //! never says more than the tables do. A lookup costs what it returns.
 
+mod federation;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message;
 
+pub use self::federation::Federation;
 use crate::model::{Agent, Authority, AuthorityKind, Cluster, Entry, KeyIntent, Member, Selector};
 use crate::store::StoreError;
 use crate::view::{Table, Writes, decode, meta};
@@ -34,6 +37,7 @@ pub struct Directory {
     authorities: BTreeMap<(i32, String), Arc<Authority>>,
     intents: BTreeMap<String, KeyIntent>,
     members: BTreeMap<u64, Arc<Member>>,
+    federation: Federation,
     digest: Vec<u8>,
 }
 
@@ -113,6 +117,9 @@ impl Directory {
                     None => self.members.remove(&u64::from_be_bytes(id)),
                 };
             }
+            Table::FederatedBundles | Table::Relationships | Table::BundleAuthorities => {
+                self.federation.absorb(table, key, value)?;
+            }
             // Indexes and request memory are read from the tables only.
             Table::Meta
             | Table::EntrySequence
@@ -122,7 +129,8 @@ impl Directory {
             | Table::Requests
             | Table::RequestOrder
             | Table::RequestFloor
-            | Table::DeletedEntries => {}
+            | Table::DeletedEntries
+            | Table::EntryFederation => {}
         }
         Ok(())
     }
@@ -238,6 +246,12 @@ impl Directory {
     /// Key intent of a slot.
     pub fn intent(&self, slot: &str) -> Option<&KeyIntent> {
         self.intents.get(slot)
+    }
+
+    /// Bundles and relationships of other trust domains, and the authorities of the own
+    /// bundle that are not this cluster's.
+    pub fn federation(&self) -> &Federation {
+        &self.federation
     }
 
     /// Member by id.

@@ -1,6 +1,6 @@
 //! Registration entries: create, delete.
 
-use super::Ruling;
+use super::{Ruling, federation};
 use crate::command::{CreateEntries, DeleteEntries, EntryResult, Outcome, Refusal};
 use crate::model::Entry;
 use crate::store::StoreError;
@@ -21,7 +21,7 @@ pub(super) fn create_one(txn: &mut Txn<'_>, draft: &Entry) -> Result<EntryResult
     if draft.id.is_empty() || draft.selectors.is_empty() {
         return Ok(EntryResult {
             refusal: Refusal::Malformed.into(),
-            entry: None,
+            ..EntryResult::default()
         });
     }
     // Similar first: it is how controllers find out that they need not create.
@@ -29,13 +29,17 @@ pub(super) fn create_one(txn: &mut Txn<'_>, draft: &Entry) -> Result<EntryResult
         return Ok(EntryResult {
             refusal: Refusal::AlreadyExists.into(),
             entry: Some(existing),
+            ..EntryResult::default()
         });
     }
     if txn.entry(&draft.id)?.is_some() {
         return Ok(EntryResult {
             refusal: Refusal::AlreadyExists.into(),
-            entry: None,
+            ..EntryResult::default()
         });
+    }
+    if let Some(refused) = federation::unknown_bundle(txn, &draft.federates_with)? {
+        return Ok(refused);
     }
     let entry = Entry {
         sequence: txn.next_sequence()?,
@@ -47,6 +51,7 @@ pub(super) fn create_one(txn: &mut Txn<'_>, draft: &Entry) -> Result<EntryResult
     Ok(EntryResult {
         refusal: Refusal::None.into(),
         entry: Some(entry),
+        ..EntryResult::default()
     })
 }
 
@@ -60,11 +65,12 @@ pub(super) fn delete(txn: &mut Txn<'_>, command: &DeleteEntries) -> Ruling {
                 EntryResult {
                     refusal: Refusal::None.into(),
                     entry: Some(entry),
+                    ..EntryResult::default()
                 }
             }
             None => EntryResult {
                 refusal: Refusal::NotFound.into(),
-                entry: None,
+                ..EntryResult::default()
             },
         };
         outcome.entries.push(result);

@@ -173,12 +173,21 @@ fn created(
         (Refusal::AlreadyExists, None) => status::item(&Status::already_exists(
             "failed to create entry: an entry with this ID already exists",
         )),
+        (Refusal::NoFederatedBundle, _) => status::item(&unknown_bundle(&result)),
         (refusal, _) => status::item(&status::refused(refusal, "entry")),
     };
     let entry = result
         .entry
         .map(|entry| convert::message(trust_domain, &entry, mask));
     Created { status, entry }
+}
+
+/// SPIRE's code and words for an entry that federates with what is not there.
+fn unknown_bundle(result: &EntryResult) -> Status {
+    Status::internal(format!(
+        "failed to create entry: unable to find federated bundle \"spiffe://{}\"",
+        result.unknown_bundle
+    ))
 }
 
 fn deleted(id: String, result: Result<EntryResult, Status>) -> Deleted {
@@ -241,6 +250,7 @@ mod tests {
         EntryResult {
             refusal: refusal.into(),
             entry,
+            ..EntryResult::default()
         }
     }
 
@@ -302,6 +312,13 @@ mod tests {
         assert_eq!((code, entry), (6, None));
         assert_ne!(text, "similar entry already exists");
         assert_eq!(told(Err(not_written())).0, 14);
+        let unknown = EntryResult {
+            unknown_bundle: "other.test".into(),
+            ..result(Refusal::NoFederatedBundle, None)
+        };
+        let text =
+            "failed to create entry: unable to find federated bundle \"spiffe://other.test\"";
+        assert_eq!(told(Ok(unknown)), (13, text.into(), None));
     }
 
     #[test]

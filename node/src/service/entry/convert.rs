@@ -11,9 +11,9 @@ use chancery_identity::dns::{self, DnsNameError};
 use chancery_identity::entry::{EntryFieldError, EntryId, validate_hint};
 use chancery_identity::id::{IdError, TrustDomain};
 use chancery_identity::selector::SelectorError;
-use chancery_raft_store::model::{Entry, Selector};
+use chancery_raft_store::model::Entry;
 use prost::Message;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::environment::uuid_v4;
 use crate::service::wire::{self, WireIdError};
@@ -61,8 +61,6 @@ enum StoreError {
         "datastore-validation: invalid registration entry: larger than {ENTRY_BYTES_MAX} bytes"
     )]
     TooLarge,
-    #[error("unable to find federated bundle {0:?}")]
-    NoFederatedBundle(String),
 }
 
 impl From<ConvertError> for Status {
@@ -73,31 +71,19 @@ impl From<ConvertError> for Status {
 
 impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
-        let code = match error {
-            // SPIRE's code for it.
-            StoreError::NoFederatedBundle(_) => Code::Internal,
-            _ => Code::InvalidArgument,
-        };
-        Self::new(code, format!("failed to create entry: {error}"))
+        Self::invalid_argument(format!("failed to create entry: {error}"))
     }
 }
 
 /// The entry to propose, with a random id where none is given. Sequence, revision and
 /// creation time are not the caller's to say.
 pub(super) fn draft(trust_domain: &TrustDomain, message: types::Entry) -> Result<Entry, Status> {
-    let (entry, federates_with) = converted(trust_domain, message)?;
+    let entry = converted(trust_domain, message)?;
     check(&entry)?;
-    // There is no bundle of another trust domain yet, so none can be federated with.
-    if let Some(other) = federates_with.first() {
-        return Err(StoreError::NoFederatedBundle(other.id_string()).into());
-    }
     Ok(entry)
 }
 
-fn converted(
-    trust_domain: &TrustDomain,
-    message: types::Entry,
-) -> Result<(Entry, Vec<TrustDomain>), ConvertError> {
+fn converted(trust_domain: &TrustDomain, message: types::Entry) -> Result<Entry, ConvertError> {
     let parent =
         wire::member_id(trust_domain, message.parent_id.as_ref()).map_err(ConvertError::Parent)?;
     let spiffe_id = wire::workload_id(trust_domain, message.spiffe_id.as_ref())
@@ -112,6 +98,7 @@ fn converted(
     let others = others
         .collect::<Result<Vec<_>, _>>()
         .map_err(ConvertError::FederatesWith)?;
+    let others = without_repetition(others);
     if message.selectors.is_empty() {
         return Err(ConvertError::NoSelectors);
     }
@@ -130,6 +117,7 @@ fn converted(
         selectors,
         x509_svid_ttl: message.x509_svid_ttl,
         jwt_svid_ttl: message.jwt_svid_ttl,
+        // Whether their bundles are there is decided with the command.
         federates_with: others.iter().map(ToString::to_string).collect(),
         admin: message.admin,
         downstream: message.downstream,
@@ -142,7 +130,7 @@ fn converted(
         disable_x509_svid_prefetch: attributes.disable_x509_svid_prefetch,
         jwt_svid_include_jti: attributes.jwt_svid_include_jti,
     };
-    Ok((entry, others))
+    Ok(entry)
 }
 
 fn check(entry: &Entry) -> Result<(), StoreError> {
@@ -168,12 +156,12 @@ fn check(entry: &Entry) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// A selector that is said twice is stored once; the order stays.
-fn without_repetition(selectors: Vec<Selector>) -> Vec<Selector> {
+/// What is said twice is stored once; the order stays.
+fn without_repetition<T: Ord + Clone>(items: Vec<T>) -> Vec<T> {
     let mut seen = BTreeSet::new();
-    selectors
+    items
         .into_iter()
-        .filter(|selector| seen.insert(selector.clone()))
+        .filter(|item| seen.insert(item.clone()))
         .collect()
 }
 
