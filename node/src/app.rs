@@ -33,7 +33,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use zeroize::Zeroizing;
 
-use crate::authority::{Custody, Driver, Issuer, Lifetimes, Making, ServerSvid, keep_server_svid};
+use crate::authority::{
+    Custody, Driver, Issuer, Lifetimes, Making, PRUNE_INTERVAL, ServerSvid, keep_bundle_pruned,
+    keep_foreign_roots, keep_server_svid,
+};
 use crate::authz::layer::GateLayer;
 use crate::cluster::formation::{self, Admission, Plan, VERSION};
 use crate::cluster::peers::{GrpcPeers, PinBook};
@@ -518,6 +521,8 @@ async fn serve(
         )
         .run(),
     );
+    tasks.spawn(keep_foreign_roots(doors.clone(), Arc::clone(&tls)));
+    tasks.spawn(keep_bundle_pruned(doors.clone(), prune_interval()));
     tasks.spawn(health.clone().measure());
     for (listener, endpoints) in bound.status {
         tasks.spawn(http_status::serve(
@@ -723,6 +728,19 @@ async fn announce(doors: Doors, api_address: String, boot: u64) {
         }
         tokio::time::sleep(ANNOUNCE_PAUSE).await;
     }
+}
+
+/// How often the own bundle is pruned; a test may not have six hours.
+fn prune_interval() -> Duration {
+    #[cfg(feature = "faults")]
+    if let Some(ms) = std::env::var("CHANCERY_FAULT_PRUNE_BUNDLE_MS")
+        .ok()
+        .and_then(|v| v.parse().ok())
+    {
+        tracing::warn!(ms, "fault: the bundle is pruned as often as this");
+        return Duration::from_millis(ms);
+    }
+    PRUNE_INTERVAL
 }
 
 /// Faults that tests ask for by environment variables.

@@ -4,6 +4,7 @@
 //! never says more than the tables do. A lookup costs what it returns.
 
 mod expiry;
+mod federation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use self::expiry::Expiry;
+pub use self::federation::Federation;
 use crate::model::{
     Agent, Authority, AuthorityKind, Cluster, Entry, JoinToken, KeyIntent, Member, Selector,
 };
@@ -44,6 +46,7 @@ pub struct Directory {
     authorities: BTreeMap<(i32, String), Arc<Authority>>,
     intents: BTreeMap<String, KeyIntent>,
     members: BTreeMap<u64, Arc<Member>>,
+    federation: Federation,
     digest: Vec<u8>,
 }
 
@@ -129,6 +132,9 @@ impl Directory {
                     None => self.members.remove(&u64::from_be_bytes(id)),
                 };
             }
+            Table::FederatedBundles | Table::Relationships | Table::BundleAuthorities => {
+                self.federation.absorb(table, key, value)?;
+            }
             // Indexes and request memory are read from the tables only.
             Table::Meta
             | Table::EntrySequence
@@ -138,7 +144,8 @@ impl Directory {
             | Table::Requests
             | Table::RequestOrder
             | Table::RequestFloor
-            | Table::DeletedEntries => {}
+            | Table::DeletedEntries
+            | Table::EntryFederation => {}
         }
         Ok(())
     }
@@ -293,6 +300,12 @@ impl Directory {
     /// Key intent of a slot.
     pub fn intent(&self, slot: &str) -> Option<&KeyIntent> {
         self.intents.get(slot)
+    }
+
+    /// Bundles and relationships of other trust domains, and the authorities of the own
+    /// bundle that are not this cluster's.
+    pub fn federation(&self) -> &Federation {
+        &self.federation
     }
 
     /// Member by id.

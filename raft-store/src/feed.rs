@@ -37,6 +37,14 @@ pub enum ChangeKind {
     IntentChanged(String),
     /// A member came or told of itself.
     MemberSet(u64),
+    /// The bundle of another trust domain was created or changed.
+    FederatedBundleSet(String),
+    /// The bundle of another trust domain was deleted.
+    FederatedBundleRemoved(String),
+    /// A federation relationship was created or changed.
+    RelationshipSet(String),
+    /// A federation relationship was deleted.
+    RelationshipRemoved(String),
     /// A snapshot took the place of the state: whatever was read before is old.
     StateReplaced,
 }

@@ -4,6 +4,7 @@
 //! what a command wrote over what was there before, so that a command sees its
 //! own writes and a refused one leaves nothing behind.
 
+mod federation;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -48,6 +49,14 @@ pub enum Table {
     RequestFloor = 14,
     /// Creation second, by id, of entries deleted within that second.
     DeletedEntries = 15,
+    /// [`crate::model::FederatedBundle`] by trust domain.
+    FederatedBundles = 16,
+    /// [`crate::model::FederationRelationship`] by trust domain.
+    Relationships = 17,
+    /// [`crate::model::BundleAuthority`] by kind, id and insertion sequence.
+    BundleAuthorities = 18,
+    /// Nothing, by trust domain that an entry federates with, a zero byte, and entry id.
+    EntryFederation = 19,
 }
 
 /// Names of the single rows of [`Table::Meta`].
@@ -75,7 +84,7 @@ impl Table {
 
     /// Table of a row key, if it is one that this version knows.
     pub fn of(row_key: &[u8]) -> Option<(Self, &[u8])> {
-        const ALL: [Table; 15] = [
+        const ALL: [Table; 19] = [
             Table::Meta,
             Table::Entries,
             Table::EntrySequence,
@@ -91,6 +100,10 @@ impl Table {
             Table::RequestOrder,
             Table::RequestFloor,
             Table::DeletedEntries,
+            Table::FederatedBundles,
+            Table::Relationships,
+            Table::BundleAuthorities,
+            Table::EntryFederation,
         ];
         let (tag, key) = row_key.split_first()?;
         ALL.into_iter().find(|t| *t as u8 == *tag).map(|t| (t, key))
@@ -298,6 +311,7 @@ impl Txn<'_> {
             &parent_key(&entry.parent_path, Some(&entry.id)),
             Vec::new(),
         );
+        self.index_federation(entry);
         self.changed(ChangeKind::EntrySet(entry.id.clone()));
     }
 
@@ -308,6 +322,7 @@ impl Txn<'_> {
             Table::EntryParent,
             &parent_key(&before.parent_path, Some(&before.id)),
         );
+        self.unindex_federation(before);
         // Puts back what was removed where the place is the same.
         self.insert_entry(entry);
     }
@@ -325,6 +340,7 @@ impl Txn<'_> {
             Table::EntryParent,
             &parent_key(&entry.parent_path, Some(&entry.id)),
         );
+        self.unindex_federation(entry);
         self.changed(ChangeKind::EntryRemoved(entry.id.clone()));
     }
 

@@ -8,15 +8,19 @@ use std::fs;
 use std::path::PathBuf;
 
 use chancery_raft_store::command::{
-    AbandonKey, ActivateAgents, Activation, AgentPath, AnnounceMember, AttestAgent, AuthorityName,
-    BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, EntryFields, EntryResult, EntryUpdate,
-    Found, ProveAuthority, PruneAgents, PruneEntries, PruneJoinTokens, RecordAuthority,
-    RecordServerSvid, RenewAgent, SetAgentVersion, UpdateEntries,
+    AbandonKey, ActivateAgents, Activation, AgentPath, AnnounceMember, AppendBundle, AttestAgent,
+    AuthorityName, BeginKey, BundleFields, CreateEntries, CreateJoinToken, DeleteEntries,
+    DeleteFederatedBundles, DeleteMode, EntryFields, EntryResult, EntryUpdate,
+    FederatedBundleResult, FederatedBundles, Found, ProveAuthority, PruneAgents, PruneBundle,
+    PruneEntries, PruneJoinTokens, RecordAuthority, RecordServerSvid, RelationshipDraft,
+    RelationshipFields, RelationshipResult, Relationships, RenewAgent, SetAgentVersion,
+    TrustDomains, UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
-    Agent, Authority, AuthorityKind, AuthorityStatus, Cluster, Entry, JoinToken, KeyIntent, Member,
-    PendingSvid, RequestMemory, Selector,
+    Agent, Authority, AuthorityKind, AuthorityStatus, BundleAuthority, BundleCertificate,
+    BundleJwtKey, Cluster, EndpointProfile, Entry, FederatedBundle, FederationRelationship,
+    JoinToken, KeyIntent, Member, PendingSvid, RequestMemory, Selector,
 };
 use chancery_raft_store::snapshot::{self, Encoder, Header};
 use chancery_raft_store::types::{LogEntry, StoredMembership, Vote};
@@ -236,6 +240,89 @@ fn making_keys() -> [Command; 5] {
     ]
 }
 
+fn federated_bundle() -> FederatedBundle {
+    FederatedBundle {
+        trust_domain: "other.example".into(),
+        sequence: 12,
+        x509_authorities: vec![BundleCertificate {
+            certificate: vec![0x30, 3],
+        }],
+        jwt_authorities: vec![BundleJwtKey {
+            public_key: vec![0x30, 4],
+            key_id: "kid-2".into(),
+            expires_at: 1_900_000_000,
+        }],
+        refresh_hint: 300,
+        sequence_number: 7,
+    }
+}
+
+fn relationship() -> FederationRelationship {
+    FederationRelationship {
+        trust_domain: "other.example".into(),
+        sequence: 13,
+        endpoint_url: "https://bundle.other.example:8443/".into(),
+        profile: EndpointProfile::HttpsSpiffe.into(),
+        endpoint_spiffe_id: "spiffe://other.example/bundle".into(),
+    }
+}
+
+fn bundle_authority() -> BundleAuthority {
+    BundleAuthority {
+        kind: AuthorityKind::Jwt.into(),
+        id: "kid-3".into(),
+        sequence: 14,
+        der: vec![0x30, 5],
+        expires_at: 1_850_000_000,
+        tainted: true,
+    }
+}
+
+fn federating() -> [Command; 9] {
+    let bundles = || vec![federated_bundle()];
+    let drafts = || {
+        vec![RelationshipDraft {
+            relationship: Some(relationship()),
+            bundle: Some(federated_bundle()),
+        }]
+    };
+    [
+        Command::CreateFederatedBundles(FederatedBundles { bundles: bundles() }),
+        Command::UpdateFederatedBundles(UpdateFederatedBundles {
+            bundles: bundles(),
+            fields: Some(BundleFields {
+                x509_authorities: true,
+                jwt_authorities: true,
+                refresh_hint: true,
+                sequence_number: true,
+            }),
+        }),
+        Command::SetFederatedBundles(FederatedBundles { bundles: bundles() }),
+        Command::DeleteFederatedBundles(DeleteFederatedBundles {
+            trust_domains: vec!["other.example".into()],
+            mode: DeleteMode::Dissociate.into(),
+        }),
+        Command::CreateRelationships(Relationships { drafts: drafts() }),
+        Command::UpdateRelationships(UpdateRelationships {
+            drafts: drafts(),
+            fields: Some(RelationshipFields {
+                endpoint_url: true,
+                profile: true,
+                bundle: true,
+            }),
+        }),
+        Command::DeleteRelationships(TrustDomains {
+            names: vec!["other.example".into()],
+        }),
+        Command::AppendBundle(AppendBundle {
+            authorities: vec![bundle_authority()],
+        }),
+        Command::PruneBundle(PruneBundle {
+            expires_before: 1_799_913_600,
+        }),
+    ]
+}
+
 fn proposal(command: Command) -> Proposal {
     let request = Some(RequestId {
         node: 2,
@@ -254,7 +341,8 @@ fn commands() -> Vec<(String, Sample)> {
         .into_iter()
         .chain(registering())
         .chain(keeping_house())
-        .chain(making_keys());
+        .chain(making_keys())
+        .chain(federating());
     all.map(|command| {
         let name = format!("command-{}", command.name());
         let encode = |p: &Proposal| codec::encode_proposal(p);
@@ -387,14 +475,31 @@ fn records() -> Vec<(String, Sample)> {
         entries: vec![EntryResult {
             refusal: Refusal::AlreadyExists.into(),
             entry: Some(entry()),
+            ..EntryResult::default()
         }],
         node_id: 4,
         expires_at: 1_800_000_600,
-        pruned: 0,
+        ..Outcome::default()
     };
     let pruning = Outcome {
-        pruned: 3,
+        removed: 3,
         ..Outcome::default()
+    };
+    let of_federation = Outcome {
+        entries: vec![EntryResult {
+            refusal: Refusal::NoFederatedBundle.into(),
+            entry: None,
+            unknown_bundle: "other.example".into(),
+        }],
+        federated_bundles: vec![FederatedBundleResult {
+            refusal: Refusal::FederatedWith.into(),
+            entries: 2,
+        }],
+        relationships: vec![RelationshipResult {
+            refusal: Refusal::LastAuthority.into(),
+        }],
+        pruned: vec![bundle_authority()],
+        ..Outcome::refused(Refusal::BundleFull)
     };
     [
         ("record-entry", message(entry())),
@@ -423,6 +528,15 @@ fn records() -> Vec<(String, Sample)> {
                 node: 2,
                 boot: 3,
                 sequence: 4,
+            }),
+        ),
+        ("record-federated-bundle", message(federated_bundle())),
+        ("record-relationship", message(relationship())),
+        ("record-bundle-authority", message(bundle_authority())),
+        (
+            "outcome-of-federation",
+            sample(of_federation, codec::encode_outcome, |b| {
+                codec::decode_outcome(b).unwrap()
             }),
         ),
         (
@@ -576,7 +690,7 @@ fn every_command_has_a_sample() {
     let known: BTreeSet<String> = known
         .map(|command| format!("command-{}", command.name()))
         .collect();
-    assert!(known.len() >= 22);
+    assert!(known.len() >= 31);
     assert_eq!(sampled, known);
 }
 

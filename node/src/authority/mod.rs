@@ -6,8 +6,11 @@
 //! tried since the process started.
 
 mod driver;
+mod foreign_roots;
 mod issuer;
+mod own_bundle;
 pub mod plan;
+mod prune;
 mod server_svid;
 
 use std::collections::BTreeSet;
@@ -17,7 +20,9 @@ use chancery_hsm::{BackendKind, KeyId, KeyRef, Signer};
 use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus};
 
 pub use driver::{Driver, Making};
+pub use foreign_roots::keep_foreign_roots;
 pub use issuer::{IssueFailed, Issuer, JwtSvid, Lifetimes, X509Svid};
+pub use prune::{INTERVAL as PRUNE_INTERVAL, keep_bundle_pruned};
 pub use server_svid::{ServerSvid, keep_server_svid};
 
 /// A token's signer and the authorities that it was seen to sign for.

@@ -153,10 +153,10 @@ impl Housekeeping {
     async fn prune_entries(&self) -> Result<(), TurnError> {
         while let Some(command) = self.candidates(expired_entries) {
             let outcome = self.propose(Command::PruneEntries(command)).await?;
-            for entry in removed(&outcome) {
+            for entry in entries_of(&outcome) {
                 events::pruned_entry(&self.trust_domain, entry);
             }
-            if outcome.pruned == 0 {
+            if outcome.removed == 0 {
                 break;
             }
         }
@@ -166,7 +166,7 @@ impl Housekeeping {
     async fn prune_join_tokens(&self) -> Result<(), TurnError> {
         while let Some(command) = self.candidates(expired_join_tokens) {
             let outcome = self.propose(Command::PruneJoinTokens(command)).await?;
-            if outcome.pruned == 0 {
+            if outcome.removed == 0 {
                 break;
             }
         }
@@ -185,11 +185,11 @@ impl Housekeeping {
             while let Some(command) = self.candidates(|d, now| expired_agents(d, now, left)) {
                 left.batch_size -= u32::try_from(command.paths.len()).unwrap_or(left.batch_size);
                 let outcome = self.propose(Command::PruneAgents(command)).await?;
-                for alias in removed(&outcome) {
+                for alias in entries_of(&outcome) {
                     events::cascade_deleted(&self.trust_domain, alias);
                 }
-                count += outcome.pruned;
-                if outcome.pruned == 0 {
+                count += outcome.removed;
+                if outcome.removed == 0 {
                     break;
                 }
             }
@@ -216,7 +216,7 @@ impl Housekeeping {
     }
 }
 
-fn removed(outcome: &Outcome) -> impl Iterator<Item = &Entry> {
+fn entries_of(outcome: &Outcome) -> impl Iterator<Item = &Entry> {
     outcome.entries.iter().filter_map(|r| r.entry.as_ref())
 }
 

@@ -13,15 +13,19 @@
 mod activator;
 mod agent;
 mod audit;
+mod batch;
 mod bundle;
 mod entry;
 pub mod gate;
 mod health;
 mod holds;
+pub mod inputs;
 pub mod moment;
 pub mod page;
+mod refusal;
 mod status;
 mod svid;
+mod trust_domain;
 mod unimplemented;
 mod wire;
 
@@ -30,6 +34,7 @@ use chancery_api::spire::api::server::agent::v1::agent_server::AgentServer;
 use chancery_api::spire::api::server::bundle::v1::bundle_server::BundleServer;
 use chancery_api::spire::api::server::entry::v1::entry_server::EntryServer;
 use chancery_api::spire::api::server::svid::v1::svid_server::SvidServer;
+use chancery_api::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
 use chancery_identity::id::SpiffeId;
 use tonic::service::Routes;
 use tonic::{Request, Status};
@@ -71,7 +76,9 @@ pub fn tcp_routes(context: &Context) -> Routes {
         .add_service(BundleServer::new(bundle::BundleService::new(
             context.clone(),
         )))
-        .add_service(unimplemented::TrustDomains)
+        .add_service(TrustDomainServer::new(
+            trust_domain::TrustDomainService::new(context.clone()),
+        ))
         .add_service(unimplemented::LocalAuthorities)
 }
 

@@ -27,6 +27,16 @@ pub(super) fn refused(refusal: Refusal, subject: &str) -> Status {
         Refusal::OutcomeUnknown => {
             Status::aborted("outcome unknown: an earlier attempt may or may not have taken effect")
         }
+        Refusal::FederatedWith => {
+            Status::failed_precondition("registration entries federate with the bundle")
+        }
+        Refusal::NoFederatedBundle => Status::internal("unable to find federated bundle"),
+        Refusal::BundleFull => {
+            Status::resource_exhausted("the trust bundle has as many authorities as it may have")
+        }
+        Refusal::LastAuthority => {
+            Status::failed_precondition("the trust bundle would lose its last authority")
+        }
         // Neither can come of a request: the node made a command that it must not make.
         Refusal::None | Refusal::Malformed => {
             Status::internal("this node proposed a malformed command")
@@ -164,6 +174,26 @@ mod tests {
                 Refusal::EntryTooLarge,
                 Code::InvalidArgument,
                 "entry is too large",
+            ),
+            (
+                Refusal::FederatedWith,
+                Code::FailedPrecondition,
+                "registration entries federate with the bundle",
+            ),
+            (
+                Refusal::NoFederatedBundle,
+                Code::Internal,
+                "unable to find federated bundle",
+            ),
+            (
+                Refusal::BundleFull,
+                Code::ResourceExhausted,
+                "the trust bundle has as many authorities as it may have",
+            ),
+            (
+                Refusal::LastAuthority,
+                Code::FailedPrecondition,
+                "the trust bundle would lose its last authority",
             ),
             (
                 Refusal::Malformed,

@@ -38,11 +38,6 @@ macro_rules! unimplemented_service {
 }
 
 unimplemented_service!(
-    /// Federation relationships.
-    TrustDomains,
-    "spire.api.server.trustdomain.v1.TrustDomain"
-);
-unimplemented_service!(
     /// Rotation of authorities by hand.
     LocalAuthorities,
     "spire.api.server.localauthority.v1.LocalAuthority"
@@ -84,12 +79,7 @@ mod tests {
 
     #[test]
     fn the_services_are_those_of_the_contracts() {
-        for name in [
-            TrustDomains::NAME,
-            LocalAuthorities::NAME,
-            Loggers::NAME,
-            Debugs::NAME,
-        ] {
+        for name in [LocalAuthorities::NAME, Loggers::NAME, Debugs::NAME] {
             let prefix = format!("/{name}/");
             assert!(
                 chancery_api::METHODS.iter().any(|m| m.starts_with(&prefix)),

@@ -165,11 +165,12 @@ pub(super) fn prune(txn: &mut Txn<'_>, command: &PruneAgents) -> Ruling {
         if agent.is_banned() || !may_come_back || agent.expires_at >= before {
             continue;
         }
-        outcome.pruned += 1;
+        outcome.removed += 1;
         for alias in remove(txn, &agent)? {
             outcome.entries.push(EntryResult {
                 refusal: Refusal::None.into(),
                 entry: Some(alias),
+                ..EntryResult::default()
             });
         }
     }
@@ -207,7 +208,7 @@ pub(super) fn prune_join_tokens(txn: &mut Txn<'_>, command: &PruneJoinTokens) ->
             .is_some_and(|token| token.expires_at < before)
         {
             txn.remove_join_token(sha256);
-            outcome.pruned += 1;
+            outcome.removed += 1;
         }
     }
     Ok(Ok(outcome))

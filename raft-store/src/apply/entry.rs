@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::Ruling;
+use super::{Ruling, federation};
 use crate::command::{
     CreateEntries, DeleteEntries, EntryResult, EntryUpdate, Outcome, PruneEntries, Refusal,
     UpdateEntries,
@@ -31,10 +31,14 @@ pub(super) fn create_one(txn: &mut Txn<'_>, draft: &Entry) -> Result<EntryResult
         return Ok(EntryResult {
             refusal: Refusal::AlreadyExists.into(),
             entry: Some(existing),
+            ..EntryResult::default()
         });
     }
     if txn.entry(&draft.id)?.is_some() {
         return Ok(refused(Refusal::AlreadyExists));
+    }
+    if let Some(refused) = federation::unknown_bundle(txn, &draft.federates_with)? {
+        return Ok(refused);
     }
     let entry = Entry {
         sequence: txn.next_sequence()?,
@@ -76,6 +80,11 @@ fn update_one(txn: &mut Txn<'_>, update: &EntryUpdate) -> Result<EntryResult, St
     if entry.encoded_len() > Entry::BYTES_MAX {
         return Ok(refused(Refusal::EntryTooLarge));
     }
+    let federates_anew = update.fields.is_some_and(|fields| fields.federates_with);
+    if federates_anew && let Some(refused) = federation::unknown_bundle(txn, &entry.federates_with)?
+    {
+        return Ok(refused);
+    }
     txn.replace_entry(&before, &entry);
     Ok(done(entry))
 }
@@ -105,7 +114,7 @@ pub(super) fn prune(txn: &mut Txn<'_>, command: &PruneEntries) -> Ruling {
         let result = match txn.entry(id)? {
             Some(entry) if entry.expires_at != 0 && entry.expires_at < txn.now() => {
                 txn.remove_entry(&entry);
-                outcome.pruned += 1;
+                outcome.removed += 1;
                 done(entry)
             }
             Some(_) => refused(Refusal::Conflict),
@@ -120,12 +129,13 @@ fn done(entry: Entry) -> EntryResult {
     EntryResult {
         refusal: Refusal::None.into(),
         entry: Some(entry),
+        ..EntryResult::default()
     }
 }
 
 fn refused(refusal: Refusal) -> EntryResult {
     EntryResult {
         refusal: refusal.into(),
-        entry: None,
+        ..EntryResult::default()
     }
 }

@@ -8,7 +8,9 @@
 
 mod agent;
 mod authority;
+mod bundle;
 mod entry;
+mod federation;
 mod member;
 
 use prost::Message;
@@ -147,6 +149,15 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::RecordAuthority(c) => authority::record(txn, c),
         Command::ProveAuthority(c) => authority::prove(txn, c),
         Command::ActivateAuthority(c) => authority::activate(txn, c),
+        Command::CreateFederatedBundles(c) => federation::create_bundles(txn, c),
+        Command::UpdateFederatedBundles(c) => federation::update_bundles(txn, c),
+        Command::SetFederatedBundles(c) => federation::set_bundles(txn, c),
+        Command::DeleteFederatedBundles(c) => federation::delete_bundles(txn, c),
+        Command::CreateRelationships(c) => federation::create_relationships(txn, c),
+        Command::UpdateRelationships(c) => federation::update_relationships(txn, c),
+        Command::DeleteRelationships(c) => federation::delete_relationships(txn, c),
+        Command::AppendBundle(c) => bundle::append(txn, c),
+        Command::PruneBundle(c) => bundle::prune(txn, c),
     }
 }
 

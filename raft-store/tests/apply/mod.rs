@@ -2,7 +2,9 @@
 
 mod agents;
 mod authorities;
+mod bundle;
 mod entries;
+mod federation;
 mod members;
 mod pruning;
 mod retries;

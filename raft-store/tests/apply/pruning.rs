@@ -57,7 +57,7 @@ fn only_entries_that_have_expired_are_pruned() {
         refusals,
         [Conflict, None, None, Conflict, Conflict, NotFound]
     );
-    assert_eq!(outcome.pruned, 2);
+    assert_eq!(outcome.removed, 2);
     assert_eq!(outcome.entries[1].entry.as_ref().unwrap().id, "past");
     assert_eq!(
         world.changes,
@@ -67,7 +67,7 @@ fn only_entries_that_have_expired_are_pruned() {
     assert_eq!(world.of(Table::EntrySimilar), 3);
     // The next second is the first in which it has expired.
     world.time_ms += 500;
-    assert_eq!(world.ok(prune_entries(&["now", "future"])).pruned, 1);
+    assert_eq!(world.ok(prune_entries(&["now", "future"])).removed, 1);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn the_cluster_clock_decides_and_not_the_proposers() {
     world.delete(&["none"]);
     // A leader whose clock is behind.
     world.time_ms = START_MS;
-    assert_eq!(world.ok(prune_entries(&["1"])).pruned, 1);
+    assert_eq!(world.ok(prune_entries(&["1"])).removed, 1);
 }
 
 #[test]
@@ -106,16 +106,16 @@ fn only_agents_that_ended_long_enough_ago_are_pruned() {
     paths.push("/spire/agent/x509pop/none");
 
     let outcome = world.ok(prune_agents(&paths, 100, false));
-    assert_eq!(outcome.pruned, 1);
+    assert_eq!(outcome.removed, 1);
     assert_eq!(
         world.changes,
         [ChangeKind::AgentRemoved("/spire/agent/x509pop/old".into())]
     );
     let outcome = world.ok(prune_agents(&paths, 100, true));
-    assert_eq!(outcome.pruned, 1);
+    assert_eq!(outcome.removed, 1);
     assert_eq!(world.agent("/spire/agent/x509pop/tofu"), None);
     let outcome = world.ok(prune_agents(&paths, 0, true));
-    assert_eq!(outcome.pruned, 1);
+    assert_eq!(outcome.removed, 1);
     assert_eq!(world.agent("/spire/agent/x509pop/edge"), None);
     assert_eq!(world.of(Table::Agents), 2);
     assert_eq!(world.of(Table::AgentSequence), 2);
@@ -146,7 +146,7 @@ fn a_pruned_agent_takes_its_alias_along() {
         ..attestation(path, "1")
     }));
     let outcome = world.ok(prune_agents(&[path], 0, true));
-    assert_eq!(outcome.pruned, 1);
+    assert_eq!(outcome.removed, 1);
     let [gone] = outcome.entries.as_slice() else {
         panic!("one entry goes along: {outcome:?}")
     };
@@ -161,9 +161,9 @@ fn only_join_tokens_that_ended_long_enough_ago_are_pruned() {
         world.ok(Command::CreateJoinToken(token(sha256, ttl)));
     }
     world.time_ms += 120_000;
-    assert_eq!(world.ok(prune_tokens(&[1, 2, 3, 4], 100)).pruned, 1);
+    assert_eq!(world.ok(prune_tokens(&[1, 2, 3, 4], 100)).removed, 1);
     assert_eq!(world.of(Table::JoinTokens), 2);
-    assert_eq!(world.ok(prune_tokens(&[1, 2, 3, 4], 0)).pruned, 1);
+    assert_eq!(world.ok(prune_tokens(&[1, 2, 3, 4], 0)).removed, 1);
     assert_eq!(world.of(Table::JoinTokens), 1);
 }
 
@@ -176,5 +176,5 @@ fn a_span_of_time_is_not_negative() {
         world.refused(prune_agents(&[], i64::MIN, true)),
         Refusal::Malformed
     );
-    assert_eq!(world.ok(prune_tokens(&[1], i64::MAX)).pruned, 0);
+    assert_eq!(world.ok(prune_tokens(&[1], i64::MAX)).removed, 0);
 }

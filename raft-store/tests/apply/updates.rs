@@ -1,7 +1,9 @@
 //! Updates of entries: what changes, what stays, what is refused.
 
-use chancery_raft_store::command::{EntryFields, EntryResult, EntryUpdate, UpdateEntries};
-use chancery_raft_store::model::{Entry, Selector};
+use chancery_raft_store::command::{
+    EntryFields, EntryResult, EntryUpdate, FederatedBundles, UpdateEntries,
+};
+use chancery_raft_store::model::{Entry, FederatedBundle, Selector};
 use chancery_raft_store::view::Table;
 use chancery_raft_store::{ChangeKind, Command, Refusal};
 
@@ -49,6 +51,13 @@ fn other() -> Entry {
 
 fn world() -> (World, Entry) {
     let mut world = World::new();
+    let bundle = FederatedBundle {
+        trust_domain: "other.org".into(),
+        ..FederatedBundle::default()
+    };
+    world.ok(Command::SetFederatedBundles(FederatedBundles {
+        bundles: vec![bundle],
+    }));
     world.create(vec![entry("1", "/p", "/w", &["a", "b"])]);
     let before = world.entry("1").unwrap();
     world.time_ms += 5_000;
@@ -212,6 +221,15 @@ fn the_indexes_move_with_the_entry() {
     };
     assert_eq!(parents(&world, "/p"), [""; 0]);
     assert_eq!(parents(&world, "/q"), ["1"]);
+    assert_eq!(world.of(Table::EntryFederation), 1);
+    let alone = EntryFields {
+        federates_with: true,
+        ..EntryFields::default()
+    };
+    world.update(vec![update("1", alone, Entry::default())]);
+    assert_eq!(world.of(Table::EntryFederation), 0);
+    world.update(vec![update("1", alone, other())]);
+    assert_eq!(world.of(Table::EntryFederation), 1);
     // The old name is free, the new one is taken.
     let again = world.create(vec![
         entry("2", "/p", "/w", &["a", "b"]),
@@ -228,6 +246,7 @@ fn the_indexes_move_with_the_entry() {
         Table::EntrySequence,
         Table::EntrySimilar,
         Table::EntryParent,
+        Table::EntryFederation,
     ] {
         assert_eq!(world.of(table), 0, "{table:?}");
     }
@@ -333,4 +352,31 @@ fn an_entry_does_not_grow_past_its_bound_bit_by_bit() {
     assert_eq!(results[0].refusal(), Refusal::None);
     assert_eq!(results[1].refusal(), Refusal::EntryTooLarge);
     assert_eq!(world.entry("1").unwrap().revision_number, 1);
+}
+
+#[test]
+fn an_entry_comes_to_federate_with_known_trust_domains_only() {
+    let (mut world, before) = world();
+    let federates = EntryFields {
+        federates_with: true,
+        ..EntryFields::default()
+    };
+    let values = Entry {
+        federates_with: vec!["other.org".into(), "unknown.org".into()],
+        ..Entry::default()
+    };
+    let results = world.update(vec![
+        update("1", federates, values.clone()),
+        update("none", federates, values.clone()),
+        // What is not set is not looked at.
+        update("1", EntryFields::default(), values),
+    ]);
+    assert_eq!(results[0].refusal(), Refusal::NoFederatedBundle);
+    assert_eq!(results[0].unknown_bundle, "unknown.org");
+    assert_eq!(results[1].refusal(), Refusal::NotFound);
+    let expected = Entry {
+        revision_number: 1,
+        ..before
+    };
+    assert_eq!(results[2].entry, Some(expected));
 }

@@ -222,6 +222,9 @@ fn created(
         (Refusal::AlreadyExists, None) => status::item(&Status::already_exists(
             "failed to create entry: an entry with this ID already exists",
         )),
+        (Refusal::NoFederatedBundle, _) => {
+            status::item(&convert::unknown_bundle(convert::CREATE, &result))
+        }
         (refusal, _) => status::item(&status::refused(refusal, "entry")),
     };
     let entry = result
@@ -237,7 +240,7 @@ fn updated(
 ) -> Updated {
     let result = result.and_then(|result| match result.refusal() {
         Refusal::None => Ok(result.entry),
-        refusal => Err(convert::refused_update(refusal)),
+        _ => Err(convert::refused_update(&result)),
     });
     match result {
         Ok(entry) => Updated {
@@ -321,6 +324,7 @@ mod tests {
         EntryResult {
             refusal: refusal.into(),
             entry,
+            ..EntryResult::default()
         }
     }
 
@@ -382,6 +386,13 @@ mod tests {
         assert_eq!((code, entry), (6, None));
         assert_ne!(text, "similar entry already exists");
         assert_eq!(told(Err(not_written())).0, 14);
+        let unknown = EntryResult {
+            unknown_bundle: "other.test".into(),
+            ..result(Refusal::NoFederatedBundle, None)
+        };
+        let text =
+            "failed to create entry: unable to find federated bundle \"spiffe://other.test\"";
+        assert_eq!(told(Ok(unknown)), (13, text.into(), None));
     }
 
     #[test]
@@ -417,6 +428,13 @@ mod tests {
                 "{refusal:?}"
             );
         }
+        let unknown = EntryResult {
+            unknown_bundle: "other.test".into(),
+            ..result(Refusal::NoFederatedBundle, None)
+        };
+        let text =
+            "failed to update entry: unable to find federated bundle \"spiffe://other.test\"";
+        assert_eq!(told(Ok(unknown)), (13, text.into(), None));
         assert_eq!(told(Err(not_written())).0, 14);
     }
 

@@ -13,19 +13,19 @@ use chancery_identity::entry::{EntryFieldError, EntryId, validate_hint};
 use chancery_identity::id::{IdError, TrustDomain};
 use chancery_identity::selector::SelectorError;
 use chancery_raft_store::Refusal;
-use chancery_raft_store::command::{EntryFields, EntryUpdate};
-use chancery_raft_store::model::{Entry, Selector};
+use chancery_raft_store::command::{EntryFields, EntryResult, EntryUpdate};
+use chancery_raft_store::model::Entry;
 use prost::Message;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use crate::environment::uuid_v4;
 use crate::service::status;
 use crate::service::wire::{self, WireIdError};
 
 /// Begins what the store refuses of a creation.
-const CREATE: &str = "failed to create entry";
+pub(super) const CREATE: &str = "failed to create entry";
 /// Begins what the store refuses of an update.
-pub(super) const UPDATE: &str = "failed to update entry";
+const UPDATE: &str = "failed to update entry";
 
 /// What conversion refuses.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,8 +67,6 @@ enum StoreError {
         max = Entry::BYTES_MAX
     )]
     TooLarge,
-    #[error("unable to find federated bundle {0:?}")]
-    NoFederatedBundle(String),
 }
 
 impl From<ConvertError> for Status {
@@ -80,24 +78,18 @@ impl From<ConvertError> for Status {
 impl StoreError {
     /// What the caller is told; `what` begins the message.
     fn status(&self, what: &str) -> Status {
-        let code = match self {
-            // SPIRE's code for it.
-            Self::NoFederatedBundle(_) => Code::Internal,
-            _ => Code::InvalidArgument,
-        };
-        Status::new(code, format!("{what}: {self}"))
+        Status::invalid_argument(format!("{what}: {self}"))
     }
 }
 
 /// The entry to propose, with a random id where none is given. Sequence, revision and
 /// creation time are not the caller's to say.
 pub(super) fn draft(trust_domain: &TrustDomain, message: types::Entry) -> Result<Entry, Status> {
-    let (mut entry, federates_with) = converted(trust_domain, message, EntryFields::ALL)?;
+    let mut entry = converted(trust_domain, message, EntryFields::ALL)?;
     if entry.id.is_empty() {
         entry.id = uuid_v4();
     }
     check(&entry).map_err(|e| e.status(CREATE))?;
-    check_bundles(&federates_with).map_err(|e| e.status(CREATE))?;
     Ok(entry)
 }
 
@@ -109,7 +101,7 @@ pub(super) fn update(
     mask: Option<&types::EntryMask>,
 ) -> Result<EntryUpdate, Status> {
     let fields = mask.map_or(EntryFields::ALL, fields);
-    let (values, federates_with) = converted(trust_domain, message, fields)?;
+    let values = converted(trust_domain, message, fields)?;
     check_lifetimes(&values)
         .and_then(|()| check_size(&values))
         .map_err(|e| e.status(UPDATE))?;
@@ -117,7 +109,6 @@ pub(super) fn update(
     if EntryId::parse(values.id.as_str()).is_err() {
         return Err(Status::not_found(UPDATE));
     }
-    check_bundles(&federates_with).map_err(|e| e.status(UPDATE))?;
     Ok(EntryUpdate {
         id: values.id.clone(),
         values: Some(Entry {
@@ -148,12 +139,12 @@ fn fields(mask: &types::EntryMask) -> EntryFields {
 }
 
 /// The chosen fields of a message as the registry has them, the others at their zero
-/// values, and whom the entry federates with.
+/// values.
 fn converted(
     trust_domain: &TrustDomain,
     message: types::Entry,
     fields: EntryFields,
-) -> Result<(Entry, Vec<TrustDomain>), ConvertError> {
+) -> Result<Entry, ConvertError> {
     let mut entry = Entry {
         id: message.id,
         ..Entry::default()
@@ -172,14 +163,14 @@ fn converted(
         }
         entry.dns_names = message.dns_names;
     }
-    let mut others = Vec::new();
     if fields.federates_with {
         let names = message.federates_with.iter();
-        others = names
-            .map(|name| TrustDomain::parse_name_or_id(name))
+        let others = names
+            .map(|name| TrustDomain::parse_name_or_id(name).map(|td| td.to_string()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(ConvertError::FederatesWith)?;
-        entry.federates_with = others.iter().map(ToString::to_string).collect();
+        // Whether their bundles are there is decided with the command.
+        entry.federates_with = without_repetition(others);
     }
     if fields.selectors {
         if message.selectors.is_empty() {
@@ -208,7 +199,7 @@ fn converted(
         entry.disable_x509_svid_prefetch = attributes.disable_x509_svid_prefetch;
         entry.jwt_svid_include_jti = attributes.jwt_svid_include_jti;
     }
-    Ok((entry, others))
+    Ok(entry)
 }
 
 /// What SPIRE's datastore asks of a new entry.
@@ -244,17 +235,19 @@ fn check_size(entry: &Entry) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// There is no bundle of another trust domain yet, so none can be federated with.
-fn check_bundles(federates_with: &[TrustDomain]) -> Result<(), StoreError> {
-    match federates_with.first() {
-        Some(other) => Err(StoreError::NoFederatedBundle(other.id_string())),
-        None => Ok(()),
-    }
+/// SPIRE's code and words for an entry that federates with what is not there; `what`
+/// begins the message.
+pub(super) fn unknown_bundle(what: &str, result: &EntryResult) -> Status {
+    Status::internal(format!(
+        "{what}: unable to find federated bundle \"spiffe://{}\"",
+        result.unknown_bundle
+    ))
 }
 
 /// What the store refuses of an update by what the entry would become.
-pub(super) fn refused_update(refusal: Refusal) -> Status {
-    match refusal {
+pub(super) fn refused_update(result: &EntryResult) -> Status {
+    match result.refusal() {
+        Refusal::NoFederatedBundle => unknown_bundle(UPDATE, result),
         // SPIRE says no more where an entry is not there.
         Refusal::NotFound => Status::not_found(UPDATE),
         Refusal::EntryMixedSelectors => StoreError::MixedTypesOfStored.status(UPDATE),
@@ -266,12 +259,12 @@ pub(super) fn refused_update(refusal: Refusal) -> Status {
     }
 }
 
-/// A selector that is said twice is stored once; the order stays.
-fn without_repetition(selectors: Vec<Selector>) -> Vec<Selector> {
+/// What is said twice is stored once; the order stays.
+fn without_repetition<T: Ord + Clone>(items: Vec<T>) -> Vec<T> {
     let mut seen = BTreeSet::new();
-    selectors
+    items
         .into_iter()
-        .filter(|selector| seen.insert(selector.clone()))
+        .filter(|item| seen.insert(item.clone()))
         .collect()
 }
 

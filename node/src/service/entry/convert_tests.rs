@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use tonic::Code;
+
 use super::*;
 
 fn domain() -> TrustDomain {
@@ -189,14 +191,17 @@ fn the_store_refuses_in_the_words_of_spire() {
 }
 
 #[test]
-fn a_trust_domain_without_a_bundle_is_not_federated_with() {
-    assert_eq!(
-        refused(|e| e.federates_with = vec!["spiffe://other.org".into()]),
-        (
-            Code::Internal,
-            "failed to create entry: unable to find federated bundle \"spiffe://other.org\"".into()
-        )
-    );
+fn trust_domains_to_federate_with_are_names_and_stand_once() {
+    let entry = types::Entry {
+        federates_with: vec![
+            "spiffe://other.org".into(),
+            "a.org".into(),
+            "other.org".into(),
+        ],
+        ..full()
+    };
+    let drafted = draft(&domain(), entry).unwrap();
+    assert_eq!(drafted.federates_with, ["other.org", "a.org"]);
 }
 
 #[test]
@@ -456,11 +461,4 @@ fn an_update_may_set_what_a_creation_may_not() {
         jwt_svid_include_jti: false,
     };
     assert!(updated(None, |e| e.additional_attributes = Some(both)).is_ok());
-    assert_eq!(
-        updated(None, |e| e.federates_with = vec!["other.org".into()]).unwrap_err(),
-        (
-            Code::Internal,
-            "failed to update entry: unable to find federated bundle \"spiffe://other.org\"".into()
-        )
-    );
 }
