@@ -2,10 +2,14 @@
 
 use std::str::from_utf8;
 
+use chancery_identity::bundle::{JwtAuthority, X509Authority};
 use chancery_identity::id::TrustDomain;
 use chancery_node::attest::join_token::JoinToken;
 use chancery_node::config::{Config, format_duration, parse_duration};
 use chancery_node::issue::Subject;
+use chancery_node::service::inputs;
+use chancery_node::service::moment;
+use chancery_node::service::page::PageRequest;
 
 /// The targets of this module.
 pub const TARGETS: &[super::Target] = &[
@@ -13,6 +17,9 @@ pub const TARGETS: &[super::Target] = &[
     ("duration", duration),
     ("join_token", join_token),
     ("subject", subject),
+    ("page_token", page_token),
+    ("moment", moment),
+    ("relationship", relationship),
 ];
 
 /// A configuration file is valid or has problems that can be told, the same each time.
@@ -59,4 +66,58 @@ pub fn subject(data: &[u8]) {
     assert_eq!(again.to_name_der().ok(), Some(written));
     assert_eq!(again.is_empty(), subject.is_empty());
     assert_eq!(subject.to_string().is_empty(), subject.is_empty());
+}
+
+/// A page token is a number, and a page's own token is taken back.
+pub fn page_token(data: &[u8]) {
+    let Ok(text) = from_utf8(data) else { return };
+    assert_eq!(PageRequest::new("x", 0, text).ok(), Some(PageRequest::All));
+    let Ok(request) = PageRequest::new("x", 5, text) else {
+        assert!(text.parse::<u64>().is_err() || text.starts_with('+'));
+        return;
+    };
+    let PageRequest::Page { size: 5, after } = request else {
+        panic!("{text:?} made {request:?}")
+    };
+    assert!(text.bytes().all(|b| b.is_ascii_digit()));
+    assert_eq!(
+        PageRequest::new("x", 5, &after.to_string()).ok(),
+        Some(request)
+    );
+}
+
+/// A moment as the command line writes one: what is read is a second that has a date of
+/// four digits, give or take a zone, and nothing behind it is overlooked.
+pub fn moment(data: &[u8]) {
+    let Ok(text) = from_utf8(data) else { return };
+    let Some(second) = moment::parse(text) else {
+        return;
+    };
+    const DAY: i64 = 86_400;
+    // 0000-01-01 and 9999-12-31, and a zone of a day beyond either.
+    assert!((-62_167_219_200 - 2 * DAY..253_402_300_800 + 2 * DAY).contains(&second));
+    assert_eq!(moment::parse(&format!("{text} ")), None);
+}
+
+/// A federation relationship with its bundle, as a caller sends it. What is taken is told
+/// so that it is taken again and is the same, and holds nothing that an agent could not
+/// read: it would drop the whole bundle.
+pub fn relationship(data: &[u8]) {
+    let Some(draft) = inputs::relationship(data) else {
+        return;
+    };
+    let told = inputs::relationship_told(&draft);
+    assert!(inputs::relationship(&told).as_ref() == Some(&draft));
+    let stored = draft.relationship.expect("a draft has a relationship");
+    assert!(TrustDomain::parse(&stored.trust_domain).is_ok());
+    assert!(stored.endpoint_url.starts_with("https://") && stored.endpoint_url.is_ascii());
+    let Some(bundle) = draft.bundle else { return };
+    assert_eq!(bundle.trust_domain, stored.trust_domain);
+    for root in bundle.x509_authorities {
+        assert!(X509Authority::new(root.certificate, false).is_ok());
+    }
+    for key in bundle.jwt_authorities {
+        let read = JwtAuthority::new(&key.public_key, key.key_id, key.expires_at, false);
+        assert!(read.is_ok());
+    }
 }

@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod config;
 pub mod environment;
 pub mod health;
+pub mod housekeeping;
 pub mod http_status;
 pub mod issue;
 pub mod registry;
