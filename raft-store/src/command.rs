@@ -35,7 +35,7 @@ pub struct Proposal {
     /// What to do. Absent in a proposal of a newer version: the node stops.
     #[prost(
         oneof = "Command",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 60"
     )]
     pub command: Option<Command>,
 }
@@ -97,6 +97,9 @@ pub enum Command {
     /// A member serves a server SVID of this authority.
     #[prost(message, tag = "27")]
     RecordServerSvid(RecordServerSvid),
+    /// Bans an agent that another server banned, known here or not.
+    #[prost(message, tag = "60")]
+    ImportBan(ImportBan),
 }
 
 /// See [`Command::Found`].
@@ -330,6 +333,26 @@ pub struct RecordServerSvid {
     pub authority_id: String,
 }
 
+/// See [`Command::ImportBan`].
+#[derive(Clone, PartialEq, Message)]
+pub struct ImportBan {
+    /// Path of the agent's SPIFFE ID.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Name of the attestor.
+    #[prost(string, tag = "2")]
+    pub attestation_type: String,
+    /// What attestation found there.
+    #[prost(message, repeated, tag = "3")]
+    pub selectors: Vec<Selector>,
+    /// May attest again, were it not banned.
+    #[prost(bool, tag = "4")]
+    pub can_reattest: bool,
+    /// Unix seconds at which its last SVID ended.
+    #[prost(int64, tag = "5")]
+    pub expires_at: i64,
+}
+
 /// Why a command changed nothing. Replicated, so every node says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
@@ -435,6 +458,7 @@ impl Command {
             Self::ProveAuthority(_) => "prove_authority",
             Self::ActivateAuthority(_) => "activate_authority",
             Self::RecordServerSvid(_) => "record_server_svid",
+            Self::ImportBan(_) => "import_ban",
         }
     }
 }

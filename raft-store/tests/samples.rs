@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AgentPath, AnnounceMember, AttestAgent, AuthorityName,
-    BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, EntryResult, Found, ProveAuthority,
-    RecordAuthority, RecordServerSvid, RenewAgent, SetAgentVersion,
+    BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, EntryResult, Found, ImportBan,
+    ProveAuthority, RecordAuthority, RecordServerSvid, RenewAgent, SetAgentVersion,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
@@ -136,7 +136,7 @@ fn joining() -> [Command; 4] {
     ]
 }
 
-fn registering() -> [Command; 9] {
+fn registering() -> [Command; 10] {
     let path = agent_path().path;
     [
         Command::CreateEntries(CreateEntries {
@@ -175,6 +175,13 @@ fn registering() -> [Command; 9] {
         }),
         Command::BanAgent(agent_path()),
         Command::DeleteAgent(agent_path()),
+        Command::ImportBan(ImportBan {
+            path: path.clone(),
+            attestation_type: "x509pop".into(),
+            selectors: vec![selector("x509pop", "subject:cn:a")],
+            can_reattest: true,
+            expires_at: 1_800_003_600,
+        }),
         Command::SetAgentVersion(SetAgentVersion {
             path,
             version: "1.14.0".into(),

@@ -18,12 +18,14 @@ mod entry;
 pub mod gate;
 mod health;
 mod holds;
+mod migrate;
 mod page;
 mod status;
 mod svid;
 mod unimplemented;
 mod wire;
 
+use chancery_api::chancery::migrate::v1::migration_server::MigrationServer;
 use chancery_api::grpc::health::v1::health_server::HealthServer;
 use chancery_api::spire::api::server::agent::v1::agent_server::AgentServer;
 use chancery_api::spire::api::server::bundle::v1::bundle_server::BundleServer;
@@ -68,6 +70,9 @@ pub fn tcp_routes(context: &Context) -> Routes {
         .add_service(EntryServer::new(entry::EntryService::new(context.clone())))
         .add_service(SvidServer::new(svid::SvidService::new(context.clone())))
         .add_service(BundleServer::new(bundle::BundleService::new(
+            context.clone(),
+        )))
+        .add_service(MigrationServer::new(migrate::MigrationService::new(
             context.clone(),
         )))
         .add_service(unimplemented::TrustDomains)

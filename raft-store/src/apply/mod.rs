@@ -137,6 +137,7 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::ActivateAgents(c) => agent::activate(txn, c),
         Command::BanAgent(c) => agent::ban(txn, c),
         Command::DeleteAgent(c) => agent::delete(txn, c),
+        Command::ImportBan(c) => agent::import_ban(txn, c),
         Command::SetAgentVersion(c) => agent::set_version(txn, c),
         Command::BeginKey(c) => authority::begin_key(txn, c),
         Command::AbandonKey(c) => authority::abandon_key(txn, c),

@@ -2,8 +2,8 @@
 
 use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AdmitMember, AgentPath, AnnounceMember, AttestAgent,
-    AuthorityName, BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, Found, ProveAuthority,
-    RecordAuthority, RecordServerSvid, RenewAgent, SetAgentVersion,
+    AuthorityName, BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, Found, ImportBan,
+    ProveAuthority, RecordAuthority, RecordServerSvid, RenewAgent, SetAgentVersion,
 };
 use chancery_raft_store::model::{Authority, Entry, JoinToken, Selector};
 use chancery_raft_store::{Command, Proposal, RequestId};
@@ -122,6 +122,15 @@ fn agent_command() -> impl Strategy<Value = Command> {
             .prop_map(|activations| Command::ActivateAgents(ActivateAgents { activations })),
         1 => agent().prop_map(|path| Command::BanAgent(AgentPath { path })),
         1 => agent().prop_map(|path| Command::DeleteAgent(AgentPath { path })),
+        1 => (agent(), selectors(), any::<bool>()).prop_map(|(path, selectors, can_reattest)| {
+            Command::ImportBan(ImportBan {
+                path,
+                attestation_type: "x509pop".into(),
+                selectors,
+                can_reattest,
+                expires_at: 8,
+            })
+        }),
         1 => (agent(), "[12]").prop_map(|(path, version)| Command::SetAgentVersion(SetAgentVersion { path, version })),
     ]
 }
