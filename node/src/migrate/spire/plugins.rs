@@ -102,33 +102,33 @@ fn key_places(work: &mut Work) {
     }
 }
 
+/// Our keys have SPIRE's names.
 fn x509pop(work: &mut Work, mut data: Section<'_>) {
-    work.text(&mut data, "mode", "attestation.x509pop.mode");
-    work.text(
-        &mut data,
-        "spiffe_prefix",
-        "attestation.x509pop.spiffe_prefix",
-    );
-    let one = data.take("ca_bundle_path");
-    if let (Some(path), Some(found)) = (work.of(one.as_ref(), Found::text), one)
-        && !path.is_empty()
-    {
-        let paths: Value = vec![path].into();
-        work.set(&found, "attestation.x509pop.ca_bundle_paths", paths);
+    for (key, path) in [
+        ("mode", "node_attestors.x509pop.mode"),
+        ("ca_bundle_path", "node_attestors.x509pop.ca_bundle_path"),
+        ("spiffe_prefix", "node_attestors.x509pop.spiffe_prefix"),
+        (
+            "agent_path_template",
+            "node_attestors.x509pop.agent_path_template",
+        ),
+    ] {
+        work.text(&mut data, key, path);
     }
     work.texts(
         &mut data,
         "ca_bundle_paths",
-        "attestation.x509pop.ca_bundle_paths",
-    );
-    work.text(
-        &mut data,
-        "agent_path_template",
-        "attestation.x509pop.agent_path_template",
+        "node_attestors.x509pop.ca_bundle_paths",
     );
     for (key, path) in [
-        ("max_intermediates", "attestation.x509pop.max_intermediates"),
-        ("max_rsa_key_size", "attestation.x509pop.max_rsa_key_size"),
+        (
+            "max_intermediates",
+            "node_attestors.x509pop.max_intermediates",
+        ),
+        (
+            "max_rsa_key_size",
+            "node_attestors.x509pop.max_rsa_key_size",
+        ),
     ] {
         let found = data.take(key);
         if let (Some(number), Some(found)) = (work.of(found.as_ref(), Found::integer), found) {
@@ -137,11 +137,8 @@ fn x509pop(work: &mut Work, mut data: Section<'_>) {
     }
     let found = data.take("verify_client_ip");
     if let (Some(value), Some(found)) = (work.of(found.as_ref(), Found::boolean), found) {
-        work.set(
-            &found,
-            "attestation.x509pop.verify_client_ip",
-            Value::Boolean(value),
-        );
+        let path = "node_attestors.x509pop.verify_client_ip";
+        work.set(&found, path, Value::Boolean(value));
     }
     work.unknown(&data);
 }

@@ -276,6 +276,41 @@ fn every_key_of_spire_s_server_is_known() {
 }
 
 #[test]
+fn x509pop_is_carried_over_key_by_key() {
+    let translation = translated(
+        "plugins { NodeAttestor \"x509pop\" { plugin_data {\n\
+         mode = \"external_pki\"\n ca_bundle_path = \"/etc/roots.pem\"\n\
+         agent_path_template = \"/{{ .PluginName }}/{{ .Fingerprint }}\"\n\
+         max_intermediates = 2\n verify_client_ip = true\n odd = 1 } } }",
+    );
+    let table = table(&translation);
+    for (key, written) in [
+        ("mode", "external_pki".into()),
+        ("ca_bundle_path", "/etc/roots.pem".into()),
+        (
+            "agent_path_template",
+            "/{{ .PluginName }}/{{ .Fingerprint }}".into(),
+        ),
+        ("max_intermediates", toml::Value::Integer(2)),
+        ("verify_client_ip", toml::Value::Boolean(true)),
+    ] {
+        let ours = format!("node_attestors.x509pop.{key}");
+        let theirs = format!("plugins.NodeAttestor.x509pop.plugin_data.{key}");
+        let is_known = crate::config::schema::judge(&ours, &written).is_some();
+        if is_known {
+            assert_eq!(value(&table, &ours), Some(&written), "{ours}");
+        } else {
+            assert!(remark(&translation, &theirs).contains("no such setting"));
+        }
+    }
+    let odd = remark(&translation, "plugins.NodeAttestor.x509pop.plugin_data.odd");
+    assert!(
+        odd.starts_with("7 plugins.NodeAttestor.x509pop.plugin_data.odd: unknown key"),
+        "{odd}"
+    );
+}
+
+#[test]
 fn agents_live_as_long_as_workloads_where_the_file_says_nothing_else() {
     let agent_ttl = |server: &str| {
         let translation = translated(&format!("server {{ {server} }}"));
