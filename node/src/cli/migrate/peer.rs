@@ -8,8 +8,8 @@ use chancery_api::chancery::migrate::v1::ImportAgentBanRequest;
 use chancery_api::chancery::migrate::v1::migration_client::MigrationClient;
 use chancery_api::spire::api::server::agent::v1::agent_client::AgentClient;
 use chancery_api::spire::api::server::agent::v1::{
-    CountAgentsRequest, ListAgentsRequest, ListAgentsResponse, count_agents_request,
-    list_agents_request,
+    BanAgentRequest, CountAgentsRequest, ListAgentsRequest, ListAgentsResponse,
+    count_agents_request, list_agents_request,
 };
 use chancery_api::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use chancery_api::spire::api::server::bundle::v1::{
@@ -191,12 +191,14 @@ impl Peer {
         self.page(token, agents, next_page_token)
     }
 
-    /// Bans an agent, known or not.
+    /// Bans an agent, known or not. SPIRE's servers ban only whom they know.
     pub(super) async fn import_ban(
         &self,
         session: &mut Session<'_, '_>,
         agent: Agent,
     ) -> Result<(), CliError> {
+        const DOING: &str = "banning an agent";
+        let id = agent.id.clone();
         let mut client = client!(MigrationClient, self);
         let call = client.import_agent_ban(request(ImportAgentBanRequest {
             id: agent.id,
@@ -206,7 +208,13 @@ impl Peer {
             // A ban holds whatever the date.
             expires_at: agent.x509svid_expires_at.max(0),
         }));
-        self.call(session, "banning an agent", call).await
+        match self.call(session, DOING, call).await {
+            Err(error) if code(&error) == Some(Code::Unimplemented) => {}
+            result => return result,
+        }
+        let mut client = client!(AgentClient, self);
+        let call = client.ban_agent(request(BanAgentRequest { id }));
+        self.call(session, DOING, call).await
     }
 
     /// Federated bundles, as with [`Peer::bans`].
@@ -376,7 +384,7 @@ impl Peer {
         }));
         match self.call(session, "reading an entry", call).await {
             Ok(entry) => Ok(Some(entry)),
-            Err(CliError::While { source, .. }) if is_not_found(&source) => Ok(None),
+            Err(error) if code(&error) == Some(Code::NotFound) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -481,27 +489,27 @@ fn of(name: &str, doing: &str, source: CliError) -> CliError {
     }
 }
 
-fn is_not_found(error: &CliError) -> bool {
-    matches!(error, CliError::Refused(status) if status.code() == Code::NotFound)
+/// The code with which a call was refused.
+fn code(error: &CliError) -> Option<Code> {
+    match error {
+        CliError::While { source, .. } => code(source),
+        CliError::Refused(status) => Some(status.code()),
+        _ => None,
+    }
 }
 
 /// What a refusal of one call says, where it concerns one item only. `None` where every further
 /// call would end the same way.
 pub(super) fn of_one_item(error: &CliError) -> Option<String> {
-    let CliError::While { source, .. } = error else {
-        return None;
-    };
-    match source.as_ref() {
-        CliError::Refused(status) => match status.code() {
-            Code::Unavailable
-            | Code::Unimplemented
-            | Code::Unauthenticated
-            | Code::PermissionDenied
-            | Code::ResourceExhausted
-            | Code::DeadlineExceeded
-            | Code::Cancelled => None,
-            _ => Some(source.to_string()),
-        },
-        _ => None,
+    match code(error)? {
+        Code::Unavailable
+        | Code::Unimplemented
+        | Code::Unauthenticated
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::DeadlineExceeded
+        | Code::Cancelled => None,
+        // The server's words, without which of the two it is.
+        _ => std::error::Error::source(error).map(ToString::to_string),
     }
 }

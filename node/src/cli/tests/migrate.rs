@@ -24,6 +24,7 @@ use crate::cli::testing::{Answer, FakeServer, Outcome, run};
 
 const BUNDLE: &str = "/spire.api.server.bundle.v1.Bundle/GetBundle";
 const APPEND: &str = "/spire.api.server.bundle.v1.Bundle/AppendBundle";
+const BAN: &str = "/spire.api.server.agent.v1.Agent/BanAgent";
 const COUNT_AGENTS: &str = "/spire.api.server.agent.v1.Agent/CountAgents";
 const LIST_AGENTS: &str = "/spire.api.server.agent.v1.Agent/ListAgents";
 const IMPORT: &str = "/chancery.migrate.v1.Migration/ImportAgentBan";
@@ -450,6 +451,40 @@ fn no_entry_is_copied_where_a_ban_was_not() {
         outcome.err.contains("a ban could not be copied"),
         "{}",
         outcome.err
+    );
+    target.all_answered();
+}
+
+#[test]
+fn a_server_of_spire_s_bans_whom_it_knows() {
+    let source = FakeServer::start([
+        bundle_of("example.org"),
+        count_agents(2),
+        agents(vec![banned("known"), banned("unknown")]),
+    ]);
+    let unimplemented = || Answer::refusal(IMPORT, 12, "unknown service");
+    let target = FakeServer::start([
+        bundle_of("example.org"),
+        agents(vec![]),
+        unimplemented(),
+        Answer::ok(BAN, &()),
+        unimplemented(),
+        Answer::refusal(BAN, 5, "agent not found"),
+    ]);
+    let outcome = migrate(&source, &target, "");
+    assert!(!outcome.success);
+    assert!(
+        outcome.out.starts_with(
+            "failed: agent bans: spiffe://example.org/spire/agent/x509pop/unknown: rpc error: code = \
+             NotFound desc = agent not found\n"
+        ),
+        "{}",
+        outcome.out
+    );
+    assert!(
+        outcome.out.contains("Created 1, updated 0. 1 failed.\n"),
+        "{}",
+        outcome.out
     );
     target.all_answered();
 }
