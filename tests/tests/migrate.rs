@@ -6,9 +6,14 @@
 use std::process::Output;
 
 use anyhow::{Context as _, ensure};
+use chancery_api::spire::api::server::agent::v1::CreateJoinTokenRequest;
+use chancery_api::spire::api::server::agent::v1::agent_client::AgentClient;
 use chancery_api::spire::api::server::bundle::v1::BatchSetFederatedBundleRequest;
 use chancery_api::spire::api::server::bundle::v1::bundle_client::BundleClient;
+use chancery_api::spire::api::server::trustdomain::v1::BatchCreateFederationRelationshipRequest;
+use chancery_api::spire::api::server::trustdomain::v1::trust_domain_client::TrustDomainClient;
 use chancery_api::spire::api::types;
+use chancery_api::spire::api::types::federation_relationship::BundleEndpointProfile;
 use chancery_tests::agent::Agent;
 use chancery_tests::cluster::{Cluster, Node, Options, count, text};
 use chancery_tests::tls::connect_admin;
@@ -72,6 +77,20 @@ async fn a_cluster_is_copied_to_another_and_a_second_run_changes_nothing() -> an
             output_mask: None,
         })
         .await?;
+    let mut relationships = TrustDomainClient::new(connect_admin(&only(&from).admin_socket).await?);
+    relationships
+        .batch_create_federation_relationship(BatchCreateFederationRelationshipRequest {
+            federation_relationships: vec![types::FederationRelationship {
+                trust_domain: "partner.test".into(),
+                bundle_endpoint_url: "https://127.0.0.1:9/bundle".into(),
+                bundle_endpoint_profile: Some(BundleEndpointProfile::HttpsWeb(
+                    types::HttpsWebProfile {},
+                )),
+                trust_domain_bundle: None,
+            }],
+            output_mask: None,
+        })
+        .await?;
     let entries = count(1_200, 20_000);
     let all: Vec<_> = (0..entries)
         .map(|number| types::Entry {
@@ -102,6 +121,10 @@ async fn a_cluster_is_copied_to_another_and_a_second_run_changes_nothing() -> an
         "{first}"
     );
     ensure!(
+        counts(&first, "federation_relationships") == [1, 0, 1, 0],
+        "{first}"
+    );
+    ensure!(
         counts(&first, "entries") == [wanted, 0, wanted, 0],
         "{first}"
     );
@@ -114,23 +137,23 @@ async fn a_cluster_is_copied_to_another_and_a_second_run_changes_nothing() -> an
         "{second}"
     );
     ensure!(
+        counts(&second, "federation_relationships") == [1, 1, 0, 0],
+        "{second}"
+    );
+    ensure!(
         counts(&second, "entries") == [wanted, wanted, 0, 0],
         "{second}"
     );
 
     // The ban holds where the agent never was: with a token that names it, it is refused.
     let name = id.rsplit('/').next().context("a segment")?.to_owned();
-    let mut agents = chancery_api::spire::api::server::agent::v1::agent_client::AgentClient::new(
-        connect_admin(&only(&to).admin_socket).await?,
-    );
+    let mut agents = AgentClient::new(connect_admin(&only(&to).admin_socket).await?);
     agents
-        .create_join_token(
-            chancery_api::spire::api::server::agent::v1::CreateJoinTokenRequest {
-                ttl: 600,
-                token: name.clone(),
-                agent_id: None,
-            },
-        )
+        .create_join_token(CreateJoinTokenRequest {
+            ttl: 600,
+            token: name.clone(),
+            agent_id: None,
+        })
         .await?;
     let refused = Agent::attest(&only(&to).api, &to.trust()?, &name, None).await;
     let Err(error) = refused else {
