@@ -7,6 +7,7 @@ use chancery_identity::id::TrustDomain;
 use chancery_node::attest::join_token::JoinToken;
 use chancery_node::config::{Config, format_duration, parse_duration};
 use chancery_node::issue::Subject;
+use chancery_node::migrate::{expand, translate};
 use chancery_node::service::inputs;
 use chancery_node::service::moment;
 use chancery_node::service::page::PageRequest;
@@ -20,6 +21,7 @@ pub const TARGETS: &[super::Target] = &[
     ("page_token", page_token),
     ("moment", moment),
     ("relationship", relationship),
+    ("spire_config", spire_config),
 ];
 
 /// A configuration file is valid or has problems that can be told, the same each time.
@@ -37,6 +39,37 @@ pub fn duration(data: &[u8]) {
     let Ok(text) = from_utf8(data) else { return };
     if let Ok(duration) = parse_duration(text) {
         assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
+    }
+}
+
+/// A configuration of SPIRE's is told to be none, or becomes one of ours in which nothing is wrong
+/// but keys that are left open.
+pub fn spire_config(data: &[u8]) {
+    let Ok(text) = from_utf8(data) else { return };
+    let expanded = expand(text, |name| Some(name.to_owned())).text;
+    for text in [text, expanded.as_str()] {
+        let Ok(translation) = translate(text, "server.conf") else {
+            continue;
+        };
+        assert_eq!(
+            translate(text, "server.conf").as_ref(),
+            Ok(&translation),
+            "the same each time"
+        );
+        for remark in &translation.remarks {
+            let line = remark.to_string();
+            assert!(!line.chars().any(char::is_control), "{line:?}");
+        }
+        match Config::parse(&translation.toml, "server.conf") {
+            Ok(_) => assert!(translation.left_open.is_empty()),
+            Err(errors) => {
+                // A value that is written was judged; what is between keys is theirs to mend.
+                assert_eq!(errors.problems, translation.left_open);
+                for problem in &errors.problems {
+                    assert!(!problem.path.is_empty(), "{problem}");
+                }
+            }
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod health;
 pub mod housekeeping;
 pub mod http_status;
 pub mod issue;
+pub mod migrate;
 pub mod registry;
 pub mod service;
 pub mod telemetry;

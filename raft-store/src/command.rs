@@ -48,7 +48,7 @@ pub struct Proposal {
     #[prost(
         oneof = "Command",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
-                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50"
+                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60"
     )]
     pub command: Option<Command>,
 }
@@ -158,6 +158,9 @@ pub enum Command {
     /// Takes appended authorities that ended out of the own bundle.
     #[prost(message, tag = "48")]
     PruneBundle(PruneBundle),
+    /// Bans an agent that another server banned, known here or not.
+    #[prost(message, tag = "60")]
+    ImportBan(ImportBan),
 }
 
 /// See [`Command::Found`].
@@ -403,6 +406,26 @@ pub struct RecordDownstreamCa {
     pub ca: Option<DownstreamCa>,
 }
 
+/// See [`Command::ImportBan`].
+#[derive(Clone, PartialEq, Message)]
+pub struct ImportBan {
+    /// Path of the agent's SPIFFE ID.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Name of the attestor.
+    #[prost(string, tag = "2")]
+    pub attestation_type: String,
+    /// What attestation found there.
+    #[prost(message, repeated, tag = "3")]
+    pub selectors: Vec<Selector>,
+    /// May attest again, were it not banned.
+    #[prost(bool, tag = "4")]
+    pub can_reattest: bool,
+    /// Unix seconds at which its last SVID ended.
+    #[prost(int64, tag = "5")]
+    pub expires_at: i64,
+}
+
 /// Why a command changed nothing. Replicated, so every node says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
@@ -558,6 +581,7 @@ impl Command {
             Self::DeleteRelationships(_) => "delete_relationships",
             Self::AppendBundle(_) => "append_bundle",
             Self::PruneBundle(_) => "prune_bundle",
+            Self::ImportBan(_) => "import_ban",
         }
     }
 }

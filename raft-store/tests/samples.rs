@@ -11,10 +11,11 @@ use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AgentPath, AnnounceMember, AppendBundle, AttestAgent,
     AuthorityName, BeginKey, BundleFields, CreateEntries, CreateJoinToken, DeleteEntries,
     DeleteFederatedBundles, DeleteMode, EntryFields, EntryResult, EntryUpdate,
-    FederatedBundleResult, FederatedBundles, Found, ProveAuthority, PruneAgents, PruneBundle,
-    PruneEntries, PruneJoinTokens, RecordAuthority, RecordDownstreamCa, RecordServerSvid,
-    RelationshipDraft, RelationshipFields, RelationshipResult, Relationships, RenewAgent,
-    SetAgentVersion, TrustDomains, UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
+    FederatedBundleResult, FederatedBundles, Found, ImportBan, ProveAuthority, PruneAgents,
+    PruneBundle, PruneEntries, PruneJoinTokens, RecordAuthority, RecordDownstreamCa,
+    RecordServerSvid, RelationshipDraft, RelationshipFields, RelationshipResult, Relationships,
+    RenewAgent, SetAgentVersion, TrustDomains, UpdateEntries, UpdateFederatedBundles,
+    UpdateRelationships,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
@@ -153,7 +154,7 @@ fn joining() -> [Command; 4] {
     ]
 }
 
-fn registering() -> [Command; 9] {
+fn registering() -> [Command; 10] {
     let path = agent_path().path;
     [
         Command::CreateEntries(CreateEntries {
@@ -194,6 +195,13 @@ fn registering() -> [Command; 9] {
         }),
         Command::BanAgent(agent_path()),
         Command::DeleteAgent(agent_path()),
+        Command::ImportBan(ImportBan {
+            path: path.clone(),
+            attestation_type: "x509pop".into(),
+            selectors: vec![selector("x509pop", "subject:cn:a")],
+            can_reattest: true,
+            expires_at: 1_800_003_600,
+        }),
         Command::SetAgentVersion(SetAgentVersion {
             path,
             version: "1.14.0".into(),

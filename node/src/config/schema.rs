@@ -230,6 +230,13 @@ pub const KEYS: &[Key] = &[
         "Path that says whether this node can issue now."),
 ];
 
+/// Whether `value` may stand under `path`, and if not, why not; worded to follow the path.
+/// `None` for a path that is no key.
+pub fn judge(path: &str, value: &Value) -> Option<Result<(), String>> {
+    let key = KEYS.iter().find(|key| key.path == path)?;
+    Some(check_value(key.kind, value))
+}
+
 /// Makes `table` hold known keys of the right kind only, fills in defaults, and
 /// returns what was wrong. A wrong value is replaced by the default, so that
 /// the check can go on and find the rest.

@@ -23,6 +23,7 @@ mod holds;
 pub mod inputs;
 mod local_authority;
 mod logger;
+mod migrate;
 pub mod moment;
 pub mod page;
 mod refusal;
@@ -31,6 +32,7 @@ mod svid;
 mod trust_domain;
 mod wire;
 
+use chancery_api::chancery::migrate::v1::migration_server::MigrationServer;
 use chancery_api::grpc::health::v1::health_server::HealthServer;
 use chancery_api::spire::api::server::agent::v1::agent_server::AgentServer;
 use chancery_api::spire::api::server::bundle::v1::bundle_server::BundleServer;
@@ -101,6 +103,9 @@ pub fn tcp_routes(context: &Context) -> Routes {
         .add_service(TrustDomainServer::new(
             trust_domain::TrustDomainService::new(context.clone()),
         ))
+        .add_service(MigrationServer::new(migrate::MigrationService::new(
+            context.clone(),
+        )))
 }
 
 /// The same and what only the admin socket has. The cluster's own service is added

@@ -2,8 +2,8 @@
 
 use super::{Ruling, entry};
 use crate::command::{
-    ActivateAgents, AgentPath, AttestAgent, CreateJoinToken, EntryResult, Outcome, PruneAgents,
-    PruneJoinTokens, Refusal, RenewAgent, SetAgentVersion,
+    ActivateAgents, AgentPath, AttestAgent, CreateJoinToken, EntryResult, ImportBan, Outcome,
+    PruneAgents, PruneJoinTokens, Refusal, RenewAgent, SetAgentVersion,
 };
 use crate::model::{Agent, Entry, JoinToken, PendingSvid};
 use crate::store::StoreError;
@@ -136,6 +136,37 @@ pub(super) fn ban(txn: &mut Txn<'_>, command: &AgentPath) -> Ruling {
     };
     agent.serial.clear();
     agent.pending.clear();
+    txn.put_agent(&agent);
+    Ok(Ok(Outcome::default()))
+}
+
+/// A ban of another server's. An agent that never came here gets a record without a serial, which
+/// keeps it from attesting; one that is known here is banned and keeps what is known of it.
+pub(super) fn import_ban(txn: &mut Txn<'_>, command: &ImportBan) -> Ruling {
+    if command.path.is_empty() {
+        return Ok(Err(Refusal::Malformed));
+    }
+    let agent = match txn.agent(&command.path)? {
+        Some(agent) => Agent {
+            serial: String::new(),
+            pending: Vec::new(),
+            ..agent
+        },
+        None => {
+            let mut selectors = command.selectors.clone();
+            selectors.sort();
+            selectors.dedup();
+            Agent {
+                path: command.path.clone(),
+                sequence: txn.next_sequence()?,
+                attestation_type: command.attestation_type.clone(),
+                selectors,
+                can_reattest: command.can_reattest,
+                expires_at: command.expires_at,
+                ..Agent::default()
+            }
+        }
+    };
     txn.put_agent(&agent);
     Ok(Ok(Outcome::default()))
 }

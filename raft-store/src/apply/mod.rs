@@ -144,6 +144,7 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::DeleteAgent(c) => agent::delete(txn, c),
         Command::PruneAgents(c) => agent::prune(txn, c),
         Command::PruneJoinTokens(c) => agent::prune_join_tokens(txn, c),
+        Command::ImportBan(c) => agent::import_ban(txn, c),
         Command::SetAgentVersion(c) => agent::set_version(txn, c),
         Command::BeginKey(c) => authority::begin_key(txn, c),
         Command::AbandonKey(c) => authority::abandon_key(txn, c),

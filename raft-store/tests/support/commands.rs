@@ -4,10 +4,10 @@ use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AdmitMember, AgentPath, AnnounceMember, AppendBundle,
     AttestAgent, AuthorityName, BeginKey, BundleFields, CreateEntries, CreateJoinToken,
     DeleteEntries, DeleteFederatedBundles, EntryFields, EntryUpdate, FederatedBundles, Found,
-    ProveAuthority, PruneAgents, PruneBundle, PruneEntries, PruneJoinTokens, RecordAuthority,
-    RecordDownstreamCa, RecordServerSvid, RelationshipDraft, RelationshipFields, Relationships,
-    RenewAgent, SetAgentVersion, TrustDomains, UpdateEntries, UpdateFederatedBundles,
-    UpdateRelationships,
+    ImportBan, ProveAuthority, PruneAgents, PruneBundle, PruneEntries, PruneJoinTokens,
+    RecordAuthority, RecordDownstreamCa, RecordServerSvid, RelationshipDraft, RelationshipFields,
+    Relationships, RenewAgent, SetAgentVersion, TrustDomains, UpdateEntries,
+    UpdateFederatedBundles, UpdateRelationships,
 };
 use chancery_raft_store::model::{
     Authority, BundleAuthority, BundleCertificate, DownstreamCa, Entry, FederatedBundle,
@@ -265,6 +265,15 @@ fn agent_command() -> impl Strategy<Value = Command> {
                 include_non_reattestable,
             })
         ),
+        1 => (agent(), selectors(), any::<bool>()).prop_map(|(path, selectors, can_reattest)| {
+            Command::ImportBan(ImportBan {
+                path,
+                attestation_type: "x509pop".into(),
+                selectors,
+                can_reattest,
+                expires_at: 8,
+            })
+        }),
         1 => (agent(), "[12]").prop_map(|(path, version)| Command::SetAgentVersion(SetAgentVersion { path, version })),
     ]
 }
