@@ -292,7 +292,6 @@ async fn a_method_that_is_not_there_names_itself() -> anyhow::Result<()> {
     for method in [
         "/spire.api.server.entry.v1.Entry/BatchUpdateEntry",
         "/spire.api.server.svid.v1.SVID/MintX509SVID",
-        "/spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle",
         "/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509Authority",
         "/spire.api.server.logger.v1.Logger/SetLogLevel",
         "/spire.api.server.debug.v1.Debug/GetInfo",
