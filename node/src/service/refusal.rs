@@ -56,6 +56,11 @@ pub(super) fn failed_alone(code: Code, trust_domain: &str, message: &str) -> Sta
     Status::new(code, message)
 }
 
+/// A page token that is none: SPIRE's code for it in these lists is Internal.
+pub(super) fn bad_token(status: Status) -> Status {
+    Status::internal(status.message())
+}
+
 fn capitalized(message: &str) -> String {
     let mut characters = message.chars();
     match characters.next() {

@@ -265,7 +265,8 @@ impl Api for TrustDomainService {
             "failed to list federation relationships",
             request.page_size,
             &request.page_token,
-        )?;
+        )
+        .map_err(refusal::bad_token)?;
         let freshness = self.context.doors.linearizable().await;
         let mask = request.output_mask.as_ref();
         let next = |after, limit| {

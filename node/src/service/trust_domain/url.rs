@@ -7,10 +7,12 @@
 const URL_BYTES_MAX: usize = 2048;
 
 /// Why text is not the URL of a bundle endpoint. The words are SPIRE's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::service) enum UrlError {
-    #[error("failed to parse bundle endpoint URL: {0}")]
-    Malformed(&'static str),
+    #[error("failed to parse bundle endpoint URL: parse {url:?}: {why}")]
+    Malformed { url: String, why: String },
+    #[error("failed to parse bundle endpoint URL: longer than {URL_BYTES_MAX} bytes")]
+    TooLong,
     #[error("bundle endpoint URL must use the https scheme")]
     NotHttps,
     #[error("bundle endpoint URL must specify the host")]
@@ -22,69 +24,84 @@ pub(in crate::service) enum UrlError {
 /// The URL with its scheme in lower case.
 pub(super) fn parse(text: &str) -> Result<String, UrlError> {
     if text.len() > URL_BYTES_MAX {
-        return Err(UrlError::Malformed("longer than 2048 bytes"));
+        return Err(UrlError::TooLong);
     }
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(UrlError::Malformed("invalid character in URL"));
+    let malformed = |why: String| UrlError::Malformed {
+        url: text.to_owned(),
+        why,
+    };
+    if text.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(malformed(
+            "net/url: invalid control character in URL".into(),
+        ));
     }
-    check_escapes(text)?;
     let (scheme, rest) = text.split_once(':').unwrap_or(("", text));
     if !scheme.eq_ignore_ascii_case("https") {
         return Err(UrlError::NotHttps);
     }
     let rest = rest.strip_prefix("//").ok_or(UrlError::NoHost)?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let authority = &rest[..end];
+    let (authority, behind) = rest.split_at(end);
     let (user, host) = match authority.rsplit_once('@') {
         Some((_, host)) => (true, host),
         None => (false, authority),
     };
-    check_host(host)?;
+    let named = check_host(host).map_err(malformed)?;
+    check_rest(behind).map_err(malformed)?;
+    if !named {
+        return Err(UrlError::NoHost);
+    }
     if user {
         return Err(UrlError::UserInfo);
     }
     Ok(format!("https://{rest}"))
 }
 
-/// Every percent sign is followed by two hexadecimal digits.
-fn check_escapes(text: &str) -> Result<(), UrlError> {
-    let bytes = text.as_bytes();
-    for (at, _) in text.match_indices('%') {
+/// Characters that need no escape, and percent signs with two hexadecimal digits.
+fn check_rest(rest: &str) -> Result<(), String> {
+    if let Some(odd) = rest.chars().find(|c| !c.is_ascii_graphic()) {
+        return Err(format!("invalid character {odd:?} in URL"));
+    }
+    let bytes = rest.as_bytes();
+    for (at, _) in rest.match_indices('%') {
         let digits = bytes.get(at + 1..at + 3);
         if !digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit)) {
-            return Err(UrlError::Malformed("invalid URL escape"));
+            let escape = &rest[at..rest.len().min(at + 3)];
+            return Err(format!("invalid URL escape {escape:?}"));
         }
     }
     Ok(())
 }
 
-/// A name or an address, in brackets if it is of version 6, and perhaps a port.
-fn check_host(host: &str) -> Result<(), UrlError> {
+/// A name or an address, in brackets if it is of version 6, and perhaps a port; whether
+/// there is one.
+fn check_host(host: &str) -> Result<bool, String> {
     let (name, port) = if let Some(bracketed) = host.strip_prefix('[') {
         let (address, port) = bracketed
             .split_once(']')
-            .ok_or(UrlError::Malformed("missing ']' in host"))?;
+            .ok_or_else(|| "missing ']' in host".to_owned())?;
         if address.parse::<std::net::Ipv6Addr>().is_err() {
-            return Err(UrlError::Malformed("invalid host"));
+            return Err(format!("invalid host {host:?}"));
         }
         (address, port)
     } else {
         let end = host.find(':').unwrap_or(host.len());
         let (name, port) = host.split_at(end);
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        if !name.bytes().all(allowed) {
-            return Err(UrlError::Malformed("invalid character in host name"));
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+        if let Some(odd) = name.chars().find(|c| !allowed(*c)) {
+            let odd = odd.to_string();
+            return Err(format!("invalid character {odd:?} in host name"));
         }
         (name, port)
     };
-    if name.is_empty() {
-        return Err(UrlError::NoHost);
+    let valid = match port.strip_prefix(':') {
+        None => port.is_empty(),
+        Some(digits) => digits.is_empty() || digits.parse::<u16>().is_ok(),
+    };
+    if !valid {
+        return Err(format!("invalid port {port:?} after host"));
     }
-    match port.strip_prefix(':') {
-        None if port.is_empty() => Ok(()),
-        Some(digits) if digits.is_empty() || digits.parse::<u16>().is_ok() => Ok(()),
-        _ => Err(UrlError::Malformed("invalid port after host")),
-    }
+    Ok(!name.is_empty())
 }
 
 #[cfg(test)]
@@ -143,11 +160,22 @@ mod tests {
             "https://a<b",
             &format!("https://a.test/{}", "x".repeat(2048)),
         ] {
-            let refused = text(url).unwrap_err();
+            let refused = text(url).err().unwrap_or_default();
             assert!(
                 refused.starts_with("failed to parse bundle endpoint URL: "),
                 "{url}: {refused}"
             );
         }
+        let exact = |url: &str| text(url).err().unwrap_or_default();
+        assert_eq!(
+            exact("https://fed test/%zz"),
+            "failed to parse bundle endpoint URL: parse \"https://fed test/%zz\": invalid \
+             character \" \" in host name"
+        );
+        assert_eq!(
+            exact("https://a.test/%zz"),
+            "failed to parse bundle endpoint URL: parse \"https://a.test/%zz\": invalid URL \
+             escape \"%zz\""
+        );
     }
 }
