@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::Problem;
 use super::duration::format_duration;
+use super::node_attestors::{self, NodeAttestors};
 use super::raw::{RawBackend, RawConfig, RawIssuance, RawKeys, RawMode, RawSubject};
 
 /// Longest path of a unix socket on Linux, in bytes.
@@ -47,6 +48,8 @@ pub struct Config {
     pub issuance: Issuance,
     /// Custody of the authorities' keys.
     pub keys: Keys,
+    /// How nodes attest beside join tokens.
+    pub node_attestors: NodeAttestors,
     /// Where `/metrics` is served.
     pub metrics: Option<SocketAddr>,
     /// Where `/live` and `/ready` are served.
@@ -381,6 +384,7 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
     check_cluster(&cluster, peer_advertise.as_ref(), problems);
     let keys = check_keys(raw.keys, problems);
     let issuance = check_issuance(raw.issuance, keys.as_ref(), problems);
+    let node_attestors = node_attestors::check(raw.node_attestors, problems);
     Some(Config {
         trust_domain: trust_domain?,
         data_dir: raw.data_dir?,
@@ -415,6 +419,7 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
         },
         issuance,
         keys: keys?,
+        node_attestors,
         metrics: raw.metrics.address,
         health: raw.health.address,
     })

@@ -34,6 +34,7 @@ use tonic::service::Routes;
 use tonic::{Request, Status};
 
 use self::agent::Versions;
+use crate::attest::Attestors;
 use crate::authority::Issuer;
 use crate::authz::Permit;
 use crate::cluster::status::Members;
@@ -46,6 +47,7 @@ pub struct Context {
     issuer: Issuer,
     members: Members,
     versions: Versions,
+    attestors: Attestors,
 }
 
 impl Context {
@@ -57,7 +59,15 @@ impl Context {
             issuer,
             members,
             versions,
+            attestors: Attestors::default(),
         }
+    }
+
+    /// The same with methods of node attestation beside join tokens.
+    #[must_use]
+    pub fn with_attestors(mut self, attestors: Attestors) -> Self {
+        self.attestors = attestors;
+        self
     }
 }
 
