@@ -13,6 +13,7 @@
 //! `environment` looks at the machine the file is used on.
 
 mod checked;
+mod cidr;
 mod duration;
 mod environment;
 mod raw;
@@ -24,8 +25,9 @@ use std::path::Path;
 
 pub use checked::{
     Api, CaKeyType, CaSubject, Cluster, Config, HostPort, Issuance, Keys, LogFormat, LogLevel,
-    Peer, Pkcs11, Raft, RaftProfile, TokenName,
+    Peer, Pkcs11, Raft, RaftProfile, RateLimit, TokenName,
 };
+pub use cidr::Cidr;
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use secret::{SecretFileError, read_secret_file};
 
