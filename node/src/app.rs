@@ -86,7 +86,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// must then exit non-zero.
 pub fn run(config: Config) -> anyhow::Result<()> {
     telemetry::logging(config.log_level, config.log_format).context("cannot start the log")?;
-    let metrics = telemetry::install().context("cannot install the metrics recorder")?;
+    let metrics = telemetry::install(config.spire_metric_names).context("cannot install the metrics recorder")?;
     no_core_dumps();
     config.check_environment().map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
