@@ -1,16 +1,19 @@
-//! Targets over `chancery-node`: the configuration file and what agents present.
+//! Targets over `chancery-node`: the configuration file, what agents present, and what
+//! proxies say of them.
 
 use std::str::from_utf8;
 
 use chancery_identity::id::TrustDomain;
 use chancery_node::attest::join_token::JoinToken;
 use chancery_node::config::{Config, format_duration, parse_duration};
+use chancery_node::transport::proxy::{HEADER_BYTES_MAX, Parsed, parse};
 
 /// The targets of this module.
 pub const TARGETS: &[super::Target] = &[
     ("config", config),
     ("duration", duration),
     ("join_token", join_token),
+    ("proxy_header", proxy_header),
 ];
 
 /// A configuration file is valid or has problems that can be told, the same each time.
@@ -44,4 +47,28 @@ pub fn join_token(data: &[u8]) {
     assert_eq!(id.path().split('/').count(), 5);
     // The secret is not shown. (A short one may stand in the digest by accident.)
     assert!(text.len() < 12 || !format!("{token:?}").contains(text));
+}
+
+/// A PROXY header is read the same from its own bytes alone as with more behind it, and a
+/// beginning of one asks for some of the rest and never for more than there is.
+pub fn proxy_header(data: &[u8]) {
+    let Ok(Parsed::Whole(header)) = parse(data) else {
+        return;
+    };
+    let length = header.length;
+    assert!(length <= data.len() && length <= HEADER_BYTES_MAX);
+    for end in 0..length {
+        match parse(&data[..end]) {
+            Ok(Parsed::More(more)) => assert!(more > 0 && end + more <= length),
+            other => panic!("{end} of {length} bytes: {other:?}"),
+        }
+    }
+    assert_eq!(parse(&data[..length]), Ok(Parsed::Whole(header)));
+    if let Some(client) = header.client {
+        let version = if client.is_ipv4() { "TCP4" } else { "TCP6" };
+        let (ip, port) = (client.ip(), client.port());
+        let line = format!("PROXY {version} {ip} {ip} {port} {port}\r\n");
+        let again = parse(line.as_bytes());
+        assert!(matches!(again, Ok(Parsed::Whole(h)) if h.client == Some(client)));
+    }
 }

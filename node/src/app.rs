@@ -86,7 +86,8 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// must then exit non-zero.
 pub fn run(config: Config) -> anyhow::Result<()> {
     telemetry::logging(config.log_level, config.log_format).context("cannot start the log")?;
-    let metrics = telemetry::install(config.spire_metric_names).context("cannot install the metrics recorder")?;
+    let metrics = telemetry::install(config.spire_metric_names)
+        .context("cannot install the metrics recorder")?;
     no_core_dumps();
     config.check_environment().map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -124,6 +125,25 @@ fn no_core_dumps() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "the process cannot be made undumpable");
     }
+}
+
+/// Raises the limit of open files to what the machine allows; the limit then. A
+/// connection each for thousands of agents does not fit what shells start with.
+fn open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files cannot be raised");
+            limit.current
+        }
+    }
+    .unwrap_or(u64::MAX)
 }
 
 /// Ports and sockets, bound before anything is written: what is in use is found
@@ -532,9 +552,10 @@ async fn serve(
     let agent_routes = tower::Layer::layer(&layer, service::tcp_routes(&context).prepare());
     let agents = tokio::spawn(serve_agents(
         bound.agents,
+        config.api.proxy_protocol_trusted_cidrs.clone(),
         Arc::clone(&tls),
         Arc::clone(&clock),
-        Limits::of_agents(&config.api),
+        Limits::of_agents(&config.api).within(open_files()),
         agent_routes,
         stop.clone(),
     ));
