@@ -45,6 +45,7 @@ use crate::environment::{Clock, SystemClock, uuid_v4};
 use crate::health::Health;
 use crate::http_status::{self, Endpoints};
 use crate::issue::Subject;
+use crate::ratelimit::RateLimits;
 use crate::registry::Doors;
 use crate::service::{self, gate::LocalGate};
 use crate::telemetry::{self, MeteredStore};
@@ -539,7 +540,8 @@ async fn serve(
         ));
     }
 
-    let context = service::Context::new(doors.clone(), issuer, members.clone());
+    let limits = RateLimits::new(config.ratelimit);
+    let context = service::Context::new(doors.clone(), issuer, members.clone(), limits);
     let gate = Arc::new(LocalGate::new(&context, config.admin_ids.clone()));
     let layer = GateLayer::new(gate);
     let admin_routes = service::admin_routes(&context)

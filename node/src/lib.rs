@@ -16,6 +16,7 @@ pub mod environment;
 pub mod health;
 pub mod http_status;
 pub mod issue;
+pub mod ratelimit;
 pub mod registry;
 pub mod service;
 pub mod telemetry;

@@ -152,7 +152,7 @@ impl Agent for AgentService {
         &self,
         request: Request<Streaming<api::AttestAgentRequest>>,
     ) -> Result<Response<Self::AttestAgentStream>, Status> {
-        permit(&request)?;
+        super::allowance(&self.context, &request)?.take(1).await?;
         let result = attest::attest(&self.context, request.into_inner()).await?;
         let step = api::attest_agent_response::Step::Result(result);
         let response = api::AttestAgentResponse { step: Some(step) };
@@ -165,6 +165,7 @@ impl Agent for AgentService {
         &self,
         request: Request<api::RenewAgentRequest>,
     ) -> Result<Response<api::RenewAgentResponse>, Status> {
+        super::allowance(&self.context, &request)?.take(1).await?;
         let caller = super::agent(&request)?.clone();
         let svid = renew::renew(&self.context, &caller, request.into_inner().params).await?;
         Ok(Response::new(api::RenewAgentResponse { svid: Some(svid) }))
@@ -199,6 +200,7 @@ impl Agent for AgentService {
         &self,
         request: Request<api::PostStatusRequest>,
     ) -> Result<Response<api::PostStatusResponse>, Status> {
+        super::allowance(&self.context, &request)?.take(1).await?;
         let path = super::agent(&request)?.path().to_owned();
         let version = request.into_inner().agent_version;
         if version.len() > versions::VERSION_BYTES_MAX {

@@ -21,8 +21,6 @@ use tonic::{Code, Request, Response, Status};
 use super::{Context, audit, permit, status, wire};
 use crate::authority::X509Svid;
 
-/// SVIDs of one call: what a stock agent asks for at most, and SPIRE's burst.
-const BATCH_MAX: usize = 500;
 /// Signatures of one call that are under way at a time.
 const SIGNING_MAX: usize = 32;
 /// Longest audience of a JWT-SVID: all names together, in bytes.
@@ -218,17 +216,12 @@ impl Svid for SvidService {
         request: Request<api::BatchNewX509svidRequest>,
     ) -> Result<Response<api::BatchNewX509svidResponse>, Status> {
         let agent = super::agent(&request)?.clone();
+        let allowance = super::allowance(&self.context, &request)?;
         let items = request.into_inner().params;
         if items.is_empty() {
             return Err(Status::invalid_argument("missing parameters"));
         }
-        if items.len() > BATCH_MAX {
-            return Err(Status::resource_exhausted(format!(
-                "rejecting request due to certificate signing rate limiting: rate ({}) exceeds \
-                 burst size ({BATCH_MAX})",
-                items.len()
-            )));
-        }
+        allowance.take(items.len()).await?;
         self.context.doors.fresh().await?;
         let ids: Vec<&str> = items.iter().map(|item| item.entry_id.as_str()).collect();
         let entries = self.authorized(&agent, &ids).await;
@@ -280,6 +273,7 @@ impl Svid for SvidService {
         request: Request<api::NewJwtsvidRequest>,
     ) -> Result<Response<api::NewJwtsvidResponse>, Status> {
         let agent = super::agent(&request)?.clone();
+        super::allowance(&self.context, &request)?.take(1).await?;
         let request = request.into_inner();
         self.context.doors.fresh().await?;
         let found = self.authorized(&agent, &[&request.entry_id]).await;
