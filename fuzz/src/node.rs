@@ -1,5 +1,7 @@
 //! Targets over `chancery-node`: the configuration file, path templates, and what agents
 //! present.
+//! Targets over `chancery-node`: the configuration file, what agents present, and what
+//! proxies say of them.
 
 use std::collections::BTreeMap;
 use std::str::from_utf8;
@@ -19,6 +21,7 @@ use chancery_node::migrate::{expand, translate};
 use chancery_node::service::inputs;
 use chancery_node::service::moment;
 use chancery_node::service::page::PageRequest;
+use chancery_node::transport::proxy::{HEADER_BYTES_MAX, Parsed, parse};
 
 /// The targets of this module.
 pub const TARGETS: &[super::Target] = &[
@@ -33,6 +36,7 @@ pub const TARGETS: &[super::Target] = &[
     ("attestation_payload", attestation_payload),
     ("challenge_response", challenge_response),
     ("path_template", path_template),
+    ("proxy_header", proxy_header),
 ];
 
 /// A configuration file is valid or has problems that can be told, the same each time.
@@ -243,4 +247,28 @@ pub fn path_template(data: &[u8]) {
             || first.is_err()
     );
     assert_eq!(template.render(&data), first);
+}
+
+/// A PROXY header is read the same from its own bytes alone as with more behind it, and a
+/// beginning of one asks for some of the rest and never for more than there is.
+pub fn proxy_header(data: &[u8]) {
+    let Ok(Parsed::Whole(header)) = parse(data) else {
+        return;
+    };
+    let length = header.length;
+    assert!(length <= data.len() && length <= HEADER_BYTES_MAX);
+    for end in 0..length {
+        match parse(&data[..end]) {
+            Ok(Parsed::More(more)) => assert!(more > 0 && end + more <= length),
+            other => panic!("{end} of {length} bytes: {other:?}"),
+        }
+    }
+    assert_eq!(parse(&data[..length]), Ok(Parsed::Whole(header)));
+    if let Some(client) = header.client {
+        let version = if client.is_ipv4() { "TCP4" } else { "TCP6" };
+        let (ip, port) = (client.ip(), client.port());
+        let line = format!("PROXY {version} {ip} {ip} {port} {port}\r\n");
+        let again = parse(line.as_bytes());
+        assert!(matches!(again, Ok(Parsed::Whole(h)) if h.client == Some(client)));
+    }
 }

@@ -52,6 +52,7 @@ use crate::health::Health;
 use crate::housekeeping::{AgentPruning, Housekeeping, Pace};
 use crate::http_status::{self, Endpoints};
 use crate::issue::Subject;
+use crate::ratelimit::RateLimits;
 use crate::registry::Doors;
 use crate::service::{self, gate::LocalGate};
 use crate::telemetry::{self, MeteredStore};
@@ -95,7 +96,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let uptime = Stopwatch::start();
     let log =
         telemetry::logging(config.log_level, config.log_format).context("cannot start the log")?;
-    let metrics = telemetry::install().context("cannot install the metrics recorder")?;
+    let metrics = telemetry::install(config.spire_metric_names)
+        .context("cannot install the metrics recorder")?;
     no_core_dumps();
     config.check_environment().map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -133,6 +135,25 @@ fn no_core_dumps() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "the process cannot be made undumpable");
     }
+}
+
+/// Raises the limit of open files to what the machine allows; the limit then. A
+/// connection each for thousands of agents does not fit what shells start with.
+fn open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files cannot be raised");
+            limit.current
+        }
+    }
+    .unwrap_or(u64::MAX)
 }
 
 /// Ports and sockets, bound before anything is written: what is in use is found
@@ -547,7 +568,8 @@ async fn serve(
         ));
     }
 
-    let context = service::Context::new(doors.clone(), issuer, steward, members.clone())
+    let limits = RateLimits::new(config.ratelimit);
+    let context = service::Context::new(doors.clone(), issuer, steward, members.clone(), limits)
         .with_attestors(attestors);
     let gate = Arc::new(LocalGate::new(&context, config.admin_ids.clone()));
     let layer = GateLayer::new(gate);
@@ -566,9 +588,10 @@ async fn serve(
     let agent_routes = tower::Layer::layer(&layer, service::tcp_routes(&context).prepare());
     let agents = tokio::spawn(serve_agents(
         bound.agents,
+        config.api.proxy_protocol_trusted_cidrs.clone(),
         Arc::clone(&tls),
         Arc::clone(&clock),
-        Limits::of_agents(&config.api),
+        Limits::of_agents(&config.api).within(open_files()),
         agent_routes,
         stop.clone(),
     ));

@@ -15,6 +15,7 @@ use toml::{Table, Value};
 
 use super::Problem;
 use super::checked::HostPort;
+use super::cidr::Cidr;
 use super::duration::{format_duration, parse_duration};
 
 /// What a value must be.
@@ -63,6 +64,11 @@ pub enum Kind {
     },
     /// A list of addresses.
     Addresses {
+        /// Most items.
+        items_max: usize,
+    },
+    /// A list of IP ranges.
+    Ranges {
         /// Most items.
         items_max: usize,
     },
@@ -140,19 +146,26 @@ pub const KEYS: &[Key] = &[
     key("api.admin_socket", Kind::Path, Literal("\"/tmp/spire-server/private/api.sock\""),
         "Unix socket for administration (mode 0770). The default is where SPIRE's command line looks."),
     key("api.max_connections", count(1, 1_000_000), Literal("10000"),
-        "Connections open at once on the agent port; one more is closed at once. Keep it below the limit of open files."),
+        "Connections open at once on the agent port; one more is closed at once. The server raises its limit of open files as far as it may and takes no more connections than that leaves."),
     key("api.max_connections_per_source", count(1, 1_000_000), Literal("2000"),
         "Connections open at once from one IP address; many agents behind one address translation share it."),
     key("api.max_handshakes", count(1, 10_000), Literal("256"),
-        "TLS handshakes under way at once; others wait inside `api.handshake_timeout`."),
+        "TLS handshakes under way at once, from the client's first byte on; others wait inside `api.handshake_timeout`."),
     key("api.max_streams_per_connection", count(1, 10_000), Literal("100"),
         "Calls at once on one connection (HTTP/2 concurrent streams)."),
     key("api.handshake_timeout", span(Duration::from_millis(100), seconds(MINUTE)), Literal("\"10s\""),
-        "Time from accepting a connection to the end of its TLS handshake."),
+        "Time from accepting a connection to the end of its TLS handshake, a PROXY header included, and again from there to the first frame of HTTP/2."),
     key("api.max_connection_age", span(seconds(1), seconds(DAY)), Literal("\"3m\""),
         "Age at which a connection is asked to go (GOAWAY), varied by a tenth so that clients do not return together."),
     key("api.connection_drain", span(seconds(0), seconds(10 * MINUTE)), Literal("\"30s\""),
         "Time that calls have to finish on a connection that was asked to go; then it is closed."),
+    key("api.proxy_protocol_trusted_cidrs", Kind::Ranges { items_max: 100 }, Literal("[]"),
+        "IP ranges of load balancers whose PROXY protocol header (v1 or v2) names the client on the agent port. A header from anywhere else ends the connection."),
+
+    key("ratelimit.attestation", Kind::Bool, Literal("true"),
+        "Whether one source IP address may attest once a second only. Further calls wait, inside their deadlines."),
+    key("ratelimit.signing", Kind::Bool, Literal("true"),
+        "Whether one source IP address gets 500 signatures a second at most: X.509 (renewals and downstream CAs included) and JWT each."),
 
     key("peer.address", Kind::Bind, Literal("\"127.0.0.1:8082\""),
         "Where the other nodes of the cluster connect."),
@@ -241,6 +254,8 @@ pub const KEYS: &[Key] = &[
 
     key("metrics.address", Kind::Bind, Absent("no listener"),
         "Where `/metrics` is served over HTTP. May equal `health.address`."),
+    key("metrics.spire_names", Kind::Bool, Literal("true"),
+        "Whether what SPIRE measures too is there under SPIRE's names as well ([list](telemetry.md))."),
     key("health.address", Kind::Bind, Absent("no listener"),
         "Where health is served over HTTP. May equal `metrics.address`."),
     key("health.live_path", Kind::Text { bytes_max: 256 }, Literal("\"/live\""),
@@ -383,6 +398,7 @@ fn check_value(kind: Kind, value: &Value) -> Result<(), String> {
         Kind::Addresses { items_max } => {
             each(value, items_max, |text| text.parse::<HostPort>().map(drop))
         }
+        Kind::Ranges { items_max } => each(value, items_max, |text| text.parse::<Cidr>().map(drop)),
     }
 }
 
@@ -539,5 +555,6 @@ fn describe(kind: Kind) -> String {
         Kind::Flag => "true or false".to_owned(),
         Kind::Texts { items_max } => format!("list of strings, at most {items_max}"),
         Kind::Addresses { items_max } => format!("list of host and port, at most {items_max}"),
+        Kind::Ranges { items_max } => format!("list of IP ranges, at most {items_max}"),
     }
 }

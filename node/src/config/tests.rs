@@ -69,6 +69,38 @@ fn minimal_file_has_the_documented_defaults() {
     );
     assert_eq!(config.keys, Keys::Memory);
     assert_eq!((config.metrics, config.health), (None, None));
+    assert!(config.spire_metric_names);
+    // As with SPIRE: both limits are on, and no proxy is believed.
+    assert!(config.ratelimit.attestation && config.ratelimit.signing);
+    assert_eq!(config.api.proxy_protocol_trusted_cidrs, []);
+}
+
+#[test]
+fn switches_and_ranges_are_read_and_refused_by_their_paths() {
+    let text = with(
+        "",
+        "proxy_protocol_trusted_cidrs = ['10.0.0.0/8', 'fd00::/8']\n[ratelimit]\nattestation = false",
+    );
+    let config = parse(&text).unwrap();
+    assert!(!config.ratelimit.attestation && config.ratelimit.signing);
+    let ranges: Vec<String> = config
+        .api
+        .proxy_protocol_trusted_cidrs
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(ranges, ["10.0.0.0/8", "fd00::/8"]);
+    let text = with(
+        "",
+        "proxy_protocol_trusted_cidrs = ['10.0.0.0/8', '10.0.0.1']\n[ratelimit]\nsigning = 'yes'",
+    );
+    assert_eq!(
+        problems(&text),
+        [
+            "api.proxy_protocol_trusted_cidrs: item 2 must be an IP range, like \"10.0.0.0/8\" or \"fd00::/8\", not \"10.0.0.1\"",
+            "ratelimit.signing: must be true or false, not string",
+        ]
+    );
 }
 
 #[test]
@@ -442,6 +474,7 @@ fn schema_and_raw_config_have_the_same_keys() {
         "api",
         "peer",
         "cluster",
+        "ratelimit",
         "raft",
         "issuance",
         "issuance.ca_subject",

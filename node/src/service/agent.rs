@@ -198,6 +198,7 @@ impl Agent for AgentService {
         request: Request<Streaming<api::AttestAgentRequest>>,
     ) -> Result<Response<Self::AttestAgentStream>, Status> {
         permit(&request)?;
+        super::allowance(&self.context, &request)?.take(1).await?;
         let caller = request.extensions().get::<Caller>();
         let address = caller.and_then(Caller::address);
         let answers = attest::answers(self.context.clone(), address, request.into_inner());
@@ -208,6 +209,7 @@ impl Agent for AgentService {
         &self,
         request: Request<api::RenewAgentRequest>,
     ) -> Result<Response<api::RenewAgentResponse>, Status> {
+        super::allowance(&self.context, &request)?.take(1).await?;
         let caller = super::agent(&request)?.clone();
         let svid = renew::renew(&self.context, &caller, request.into_inner().params).await?;
         Ok(Response::new(api::RenewAgentResponse { svid: Some(svid) }))
@@ -242,6 +244,7 @@ impl Agent for AgentService {
         &self,
         request: Request<api::PostStatusRequest>,
     ) -> Result<Response<api::PostStatusResponse>, Status> {
+        super::allowance(&self.context, &request)?.take(1).await?;
         let agent = super::agent(&request)?.clone();
         let version = request.into_inner().agent_version;
         if version.len() > versions::VERSION_BYTES_MAX {
