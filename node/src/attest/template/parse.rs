@@ -75,14 +75,14 @@ pub(super) fn nodes(pieces: Vec<Piece>) -> Result<Vec<Node>, String> {
         variables: Vec::new(),
     };
     match parser.list(0)? {
-        (nodes, End::Source) => Ok(nodes),
-        (_, End::Else(_)) => Err("unexpected {{else}}".into()),
-        (_, End::End) => Err("unexpected {{end}}".into()),
+        (nodes, Stop::Source) => Ok(nodes),
+        (_, Stop::Else(_)) => Err("unexpected {{else}}".into()),
+        (_, Stop::End) => Err("unexpected {{end}}".into()),
     }
 }
 
 /// What ended a list of nodes.
-enum End {
+enum Stop {
     Source,
     End,
     /// The tokens behind `else`.
@@ -140,7 +140,7 @@ fn shown(token: &Token) -> String {
 
 impl Parser {
     /// Nodes up to the end of the source, an `end` or an `else`.
-    fn list(&mut self, depth: usize) -> Result<(Vec<Node>, End), String> {
+    fn list(&mut self, depth: usize) -> Result<(Vec<Node>, Stop), String> {
         if depth > DEPTH_MAX {
             return Err(format!("if is nested deeper than {DEPTH_MAX}"));
         }
@@ -169,11 +169,11 @@ impl Parser {
                 "end" => {
                     tokens.next();
                     tokens.finish("end")?;
-                    return Ok((nodes, End::End));
+                    return Ok((nodes, Stop::End));
                 }
                 "else" => {
                     tokens.next();
-                    return Ok((nodes, End::Else(tokens)));
+                    return Ok((nodes, Stop::Else(tokens)));
                 }
                 word if UNSUPPORTED.contains(&word) => {
                     return Err(format!("{{{{{word}}}}} is not supported"));
@@ -185,7 +185,7 @@ impl Parser {
                 }
             }
         }
-        Ok((nodes, End::Source))
+        Ok((nodes, Stop::Source))
     }
 
     /// An `if` with all its branches, up to its `end`.
@@ -202,9 +202,9 @@ impl Parser {
             self.variables.truncate(inner);
             branches.push((condition, nodes));
             match end {
-                End::Source => return Err("unexpected EOF: {{if}} has no {{end}}".into()),
-                End::End => break Vec::new(),
-                End::Else(mut after) => {
+                Stop::Source => return Err("unexpected EOF: {{if}} has no {{end}}".into()),
+                Stop::End => break Vec::new(),
+                Stop::Else(mut after) => {
                     after.skip_space();
                     match after.peek() {
                         Some(Token::Word(word)) if word == "if" => {
@@ -216,9 +216,11 @@ impl Parser {
                     }
                     let (nodes, end) = self.list(depth + 1)?;
                     match end {
-                        End::End => break nodes,
-                        End::Else(_) => return Err("expected end; found {{else}}".into()),
-                        End::Source => return Err("unexpected EOF: {{else}} has no {{end}}".into()),
+                        Stop::End => break nodes,
+                        Stop::Else(_) => return Err("expected end; found {{else}}".into()),
+                        Stop::Source => {
+                            return Err("unexpected EOF: {{else}} has no {{end}}".into());
+                        }
                     }
                 }
             }
@@ -268,6 +270,11 @@ impl Parser {
         }];
         while tokens.peek() == Some(&Token::Pipe) {
             tokens.next();
+            tokens.skip_space();
+            // A pipe to nowhere is let through, as Go does.
+            if matches!(tokens.peek(), None | Some(Token::Close)) {
+                break;
+            }
             let command = self.command(tokens, context, depth)?;
             let stage = commands.len() + 1;
             if matches!(&command, Command::Value(term) if term.is_constant()) {
