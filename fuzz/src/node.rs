@@ -1,4 +1,5 @@
-//! Targets over `chancery-node`: the configuration file and what agents present.
+//! Targets over `chancery-node`: the configuration file, what agents present, and the files that
+//! verbs read.
 
 use std::str::from_utf8;
 
@@ -11,6 +12,7 @@ pub const TARGETS: &[super::Target] = &[
     ("config", config),
     ("duration", duration),
     ("join_token", join_token),
+    ("cli_input", cli_input),
 ];
 
 /// A configuration file is valid or has problems that can be told, the same each time.
@@ -44,4 +46,9 @@ pub fn join_token(data: &[u8]) {
     assert_eq!(id.path().split('/').count(), 5);
     // The secret is not shown. (A short one may stand in the digest by accident.)
     assert!(text.len() < 12 || !format!("{token:?}").contains(text));
+}
+
+/// The files of `entry`, `bundle` and `federation`, and the tokens of `jwt`.
+pub fn cli_input(data: &[u8]) {
+    chancery_node::cli::read_as_every_input(data);
 }
