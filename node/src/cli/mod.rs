@@ -187,9 +187,9 @@ fn run(args: impl IntoIterator<Item = OsString>, host: &mut Host<'_>) -> Exit {
     command.build();
     let args = flags::rewrite(&command, args);
 
-    let noun_exists = args.get(1).is_some_and(|word| {
-        command.find_subcommand(word).is_some() || word.to_string_lossy().starts_with('-')
-    });
+    let noun_exists = args
+        .get(1)
+        .is_some_and(|word| command.find_subcommand(word).is_some());
     let parsed = command
         .try_get_matches_from(args)
         .and_then(|matches| CommandLine::from_arg_matches(&matches));
