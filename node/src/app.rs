@@ -33,7 +33,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use zeroize::Zeroizing;
 
-use crate::authority::{Custody, Driver, Issuer, Lifetimes, Making, ServerSvid, keep_server_svid};
+use crate::authority::{
+    Custody, Driver, Issuer, Lifetimes, Making, PRUNE_INTERVAL, ServerSvid, Steward,
+    keep_bundle_pruned, keep_foreign_roots, keep_server_svid,
+};
 use crate::authz::layer::GateLayer;
 use crate::cluster::formation::{self, Admission, Plan, VERSION};
 use crate::cluster::peers::{GrpcPeers, PinBook};
@@ -41,8 +44,9 @@ use crate::cluster::server::{PeerServer, pinned_only};
 use crate::cluster::status::{ClusterService, Members, SelfStatus};
 use crate::cluster::{Barriers, Consensus, Proposer, Start, Storage};
 use crate::config::{CaKeyType, Config, Keys, TokenName};
-use crate::environment::{Clock, SystemClock, uuid_v4};
+use crate::environment::{Clock, Stopwatch, SystemClock, uuid_v4};
 use crate::health::Health;
+use crate::housekeeping::{AgentPruning, Housekeeping, Pace};
 use crate::http_status::{self, Endpoints};
 use crate::issue::Subject;
 use crate::registry::Doors;
@@ -85,7 +89,9 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// Whatever keeps it from starting, and the reason why it had to stop. The process
 /// must then exit non-zero.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    telemetry::logging(config.log_level, config.log_format).context("cannot start the log")?;
+    let uptime = Stopwatch::start();
+    let log =
+        telemetry::logging(config.log_level, config.log_format).context("cannot start the log")?;
     let metrics = telemetry::install().context("cannot install the metrics recorder")?;
     no_core_dumps();
     config.check_environment().map_err(|problems| {
@@ -105,7 +111,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .build()
         .context("cannot start the service runtime")?;
 
-    let result = service_runtime.block_on(serve(config, &consensus_runtime, metrics));
+    let result = service_runtime.block_on(serve(config, &consensus_runtime, metrics, log, uptime));
     service_runtime.shutdown_timeout(Duration::from_millis(200));
     consensus_runtime.shutdown_timeout(Duration::from_millis(200));
     result
@@ -155,7 +161,7 @@ async fn bind(config: &Config) -> anyhow::Result<Bound> {
         wanted.entry(address).or_default().metrics = true;
     }
     if let Some(address) = config.health {
-        wanted.entry(address).or_default().health = true;
+        wanted.entry(address).or_default().health = Some(config.health_paths.clone());
     }
     let mut status = Vec::new();
     for (address, endpoints) in wanted {
@@ -213,12 +219,11 @@ pub fn pkcs11_config(pkcs11: &crate::config::Pkcs11) -> Pkcs11Config {
     config
 }
 
-/// Subject of new authorities. Of several countries or organisations the first is
-/// taken: configuration refuses more than one.
+/// Subject of new authorities.
 fn ca_subject(subject: &crate::config::CaSubject) -> Subject {
     Subject {
-        country: subject.country.first().cloned(),
-        organization: subject.organization.first().cloned(),
+        country: subject.country.clone(),
+        organization: subject.organization.clone(),
         common_name: subject.common_name.clone(),
         ..Subject::default()
     }
@@ -361,6 +366,8 @@ async fn serve(
     config: Config,
     consensus_runtime: &Runtime,
     metrics: telemetry::PrometheusHandle,
+    log: telemetry::LogLevels,
+    uptime: Stopwatch,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
@@ -500,14 +507,30 @@ async fn serve(
         ttl: seconds(config.issuance.ca_ttl),
         subject: ca_subject(&config.issuance.ca_subject),
         trust_domain: config.trust_domain.clone(),
+        jwt_enabled: !config.issuance.disable_jwt_svids,
     };
+    let steward = Steward::new(doors.clone(), members.clone(), custody.clone());
+    if config.issuance.disable_jwt_svids {
+        tracing::info!("JWT-SVID profile is disabled");
+    }
     tasks.spawn(Driver::new(doors.clone(), members.clone(), custody, making).run());
     tasks.spawn(keep_server_svid(
         issuer.clone(),
         doors.clone(),
         Arc::clone(&tls),
-        server_svid,
+        server_svid.clone(),
     ));
+    tasks.spawn(
+        Housekeeping::new(
+            doors.clone(),
+            config.trust_domain.clone(),
+            agent_pruning(&config),
+            pace(),
+        )
+        .run(),
+    );
+    tasks.spawn(keep_foreign_roots(doors.clone(), Arc::clone(&tls)));
+    tasks.spawn(keep_bundle_pruned(doors.clone(), prune_interval()));
     tasks.spawn(health.clone().measure());
     for (listener, endpoints) in bound.status {
         tasks.spawn(http_status::serve(
@@ -519,10 +542,15 @@ async fn serve(
         ));
     }
 
-    let context = service::Context::new(doors.clone(), issuer, members.clone());
+    let context = service::Context::new(doors.clone(), issuer, steward, members.clone());
     let gate = Arc::new(LocalGate::new(&context, config.admin_ids.clone()));
     let layer = GateLayer::new(gate);
-    let admin_routes = service::admin_routes(&context)
+    let process = service::Process {
+        log,
+        uptime,
+        server_svid,
+    };
+    let admin_routes = service::admin_routes(&context, process)
         .add_service(ClusterServer::new(ClusterService::new(members, this)));
     let admin = tokio::spawn(bound.admin.serve(
         Limits::of_admins(),
@@ -639,7 +667,36 @@ fn lifetimes(config: &Config) -> Lifetimes {
         x509: seconds(config.issuance.default_x509_svid_ttl),
         jwt: seconds(config.issuance.default_jwt_svid_ttl),
         server: seconds(config.issuance.server_svid_ttl),
+        ca: seconds(config.issuance.ca_ttl),
         jwt_issuer: config.issuance.jwt_issuer.clone(),
+        jwt_enabled: !config.issuance.disable_jwt_svids,
+    }
+}
+
+fn agent_pruning(config: &Config) -> Option<AgentPruning> {
+    let agents = &config.agents;
+    Some(AgentPruning {
+        expired_for: agents.prune_expired_for?,
+        batch_size: agents.prune_batch_size,
+        include_non_reattestable: agents.prune_tofu,
+    })
+}
+
+#[cfg(not(feature = "faults"))]
+fn pace() -> Pace {
+    Pace::default()
+}
+
+/// Tests ask for a quick one by an environment variable.
+#[cfg(feature = "faults")]
+fn pace() -> Pace {
+    let ms = std::env::var("CHANCERY_FAULT_PRUNE_EVERY_MS").ok();
+    match ms.and_then(|v| v.parse().ok()).map(Duration::from_millis) {
+        Some(every) => Pace {
+            entries: every,
+            agents: every,
+        },
+        None => Pace::default(),
     }
 }
 
@@ -686,6 +743,19 @@ async fn announce(doors: Doors, api_address: String, boot: u64) {
         }
         tokio::time::sleep(ANNOUNCE_PAUSE).await;
     }
+}
+
+/// How often the own bundle is pruned; a test may not have six hours.
+fn prune_interval() -> Duration {
+    #[cfg(feature = "faults")]
+    if let Some(ms) = std::env::var("CHANCERY_FAULT_PRUNE_BUNDLE_MS")
+        .ok()
+        .and_then(|v| v.parse().ok())
+    {
+        tracing::warn!(ms, "fault: the bundle is pruned as often as this");
+        return Duration::from_millis(ms);
+    }
+    PRUNE_INTERVAL
 }
 
 /// Faults that tests ask for by environment variables.

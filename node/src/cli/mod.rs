@@ -33,6 +33,7 @@ mod hsm;
 mod input;
 mod localauthority;
 mod logger;
+mod migrate;
 mod mint;
 mod notices;
 mod output;
@@ -180,6 +181,12 @@ enum Noun {
         after_help = "Example:\n  chancery hsm init -config /etc/chancery/chancery.toml -soPinFile /root/so-pin"
     )]
     Hsm(hsm::Verb),
+    /// From SPIRE's servers to this one
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chancery migrate config server.conf -out chancery.toml"
+    )]
+    Migrate(migrate::Verb),
 }
 
 fn run(args: impl IntoIterator<Item = OsString>, host: &mut Host<'_>) -> Exit {
@@ -223,6 +230,7 @@ fn dispatch(noun: Noun, host: &mut Host<'_>) -> Result<(), CliError> {
         Noun::Healthcheck(verb) => verb.run(host),
         Noun::Cluster(verb) => verb.run(host),
         Noun::Hsm(verb) => verb.run(host),
+        Noun::Migrate(verb) => verb.run(host),
     }
 }
 

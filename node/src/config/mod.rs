@@ -25,8 +25,8 @@ use std::fmt;
 use std::path::Path;
 
 pub use checked::{
-    Api, CaKeyType, CaSubject, Cluster, Config, HostPort, Issuance, Keys, LogFormat, LogLevel,
-    Peer, Pkcs11, Raft, RaftProfile, TokenName,
+    Agents, Api, CaKeyType, CaSubject, Cluster, Config, HealthPaths, HostPort, Issuance, Keys,
+    LogFormat, LogLevel, Peer, Pkcs11, Raft, RaftProfile, TokenName,
 };
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use overrides::{Overrides, Variables};
@@ -121,7 +121,8 @@ impl Config {
         let text = read_text(path)
             .map_err(|message| ConfigErrors::new(&origin, vec![Problem::new("", message)]))?;
         let text = match variable {
-            Some(variable) => overrides::expanded(&text, variable),
+            // As Go does it, absent variables are empty.
+            Some(variable) => crate::migrate::expand(&text, variable).text,
             None => text,
         };
         Self::parse_with(&text, &origin, overrides)

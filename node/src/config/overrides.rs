@@ -1,5 +1,4 @@
-//! What the command line says in place of the file: the flags of SPIRE's `run` and `validate`, and
-//! variables of the environment inside the file.
+//! What the command line says in place of the file: the flags of SPIRE's `run` and `validate`.
 
 use toml::{Table, Value};
 
@@ -76,58 +75,6 @@ impl Overrides {
     }
 }
 
-/// `text` with `$NAME` and `${NAME}` replaced by the value of that variable, as Go does it: an
-/// absent variable is empty, and `$$` is a dollar.
-pub(super) fn expanded(text: &str, variable: Variables<'_>) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('$') {
-        out.push_str(before);
-        let (name, behind) = name_of(after);
-        match name {
-            Name::Of(name) => out.push_str(&variable(name).unwrap_or_default()),
-            Name::Dollar => out.push('$'),
-            Name::None => out.push('$'),
-            Name::Malformed => {}
-        }
-        rest = behind;
-    }
-    out.push_str(rest);
-    out
-}
-
-/// What stands behind a dollar.
-enum Name<'a> {
-    Of(&'a str),
-    /// Another dollar.
-    Dollar,
-    /// Nothing that could be a name.
-    None,
-    /// Braces without a name between them, which Go leaves out.
-    Malformed,
-}
-
-fn name_of(text: &str) -> (Name<'_>, &str) {
-    if let Some(behind) = text.strip_prefix('$') {
-        return (Name::Dollar, behind);
-    }
-    if let Some(inside) = text.strip_prefix('{') {
-        return match inside.split_once('}') {
-            Some(("", behind)) => (Name::Malformed, behind),
-            Some(("$", behind)) => (Name::Dollar, behind),
-            Some((name, behind)) => (Name::Of(name), behind),
-            None => (Name::Malformed, inside),
-        };
-    }
-    let end = text
-        .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .unwrap_or(text.len());
-    match text.split_at(end) {
-        ("", behind) => (Name::None, behind),
-        (name, behind) => (Name::Of(name), behind),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,28 +142,5 @@ mod tests {
         }
         let errors = Config::parse_with("api = 1\n", "x.toml", &overrides).unwrap_err();
         assert!(errors.problems.iter().any(|p| p.path == "api"));
-    }
-
-    #[test]
-    fn variables_are_replaced_as_go_does() {
-        let variable = |name: &str| match name {
-            "TD" => Some("example.org".to_owned()),
-            "N_1" => Some("$TD".to_owned()),
-            _ => None,
-        };
-        for (text, replaced) in [
-            ("a = \"$TD\"", "a = \"example.org\""),
-            ("${TD}s", "example.orgs"),
-            ("$TDs", ""),
-            // What a variable holds is not looked into again.
-            ("$N_1.", "$TD."),
-            ("[$MISSING]", "[]"),
-            ("$$TD", "$TD"),
-            ("100 $ or $", "100 $ or $"),
-            ("${}x${TD", "xTD"),
-            ("é$TDé", "éexample.orgé"),
-        ] {
-            assert_eq!(expanded(text, &variable), replaced, "{text}");
-        }
     }
 }

@@ -46,11 +46,11 @@ pub(super) struct RawConfig {
     pub(super) cluster: RawCluster,
     pub(super) raft: RawRaft,
     pub(super) issuance: RawIssuance,
+    pub(super) agents: RawAgents,
     pub(super) keys: RawKeys,
     #[serde(default)]
     pub(super) metrics: RawListener,
-    #[serde(default)]
-    pub(super) health: RawListener,
+    pub(super) health: RawHealth,
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,6 +108,7 @@ pub(super) struct RawIssuance {
     pub(super) stale_issuance_limit: Option<RawDuration>,
     pub(super) ca_key_type: CaKeyType,
     pub(super) jwt_issuer: Option<String>,
+    pub(super) disable_jwt_svids: bool,
     #[serde(default)]
     pub(super) ca_subject: RawSubject,
 }
@@ -118,6 +119,14 @@ pub(super) struct RawSubject {
     pub(super) country: Option<Vec<String>>,
     pub(super) organization: Option<Vec<String>>,
     pub(super) common_name: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAgents {
+    pub(super) prune_expired_for: Option<RawDuration>,
+    pub(super) prune_batch_size: u32,
+    pub(super) prune_tofu: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -150,6 +159,14 @@ pub(super) struct RawPkcs11 {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawListener {
     pub(super) address: Option<SocketAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHealth {
+    pub(super) address: Option<SocketAddr>,
+    pub(super) live_path: String,
+    pub(super) ready_path: String,
 }
 
 impl RawConfig {

@@ -7,6 +7,8 @@
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -116,10 +118,20 @@ pub fn logging(level: LogLevel, format: LogFormat) -> Result<LogLevels, LoggingE
     Ok(LogLevels::new(level, Arc::new(apply)))
 }
 
+/// A Unix second as SPIRE's logs write it; the number where no calendar reaches.
+pub fn rfc3339(seconds: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|at| at.format(&Rfc3339).ok())
+        .unwrap_or_else(|| seconds.to_string())
+}
+
 /// Our own messages from `level` on. Libraries speak when something is wrong: what
 /// else they say drowns what the server says.
 fn filter(level: LogLevel) -> EnvFilter {
     let (own, libraries) = match level {
+        // Nothing of ours is as severe as SPIRE means by these.
+        LogLevel::Panic | LogLevel::Fatal => ("off", "off"),
         LogLevel::Error => ("error", "error"),
         LogLevel::Warn => ("warn", "warn"),
         LogLevel::Info => ("info", "warn"),
@@ -129,10 +141,10 @@ fn filter(level: LogLevel) -> EnvFilter {
     // The prefix of every crate of the project.
     // openraft warns of every try to reach a peer that is away, many times a second;
     // `cluster status` and metrics say the same once.
-    let raft = if matches!(level, LogLevel::Trace) {
-        "info"
-    } else {
-        "error"
+    let raft = match level {
+        LogLevel::Trace => "info",
+        LogLevel::Panic | LogLevel::Fatal => "off",
+        _ => "error",
     };
     EnvFilter::new(format!("{libraries},openraft={raft},chancery={own}"))
 }
@@ -168,10 +180,18 @@ mod tests {
             tracing::info!(target: "chancery_node::service", "own info");
             tracing::debug!(target: "chancery_raft_store::machine", "own debug");
             tracing::warn!(target: "h2::server", "library warning");
+            tracing::error!(target: "chancery_node::app", "own error");
+            tracing::error!(target: "openraft::engine", "library error");
             tracing::info!(target: "openraft::engine", "library info");
         });
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn moments_read_as_in_logs_of_spire() {
+        assert_eq!(rfc3339(1_767_225_600), "2026-01-01T00:00:00Z");
+        assert_eq!(rfc3339(i64::MAX), i64::MAX.to_string());
     }
 
     #[test]
@@ -182,6 +202,9 @@ mod tests {
         assert!(says(LogLevel::Debug, "library warning") && !says(LogLevel::Debug, "library info"));
         assert!(!says(LogLevel::Error, "library warning"));
         assert!(!says(LogLevel::Warn, "own info"));
+        for silent in [LogLevel::Panic, LogLevel::Fatal] {
+            assert_eq!(logged_at(silent), "");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod entry;
 mod federation;
 mod line;
 mod logger;
+mod migrate;
 mod mint;
 mod server;
 
