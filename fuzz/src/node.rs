@@ -1,7 +1,5 @@
-//! Targets over `chancery-node`: the configuration file, path templates, and what agents
-//! present.
-//! Targets over `chancery-node`: the configuration file, what agents present, and what
-//! proxies say of them.
+//! Targets over `chancery-node`: the configuration file, path templates, what agents
+//! present, what proxies say of them, and the files that verbs read.
 
 use std::collections::BTreeMap;
 use std::str::from_utf8;
@@ -37,6 +35,7 @@ pub const TARGETS: &[super::Target] = &[
     ("challenge_response", challenge_response),
     ("path_template", path_template),
     ("proxy_header", proxy_header),
+    ("cli_input", cli_input),
 ];
 
 /// A configuration file is valid or has problems that can be told, the same each time.
@@ -101,6 +100,11 @@ pub fn join_token(data: &[u8]) {
     assert_eq!(id.path().split('/').count(), 5);
     // The secret is not shown. (A short one may stand in the digest by accident.)
     assert!(text.len() < 12 || !format!("{token:?}").contains(text));
+}
+
+/// The files of `entry`, `bundle` and `federation`, and the tokens of `jwt`.
+pub fn cli_input(data: &[u8]) {
+    chancery_node::cli::read_as_every_input(data);
 }
 
 /// The subject of a request: what is read is written so that it reads back.

@@ -212,10 +212,16 @@ pub fn authority_id(ski: &[u8]) -> String {
 /// One certificate as PEM (RFC 7468 §5).
 #[must_use]
 pub fn pem_certificate(der: &[u8]) -> String {
+    pem("CERTIFICATE", der)
+}
+
+/// One block of PEM (RFC 7468 §2), in lines of 64 characters.
+#[must_use]
+pub fn pem(label: &str, der: &[u8]) -> String {
     const LINE: usize = 64;
     let body = STANDARD.encode(der);
-    let mut out = String::with_capacity(body.len() + body.len() / LINE + 64);
-    out.push_str("-----BEGIN CERTIFICATE-----\n");
+    let mut out = String::with_capacity(body.len() + body.len() / LINE + 2 * label.len() + 64);
+    out.push_str(&format!("-----BEGIN {label}-----\n"));
     let mut rest = body.as_str();
     while !rest.is_empty() {
         let (line, after) = rest.split_at(rest.len().min(LINE));
@@ -223,7 +229,7 @@ pub fn pem_certificate(der: &[u8]) -> String {
         out.push('\n');
         rest = after;
     }
-    out.push_str("-----END CERTIFICATE-----\n");
+    out.push_str(&format!("-----END {label}-----\n"));
     out
 }
 

@@ -27,7 +27,10 @@ pub(super) enum CliError {
         /// As given.
         value: i64,
     },
-    /// A text is no SPIFFE ID.
+    /// The one text that is to be a SPIFFE ID, or a trust domain, is none.
+    #[error(transparent)]
+    SpiffeId(#[from] IdError),
+    /// One of several texts is no SPIFFE ID.
     #[error("error parsing {what} {text:?}")]
     Id {
         /// Whose ID.
@@ -46,18 +49,15 @@ pub(super) enum CliError {
     /// `-expiresBefore`.
     #[error("date is not valid: {0:?} is not of the form \"2006-01-02 15:04:05 -0700 -07\"")]
     Date(String),
-    /// `-format` of `bundle show`.
+    /// `-format` of `bundle`.
     #[error("invalid format: {0:?}")]
     Format(String),
     /// `-instance` without a usable template.
     #[error("{0}")]
     Instance(&'static str),
-    /// A verb of SPIRE's that is still to come.
-    #[error("'{verb}' is not available in this version of chancery")]
-    NotAvailable {
-        /// The words as typed.
-        verb: &'static str,
-    },
+    /// SPIRE's words for what a flag, a file or an answer holds.
+    #[error("{0}")]
+    Said(String),
 
     /// A data file cannot be read.
     #[error("cannot read {}", path.display())]
@@ -192,6 +192,19 @@ pub(super) enum CliError {
 }
 
 impl CliError {
+    /// For `map_err`: says what was being done.
+    pub(super) fn during(doing: &'static str) -> impl FnOnce(CliError) -> CliError {
+        move |error| CliError::While {
+            doing: doing.to_owned(),
+            source: Box::new(error),
+        }
+    }
+
+    /// A batch of one was answered with none.
+    pub(super) fn no_result() -> CliError {
+        CliError::Answer("it has no result".to_owned())
+    }
+
     /// The text with its causes, outermost first, parted by colons.
     pub(super) fn with_causes(&self) -> String {
         let mut text = self.to_string();

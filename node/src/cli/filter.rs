@@ -3,7 +3,7 @@
 use chancery_api::spire::api::types::{
     FederatesWithMatch, Selector, SelectorMatch, Spiffeid, federates_with_match, selector_match,
 };
-use chancery_identity::id::SpiffeId;
+use chancery_identity::id::{IdError, SpiffeId};
 
 use super::error::CliError;
 
@@ -12,11 +12,23 @@ use super::error::CliError;
 /// # Errors
 /// [`CliError::Id`].
 pub(super) fn id(what: &'static str, text: &str) -> Result<Spiffeid, CliError> {
-    let id = SpiffeId::parse(text).map_err(|source| CliError::Id {
+    message(text).map_err(|source| CliError::Id {
         what,
         text: text.to_owned(),
         source,
-    })?;
+    })
+}
+
+/// [`id`] of a verb that takes one ID only, so that the error need not name it.
+///
+/// # Errors
+/// [`CliError::SpiffeId`].
+pub(super) fn only_id(text: &str) -> Result<Spiffeid, CliError> {
+    Ok(message(text)?)
+}
+
+fn message(text: &str) -> Result<Spiffeid, IdError> {
+    let id = SpiffeId::parse(text)?;
     Ok(Spiffeid {
         trust_domain: id.trust_domain_name().to_owned(),
         path: id.path().to_owned(),
@@ -130,6 +142,10 @@ mod tests {
             "error parsing parent ID \"invalid-id\": scheme is missing or invalid"
         );
         assert_eq!(optional_id("parent ID", "").unwrap(), None);
+        assert_eq!(
+            only_id("invalid-id").unwrap_err().with_causes(),
+            "scheme is missing or invalid"
+        );
     }
 
     #[test]

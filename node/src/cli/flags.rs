@@ -6,8 +6,11 @@
 //! rewritten to `--name` or `--name=value` first.
 
 use std::ffi::{OsStr, OsString};
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, Command};
+
+use crate::config::{DurationError, parse_duration};
 
 /// Rewrites `args`, whose first is the program's name, for the built command `root`.
 ///
@@ -38,9 +41,14 @@ pub(super) fn rewrite(root: &Command, args: impl IntoIterator<Item = OsString>) 
                 rewritten.retain(|earlier| *earlier != flag);
                 continue;
             }
+            (Kind::OptionalValue, Some(value)) => Some(match switch(value) {
+                Some(on) => on.to_string().into(),
+                // For clap to refuse.
+                None => value.into(),
+            }),
             (_, Some(value)) => Some(OsStr::new(value).to_owned()),
             (Kind::Value, None) => args.next(),
-            (Kind::Switch | Kind::Unknown, None) => None,
+            (Kind::Switch | Kind::OptionalValue | Kind::Unknown, None) => None,
         };
         if let Some(value) = value {
             flag.push("=");
@@ -49,6 +57,14 @@ pub(super) fn rewrite(root: &Command, args: impl IntoIterator<Item = OsString>) 
         rewritten.push(flag);
     }
     rewritten
+}
+
+/// A value parser for durations in Go's notation.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn duration(text: &str) -> Result<Duration, DurationError> {
+    parse_duration(text)
 }
 
 /// The name and the value of `-name`, `--name`, `-name=value` or `--name=value`.
@@ -69,14 +85,21 @@ enum Kind {
     Value,
     /// Takes it after an equals sign only.
     Switch,
+    /// A switch that tells off from absent.
+    OptionalValue,
     Unknown,
 }
 
 fn kind(command: &Command, name: &str) -> Kind {
     let known = |arg: &&Arg| arg.get_long() == Some(name);
-    match command.get_arguments().find(known).map(Arg::get_action) {
+    let arg = command.get_arguments().find(known);
+    let takes_none = arg
+        .and_then(Arg::get_num_args)
+        .is_some_and(|range| range.min_values() == 0);
+    match arg.map(Arg::get_action) {
         None => Kind::Unknown,
         Some(ArgAction::SetTrue) => Kind::Switch,
+        Some(_) if takes_none => Kind::OptionalValue,
         Some(action) if action.takes_values() => Kind::Value,
         Some(_) => Kind::Unknown,
     }
@@ -101,7 +124,8 @@ mod tests {
         let create = Command::new("create")
             .arg(value("spiffeID"))
             .arg(value("selector"))
-            .arg(switch);
+            .arg(switch)
+            .arg(Arg::new("jti").long("jti").num_args(0..=1));
         let mut root = Command::new("chancery")
             .version("1")
             .subcommand(Command::new("entry").subcommand(create));
@@ -183,6 +207,19 @@ mod tests {
         for value in ["yes", ""] {
             let flag = format!("--node={value}");
             assert_eq!(rewritten(&["entry", "create", &flag])[2..], [flag]);
+        }
+    }
+
+    #[test]
+    fn a_switch_may_tell_off_from_absent() {
+        for (given, passed) in [
+            ("-jti", "--jti"),
+            ("-jti=T", "--jti=true"),
+            ("-jti=0", "--jti=false"),
+            ("-jti=maybe", "--jti=maybe"),
+        ] {
+            let line = ["entry", "create", given, "false"];
+            assert_eq!(rewritten(&line)[2..], [passed, "false"], "{given}");
         }
     }
 

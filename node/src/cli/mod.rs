@@ -5,33 +5,44 @@
 //! (`cluster`, `hsm`) follows the same habits.
 //!
 //! Promises: results go to standard output, everything else to standard error; the exit code is 0
-//! or 1; no call waits longer than [`session::CALL_DEADLINE`]. A warning that a server sends along
-//! (an answer from old state, a ban that does not hold everywhere yet) is always shown.
-//! Refuses to know: what a verb means. It translates flags to one call and the answer to text; the
+//! or 1, and 127 for a noun that does not exist, as with SPIRE; no call waits longer than
+//! [`session::CALL_DEADLINE`]. A warning that a server sends along (an answer from old state, a ban
+//! that does not hold everywhere yet) is always shown.
+//! Refuses to know: what a verb means. It translates flags to calls and the answers to text; the
 //! server decides.
 //!
-//! `flags` makes SPIRE's spelling digestible, `connect` finds the server, `session` carries out
-//! calls, `output` and `text` write; then one module a noun.
+//! `flags` makes SPIRE's spelling digestible, `input` and `bundle_file` read the files that flags
+//! name, `connect` finds the server, `session` carries out calls, `output`, `text`, `zone` and
+//! `batch` write; then one module a noun.
 
 mod agent;
+mod batch;
 mod bundle;
+mod bundle_file;
 mod cluster;
 mod connect;
+mod debug;
 mod entry;
 mod error;
+mod federation;
 mod filter;
 mod flags;
 mod healthcheck;
 mod host;
 mod hsm;
+mod input;
+mod localauthority;
+mod logger;
 mod migrate;
+mod mint;
 mod notices;
 mod output;
 mod server;
 mod session;
 mod text;
 mod token;
-mod unavailable;
+mod upstreamauthority;
+mod zone;
 
 #[cfg(test)]
 mod testing;
@@ -49,13 +60,28 @@ use host::Host;
 
 /// Runs one command line, program name first, against the process's own streams and environment.
 ///
-/// Expects the process-wide rustls provider to be installed. Returns success or 1.
+/// Expects the process-wide rustls provider to be installed. Returns 0, 1 or 127.
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    Host::with_process(|host| match run(args, host) {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    })
+    Host::with_process(|host| ExitCode::from(run(args, host) as u8))
+}
+
+/// Reads `bytes` as every kind of file and token that a verb reads, for the fuzz target: none may
+/// panic, and a bundle that was read is written so that it reads back equal.
+pub fn read_as_every_input(bytes: &[u8]) {
+    entry::read_as_every_input(bytes);
+    federation::read_as_input(bytes);
+    bundle_file::read_as_every_input(bytes);
+    mint::read_as_token(bytes);
+}
+
+/// How a command line ended; the value is the process's exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exit {
+    Success = 0,
+    Failure = 1,
+    /// The noun is missing or does not exist. SPIRE's code, and the shell's for an unknown command.
+    UnknownNoun = 127,
 }
 
 /// Highly available SPIFFE issuance: the server and its administration.
@@ -102,12 +128,48 @@ enum Noun {
     /// Attested agents
     #[command(subcommand, after_help = "Example:\n  chancery agent list")]
     Agent(agent::Verb),
-    /// The trust bundle
+    /// The trust bundle, and those of federated trust domains
     #[command(
         subcommand,
         after_help = "Example:\n  chancery bundle show -format spiffe"
     )]
     Bundle(bundle::Verb),
+    /// Federation relationships: where other trust domains' bundles come from
+    #[command(subcommand, after_help = "Example:\n  chancery federation list")]
+    Federation(federation::Verb),
+    /// X.509-SVIDs made on request
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chancery x509 mint -spiffeID spiffe://example.org/web -write ."
+    )]
+    X509(mint::X509Verb),
+    /// JWT-SVIDs made on request
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chancery jwt mint -spiffeID spiffe://example.org/web -audience db"
+    )]
+    Jwt(mint::JwtVerb),
+    /// The authorities that sign for this trust domain
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chancery localauthority x509 show"
+    )]
+    Localauthority(localauthority::Kind),
+    /// The authorities that sign this trust domain's authorities
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chancery upstreamauthority taint -subjectKeyID 0ba1f6c9"
+    )]
+    Upstreamauthority(upstreamauthority::Verb),
+    /// How much the asked server logs
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chancery logger set -level debug"
+    )]
+    Logger(logger::Verb),
+    /// What the asked server knows about itself
+    #[command(subcommand, after_help = "Example:\n  chancery debug getinfo")]
+    Debug(debug::Verb),
     /// Asks the server whether it is healthy
     Healthcheck(healthcheck::Healthcheck),
     /// The cluster and its members
@@ -127,15 +189,14 @@ enum Noun {
     Migrate(migrate::Verb),
 }
 
-/// Whether the command succeeded.
-fn run(args: impl IntoIterator<Item = OsString>, host: &mut Host<'_>) -> bool {
+fn run(args: impl IntoIterator<Item = OsString>, host: &mut Host<'_>) -> Exit {
     let mut command = CommandLine::command();
     command.build();
     let args = flags::rewrite(&command, args);
 
-    if let Some(verb) = unavailable::verb(&args) {
-        return report(host, Err(CliError::NotAvailable { verb }));
-    }
+    let noun_exists = args
+        .get(1)
+        .is_some_and(|word| command.find_subcommand(word).is_some());
     let parsed = command
         .try_get_matches_from(args)
         .and_then(|matches| CommandLine::from_arg_matches(&matches));
@@ -144,18 +205,28 @@ fn run(args: impl IntoIterator<Item = OsString>, host: &mut Host<'_>) -> bool {
             let result = dispatch(command_line.noun, host);
             report(host, result)
         }
-        Err(error) => explain(host, &error),
+        Err(error) => match explain(host, &error) {
+            Exit::Failure if !noun_exists => Exit::UnknownNoun,
+            exit => exit,
+        },
     }
 }
 
 fn dispatch(noun: Noun, host: &mut Host<'_>) -> Result<(), CliError> {
     match noun {
-        Noun::Server(server::Verb::Run(verb)) | Noun::Run(verb) => verb.run(),
+        Noun::Server(server::Verb::Run(verb)) | Noun::Run(verb) => verb.run(host),
         Noun::Server(server::Verb::Validate(verb)) | Noun::Validate(verb) => verb.run(host),
         Noun::Entry(verb) => verb.run(host),
         Noun::Token(verb) => verb.run(host),
         Noun::Agent(verb) => verb.run(host),
         Noun::Bundle(verb) => verb.run(host),
+        Noun::Federation(verb) => verb.run(host),
+        Noun::X509(verb) => verb.run(host),
+        Noun::Jwt(verb) => verb.run(host),
+        Noun::Localauthority(kind) => kind.run(host),
+        Noun::Upstreamauthority(verb) => verb.run(host),
+        Noun::Logger(verb) => verb.run(host),
+        Noun::Debug(verb) => verb.run(host),
         Noun::Healthcheck(verb) => verb.run(host),
         Noun::Cluster(verb) => verb.run(host),
         Noun::Hsm(verb) => verb.run(host),
@@ -164,24 +235,29 @@ fn dispatch(noun: Noun, host: &mut Host<'_>) -> Result<(), CliError> {
 }
 
 /// Says what failed. Where standard error cannot be written there is nobody left to tell.
-fn report(host: &mut Host<'_>, result: Result<(), CliError>) -> bool {
+fn report(host: &mut Host<'_>, result: Result<(), CliError>) -> Exit {
     match result {
-        Ok(()) => true,
+        Ok(()) => Exit::Success,
         // The reader has gone, which is how `| head` ends; it needs no telling.
-        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => false,
+        Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            Exit::Failure
+        }
         Err(error) => {
             let _ = writeln!(host.stderr, "Error: {}", error.with_causes());
-            false
+            Exit::Failure
         }
     }
 }
 
 /// Help and version are results, everything else of the parser's is an error in our words.
-fn explain(host: &mut Host<'_>, error: &clap::Error) -> bool {
+fn explain(host: &mut Host<'_>, error: &clap::Error) -> Exit {
     let text = error.render().to_string();
     let written = match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            return host.stdout.write_all(text.as_bytes()).is_ok();
+            return match host.stdout.write_all(text.as_bytes()) {
+                Ok(()) => Exit::Success,
+                Err(_) => Exit::Failure,
+            };
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             host.stderr.write_all(text.as_bytes())
@@ -193,5 +269,5 @@ fn explain(host: &mut Host<'_>, error: &clap::Error) -> bool {
     };
     // As in `report`: a standard error that cannot be written has nobody behind it.
     let _ = written;
-    false
+    Exit::Failure
 }

@@ -46,20 +46,25 @@ pub(super) fn value_json(value: &impl Serialize) -> Result<String, CliError> {
         .map_err(|error| CliError::Answer(error.to_string()))
 }
 
-/// The line that stands for a failure.
-pub(super) fn error_json(text: &str) -> String {
-    line(serde_json::json!({ "error": text }))
+/// One line of JSON for a value of SPIRE's that is no message: its members keep their order.
+///
+/// # Errors
+/// [`CliError::Answer`] where a value has no JSON form.
+pub(super) fn struct_json(value: &impl Serialize) -> Result<String, CliError> {
+    as_is(value).map_err(|error| CliError::Answer(error.to_string()))
 }
 
 fn line(mut value: Value) -> String {
     // Where a dependency makes objects remember their order, alphabetical order is not free.
     value.sort_all_objects();
+    as_is(&value).expect("a JSON value has string keys and a vector takes all that is written")
+}
+
+fn as_is(value: &impl Serialize) -> serde_json::Result<String> {
     let mut bytes = Vec::new();
-    value
-        .serialize(&mut Serializer::with_formatter(&mut bytes, GoFormatter))
-        .expect("a JSON value has string keys and a vector takes all that is written");
+    value.serialize(&mut Serializer::with_formatter(&mut bytes, GoFormatter))?;
     bytes.push(b'\n');
-    String::from_utf8(bytes).expect("JSON is written as UTF-8")
+    Ok(String::from_utf8(bytes).expect("JSON is written as UTF-8"))
 }
 
 /// Compact, and careful with what HTML and JavaScript would take for their own.
@@ -156,7 +161,23 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_an_object() {
-        assert_eq!(error_json("no \"x\""), "{\"error\":\"no \\\"x\\\"\"}\n");
+    fn a_value_keeps_the_order_of_its_members_or_has_them_sorted() {
+        #[derive(Serialize)]
+        struct Pair {
+            second: &'static str,
+            first: Option<u8>,
+        }
+        let pair = Pair {
+            second: "<>",
+            first: None,
+        };
+        assert_eq!(
+            struct_json(&pair).unwrap(),
+            "{\"second\":\"\\u003c\\u003e\",\"first\":null}\n"
+        );
+        assert_eq!(
+            value_json(&pair).unwrap(),
+            "{\"first\":null,\"second\":\"\\u003c\\u003e\"}\n"
+        );
     }
 }

@@ -1,12 +1,12 @@
 //! `server run` and `server validate`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
 use super::error::CliError;
 use super::host::Host;
-use crate::config::{Config, ConfigErrors};
+use crate::config::{Config, ConfigErrors, Overrides};
 
 /// What can be done with the server itself.
 #[derive(Debug, Subcommand)]
@@ -19,46 +19,90 @@ pub(super) enum Verb {
 
 /// `server run`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  chancery server run -config /etc/chancery/chancery.toml")]
+#[command(after_help = "Examples:\n  \
+    chancery server run -config /etc/chancery/chancery.toml\n  \
+    chancery server run -config /etc/chancery/chancery.toml -logLevel debug")]
 pub(super) struct Run {
-    /// Configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 /// `server validate`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  chancery server validate -config /etc/chancery/chancery.toml")]
 pub(super) struct Validate {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// The configuration file, and what is to hold in its place.
+#[derive(Debug, Args)]
+struct Flags {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Replaces $NAME and ${NAME} in the file by variables of the environment
+    #[arg(long = "expandEnv")]
+    expand_env: bool,
+    /// In place of trust_domain
+    #[arg(long = "trustDomain", value_name = "NAME")]
+    trust_domain: Option<String>,
+    /// In place of data_dir
+    #[arg(long = "dataDir", value_name = "FOLDER")]
+    data_dir: Option<String>,
+    /// In place of the IP address in api.address
+    #[arg(long = "bindAddress", value_name = "IP")]
+    bind_address: Option<String>,
+    /// In place of the port in api.address
+    #[arg(long = "serverPort", value_name = "PORT")]
+    server_port: Option<u16>,
+    /// In place of api.admin_socket
+    #[arg(long = "socketPath", value_name = "PATH")]
+    socket_path: Option<String>,
+    /// In place of log_level
+    #[arg(long = "logLevel", value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// In place of log_format
+    #[arg(long = "logFormat", value_name = "FORMAT")]
+    log_format: Option<String>,
 }
 
 impl Run {
     /// Blocks until the server has stopped.
-    pub(super) fn run(self) -> Result<(), CliError> {
-        let config = load(&self.config)?;
+    pub(super) fn run(self, host: &Host<'_>) -> Result<(), CliError> {
+        let config = self.flags.load(host)?;
         crate::app::run(config).map_err(CliError::Server)
     }
 }
 
 impl Validate {
     pub(super) fn run(self, host: &mut Host<'_>) -> Result<(), CliError> {
-        load(&self.config)?;
+        self.flags.load(host)?;
         writeln!(host.stdout, "Chancery server configuration file is valid.")
             .map_err(CliError::Output)
     }
 }
 
-/// What validates also starts: both verbs check the file and the machine it is used on.
-fn load(path: &Path) -> Result<Config, CliError> {
-    let config = Config::load(path)?;
-    config
-        .check_environment()
-        .map_err(|problems| ConfigErrors {
-            origin: path.display().to_string(),
-            problems,
-        })?;
-    Ok(config)
+impl Flags {
+    /// What validates also starts: both verbs check the file and the machine it is used on.
+    fn load(self, host: &Host<'_>) -> Result<Config, CliError> {
+        let overrides = Overrides {
+            trust_domain: self.trust_domain,
+            data_dir: self.data_dir,
+            log_level: self.log_level,
+            log_format: self.log_format,
+            admin_socket: self.socket_path,
+            bind_address: self.bind_address,
+            server_port: self.server_port,
+        };
+        let variable = self.expand_env.then_some(host.variable);
+        let config = Config::load_with(&self.config, &overrides, variable)?;
+        config
+            .check_environment()
+            .map_err(|problems| ConfigErrors {
+                origin: self.config.display().to_string(),
+                problems,
+            })?;
+        Ok(config)
+    }
 }

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use prost::Message;
+use serde::Serialize;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::connect::{self, DEFAULT_SOCKET};
 use super::error::CliError;
 use super::host::Host;
+use super::zone::Zone;
 use super::{notices, output};
 
 /// A call that takes longer is given up.
@@ -54,11 +56,12 @@ pub(super) struct Session<'h, 'p> {
     host: &'h mut Host<'p>,
     format: Format,
     socket: PathBuf,
+    /// What the trailers of the last answer said.
+    notices: Vec<String>,
 }
 
 impl<'h, 'p> Session<'h, 'p> {
-    /// Runs `verb` in a session on a runtime of its own. In JSON a failure is also an object on
-    /// standard output, so that a program need not read prose.
+    /// Runs `verb` in a session on a runtime of its own.
     ///
     /// # Errors
     /// Those of `verb`, and of the common flags.
@@ -76,14 +79,9 @@ impl<'h, 'p> Session<'h, 'p> {
             host,
             format: common.output,
             socket,
+            notices: Vec::new(),
         };
-        let result = runtime.block_on(verb(&mut session));
-        if let Err(error) = &result
-            && session.format == Format::Json
-        {
-            session.out(&output::error_json(&error.with_causes()))?;
-        }
-        result
+        runtime.block_on(verb(&mut session))
     }
 
     /// Connects. Flags are checked before it, so that a wrong one is told without a server.
@@ -95,6 +93,7 @@ impl<'h, 'p> Session<'h, 'p> {
     }
 
     /// Awaits one call, tells on standard error what its trailers say, and hands out its answer.
+    /// What the answer before it said too is not told again.
     ///
     /// # Errors
     /// [`CliError::Refused`], [`CliError::Lost`], [`CliError::NoAnswer`].
@@ -104,8 +103,11 @@ impl<'h, 'p> Session<'h, 'p> {
     ) -> Result<T, CliError> {
         match tokio::time::timeout(CALL_DEADLINE, call).await {
             Ok(Ok(response)) => {
-                for notice in notices::of(response.metadata()) {
-                    self.err(&format!("{notice}\n"))?;
+                let notices = notices::of(response.metadata());
+                if notices != self.notices {
+                    let text: String = notices.iter().map(|line| format!("{line}\n")).collect();
+                    self.err(&text)?;
+                    self.notices = notices;
                 }
                 Ok(response.into_inner())
             }
@@ -143,6 +145,11 @@ impl<'h, 'p> Session<'h, 'p> {
         self.host.now_unix_s
     }
 
+    /// The time zone of the process.
+    pub(super) fn zone(&self) -> Zone {
+        Zone::local((self.host.variable)("TZ").as_deref())
+    }
+
     /// The streams and variables around the session.
     pub(super) fn host(&mut self) -> &mut Host<'p> {
         self.host
@@ -161,6 +168,22 @@ impl<'h, 'p> Session<'h, 'p> {
         let text = match self.format {
             Format::Json => output::message_json(full_name, message)?,
             Format::Pretty => pretty()?,
+        };
+        self.out(&text)
+    }
+
+    /// [`Session::print`] for what SPIRE prints without being a message.
+    ///
+    /// # Errors
+    /// [`CliError::Output`]; [`CliError::Answer`] for a value without a JSON form.
+    pub(super) fn print_struct(
+        &mut self,
+        value: &impl Serialize,
+        pretty: impl FnOnce() -> String,
+    ) -> Result<(), CliError> {
+        let text = match self.format {
+            Format::Json => output::struct_json(value)?,
+            Format::Pretty => pretty(),
         };
         self.out(&text)
     }

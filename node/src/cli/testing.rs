@@ -144,13 +144,23 @@ impl FakeServer {
 
     /// The requests so far, which all are an `M`.
     pub(super) fn requests<M: Message + Default>(&self) -> Vec<M> {
+        let requests = self.all_requests();
+        let decode = |bytes: &Bytes| M::decode(bytes.clone()).unwrap();
+        requests.iter().map(decode).collect()
+    }
+
+    /// The request at that place, from 0, which is an `M`.
+    pub(super) fn request<M: Message + Default>(&self, at: usize) -> M {
+        M::decode(self.all_requests()[at].clone()).unwrap()
+    }
+
+    fn all_requests(&self) -> Vec<Bytes> {
         let script = self.script.lock().unwrap();
         assert!(
             script.answers.is_empty(),
             "not every expected call was made"
         );
-        let decode = |bytes: &Bytes| M::decode(bytes.clone()).unwrap();
-        script.requests.iter().map(decode).collect()
+        script.requests.clone()
     }
 }
 
@@ -224,26 +234,29 @@ async fn answer(
 pub(super) struct Outcome {
     /// Whether the exit code is 0.
     pub(super) success: bool,
+    /// The exit code.
+    pub(super) code: u8,
     /// Standard output.
     pub(super) out: String,
     /// Standard error.
     pub(super) err: String,
 }
 
-/// Runs `chancery` with `words` in an empty environment.
+/// Runs `chancery` with `words` in an environment that has a time zone only, UTC.
 pub(super) fn run(words: &[&str], input: &str) -> Outcome {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut host = Host {
         stdin: &mut input.as_bytes(),
         stdout: &mut out,
         stderr: &mut err,
-        variable: &|_| None,
+        variable: &|name| (name == "TZ").then(String::new),
         now_unix_s: 1_552_410_266,
     };
     let args = ["chancery"].iter().chain(words).map(Into::into);
-    let success = super::run(args, &mut host);
+    let code = super::run(args, &mut host) as u8;
     Outcome {
-        success,
+        success: code == 0,
+        code,
         out: String::from_utf8(out).unwrap(),
         err: String::from_utf8(err).unwrap(),
     }

@@ -47,8 +47,13 @@ pub(super) fn date(unix_s: i64) -> String {
     let Ok(at) = OffsetDateTime::from_unix_timestamp(unix_s) else {
         return format!("{unix_s} s after 1970");
     };
+    format!("{} +0000 UTC", clock(at))
+}
+
+/// What calendar and clock show, without a zone.
+pub(super) fn clock(at: OffsetDateTime) -> String {
     format!(
-        "{:04}-{:02}-{:02} {:02}:{:02}:{:02} +0000 UTC",
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
         at.year(),
         u8::from(at.month()),
         at.day(),
@@ -56,6 +61,14 @@ pub(super) fn date(unix_s: i64) -> String {
         at.minute(),
         at.second()
     )
+}
+
+/// A date as RFC 3339 writes it, in UTC.
+pub(super) fn rfc3339(unix_s: i64) -> String {
+    match OffsetDateTime::from_unix_timestamp(unix_s) {
+        Ok(at) => format!("{}Z", clock(at).replace(' ', "T")),
+        Err(_) => date(unix_s),
+    }
 }
 
 /// A duration by its two largest units: `2 d 3 h`, `45 s`.
@@ -133,6 +146,8 @@ mod tests {
         assert_eq!(date(0), "1970-01-01 00:00:00 +0000 UTC");
         assert_eq!(date(1_552_410_266), "2019-03-12 17:04:26 +0000 UTC");
         assert_eq!(date(i64::MAX), "9223372036854775807 s after 1970");
+        assert_eq!(rfc3339(1_552_410_266), "2019-03-12T17:04:26Z");
+        assert_eq!(rfc3339(i64::MAX), "9223372036854775807 s after 1970");
     }
 
     #[test]

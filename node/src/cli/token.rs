@@ -54,7 +54,10 @@ impl Generate {
                 value: self.ttl,
             })?,
             token: String::new(),
-            agent_id: filter::optional_id("SPIFFE ID", &self.spiffe_id)?,
+            agent_id: match &*self.spiffe_id {
+                "" => None,
+                id => Some(filter::only_id(id)?),
+            },
         };
         let mut client = AgentClient::new(session.channel().await?);
         let call = client.create_join_token(request(message));

@@ -9,14 +9,16 @@
 //! Refuses to know: what the values are used for.
 //!
 //! `schema` is the one list of keys (type, bounds, default, meaning), `raw`
-//! mirrors the file, `checked` is what the rest of the server sees, and
-//! `environment` looks at the machine the file is used on.
+//! mirrors the file, `overrides` is what flags say in its place, `checked` is what
+//! the rest of the server sees, and `environment` looks at the machine the file is
+//! used on.
 
 mod checked;
 mod cidr;
 mod duration;
 mod environment;
 mod node_attestors;
+mod overrides;
 mod raw;
 pub mod schema;
 mod secret;
@@ -31,6 +33,7 @@ pub use checked::{
 pub use cidr::Cidr;
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use node_attestors::{NodeAttestors, RootsFileError, X509PopConfig, X509PopRoots, read_roots};
+pub use overrides::{Overrides, Variables};
 pub use secret::{SecretFileError, read_secret_file};
 
 /// Size from which on a file is not a configuration.
@@ -105,10 +108,28 @@ impl Config {
     /// Every problem of the file; or that it cannot be read, is no UTF-8, or
     /// is larger than 1 MiB.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::load_with(path, &Overrides::default(), None)
+    }
+
+    /// [`Config::load`] with `overrides` in place of keys of the file and, where `variable` is
+    /// given, the values it has for `$NAME` and `${NAME}` in place of these.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with(
+        path: &Path,
+        overrides: &Overrides,
+        variable: Option<Variables<'_>>,
+    ) -> Result<Self, ConfigErrors> {
         let origin = path.display().to_string();
         let text = read_text(path)
             .map_err(|message| ConfigErrors::new(&origin, vec![Problem::new("", message)]))?;
-        Self::parse(&text, &origin)
+        let text = match variable {
+            // As Go does it, absent variables are empty.
+            Some(variable) => crate::migrate::expand(&text, variable).text,
+            None => text,
+        };
+        Self::parse_with(&text, &origin, overrides)
     }
 
     /// Checks `text`; `origin` names it in errors.
@@ -116,6 +137,18 @@ impl Config {
     /// # Errors
     /// Every problem of the text.
     pub fn parse(text: &str, origin: &str) -> Result<Self, ConfigErrors> {
+        Self::parse_with(text, origin, &Overrides::default())
+    }
+
+    /// [`Config::parse`] with `overrides` in place of keys of the text.
+    ///
+    /// # Errors
+    /// As [`Config::parse`].
+    pub fn parse_with(
+        text: &str,
+        origin: &str,
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigErrors> {
         let fail = |problems| Err(ConfigErrors::new(origin, problems));
         let mut table = match text.parse::<toml::Table>() {
             Ok(table) => table,
@@ -123,6 +156,7 @@ impl Config {
             // carries line, column and the line itself.
             Err(error) => return fail(vec![Problem::new("", error.to_string().trim_end())]),
         };
+        overrides.apply(&mut table);
         let mut problems = schema::conform(&mut table);
         let raw = match raw::RawConfig::deserialize_conformed(table) {
             Ok(raw) => raw,

@@ -4,21 +4,13 @@
 //! underscores but for `entryExpiry`, IDs as text, numbers as numbers. As with Go, names are
 //! matched without regard to case, null is as good as absent, and unknown members are ignored.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::Path;
-
 use chancery_api::spire::api::types::{Entry, Selector, entry::AdditionalAttributes};
 use chancery_identity::id::TrustDomain;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cli::error::CliError;
-use crate::cli::filter;
-use crate::cli::host::Host;
-
-/// A file larger than this would not fit any one request.
-const FILE_BYTES_MAX: u64 = 64 << 20;
+use crate::cli::{filter, input};
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -67,12 +59,12 @@ struct RecordAttributes {
     jwt_svid_include_jti: bool,
 }
 
-/// The entries in the file at `path`; `-` is standard input.
+/// The entries in `bytes`, which are those of the file at `path`.
 ///
 /// # Errors
-/// The file's variants of [`CliError`]; [`CliError::Item`] with the position of a wrong entry.
-pub(super) fn entries(path: &str, host: &mut Host<'_>) -> Result<Vec<Entry>, CliError> {
-    let file: Entries = read(path, host)?;
+/// [`CliError::Json`]; [`CliError::Item`] with the position of a wrong entry.
+pub(super) fn entries(bytes: &[u8], path: &str) -> Result<Vec<Entry>, CliError> {
+    let file: Entries = input::json(bytes, path)?;
     let parsed = file.entries.into_iter().enumerate().map(|(at, value)| {
         entry(value).map_err(|error| CliError::Item {
             number: at + 1,
@@ -82,53 +74,12 @@ pub(super) fn entries(path: &str, host: &mut Host<'_>) -> Result<Vec<Entry>, Cli
     parsed.collect()
 }
 
-/// The ids in the file at `path`; `-` is standard input.
+/// The ids in `bytes`, which are those of the file at `path`.
 ///
 /// # Errors
-/// The file's variants of [`CliError`].
-pub(super) fn ids(path: &str, host: &mut Host<'_>) -> Result<Vec<String>, CliError> {
-    read(path, host).map(|file: Ids| file.ids)
-}
-
-fn read<T: for<'de> Deserialize<'de>>(path: &str, host: &mut Host<'_>) -> Result<T, CliError> {
-    let named = Path::new(path);
-    let failed = |source: io::Error| CliError::File {
-        path: named.to_owned(),
-        source,
-    };
-    let mut bytes = Vec::new();
-    if path == "-" {
-        let mut limited = (&mut *host.stdin).take(FILE_BYTES_MAX + 1);
-        limited.read_to_end(&mut bytes).map_err(failed)?;
-    } else {
-        let mut limited = File::open(named).map_err(failed)?.take(FILE_BYTES_MAX + 1);
-        limited.read_to_end(&mut bytes).map_err(failed)?;
-    }
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(CliError::FileTooLarge {
-            path: named.to_owned(),
-            bytes_max: FILE_BYTES_MAX,
-        });
-    }
-    serde_json::from_slice::<Value>(&bytes)
-        .and_then(|value| serde_json::from_value(as_go_matches(value)))
-        .map_err(|source| CliError::Json {
-            path: named.to_owned(),
-            source,
-        })
-}
-
-/// Names in lower case, and without nulls.
-fn as_go_matches(value: Value) -> Value {
-    match value {
-        Value::Object(members) => {
-            let known = members.into_iter().filter(|(_, value)| !value.is_null());
-            let folded = known.map(|(name, value)| (name.to_lowercase(), as_go_matches(value)));
-            Value::Object(folded.collect())
-        }
-        Value::Array(items) => Value::Array(items.into_iter().map(as_go_matches).collect()),
-        plain => plain,
-    }
+/// [`CliError::Json`].
+pub(super) fn ids(bytes: &[u8], path: &str) -> Result<Vec<String>, CliError> {
+    input::json(bytes, path).map(|file: Ids| file.ids)
 }
 
 fn entry(value: Value) -> Result<Entry, CliError> {
@@ -178,19 +129,12 @@ mod tests {
 
     use super::*;
 
-    /// What `read_file` makes of `json` on standard input.
+    /// What `read` makes of `json` on standard input.
     fn from_stdin<T>(
         json: &str,
-        read_file: fn(&str, &mut Host<'_>) -> Result<T, CliError>,
+        read: fn(&[u8], &str) -> Result<T, CliError>,
     ) -> Result<T, String> {
-        let mut host = Host {
-            stdin: &mut json.as_bytes(),
-            stdout: &mut io::sink(),
-            stderr: &mut io::sink(),
-            variable: &|_| None,
-            now_unix_s: 0,
-        };
-        read_file("-", &mut host).map_err(|error| error.with_causes())
+        read(json.as_bytes(), "-").map_err(|error| error.with_causes())
     }
 
     #[test]
@@ -279,20 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
-        let mut host = Host {
-            stdin: &mut io::empty(),
-            stdout: &mut io::sink(),
-            stderr: &mut io::sink(),
-            variable: &|_| None,
-            now_unix_s: 0,
-        };
-        let error = entries("/nonexistent/entries.json", &mut host).unwrap_err();
-        assert!(
-            error
-                .with_causes()
-                .starts_with("cannot read /nonexistent/entries.json: ")
-        );
+    fn what_is_no_json_is_refused() {
         assert!(from_stdin("", entries).unwrap_err().starts_with("-: EOF"));
     }
 }

@@ -1,8 +1,10 @@
-//! `entry create`, `show`, `delete` and `count`.
+//! `entry create`, `update`, `show`, `delete` and `count`.
 
 mod create;
 mod data;
+mod fields;
 mod pretty;
+mod update;
 
 use chancery_api::spire::api::server::entry::v1::entry_client::EntryClient;
 use chancery_api::spire::api::server::entry::v1::{
@@ -13,10 +15,11 @@ use chancery_api::spire::api::types::{Entry, Selector, Spiffeid};
 use clap::{Args, Subcommand};
 use tonic::transport::Channel;
 
+use super::batch::Batch;
 use super::error::CliError;
 use super::host::Host;
 use super::session::{ANSWER_BYTES_MAX, Common, Session, request};
-use super::{filter, text};
+use super::{filter, input, text};
 
 /// Entries a page, as SPIRE's.
 const PAGE_SIZE: i32 = 500;
@@ -26,6 +29,8 @@ const PAGE_SIZE: i32 = 500;
 pub(super) enum Verb {
     /// Creates registration entries
     Create(Box<create::Create>),
+    /// Updates registration entries
+    Update(Box<update::Update>),
     /// Displays registration entries
     Show(Show),
     /// Deletes registration entries
@@ -146,12 +151,14 @@ impl Verb {
     pub(super) fn run(self, host: &mut Host<'_>) -> Result<(), CliError> {
         let common = match &self {
             Verb::Create(verb) => verb.common(),
+            Verb::Update(verb) => verb.common(),
             Verb::Show(verb) => &verb.common,
             Verb::Delete(verb) => &verb.common,
             Verb::Count(verb) => &verb.common,
         };
         Session::run(common, host, async |session| match &self {
             Verb::Create(verb) => verb.create(session).await,
+            Verb::Update(verb) => verb.update(session).await,
             Verb::Show(verb) => verb.show(session).await,
             Verb::Delete(verb) => verb.delete(session).await,
             Verb::Count(verb) => verb.count(session).await,
@@ -169,7 +176,12 @@ impl Matching {
         Ok(list_entries_request::Filter {
             by_spiffe_id: filter::optional_id("SPIFFE ID", &self.spiffe_id)?,
             by_parent_id: filter::optional_id("parent ID", &self.parent_id)?,
-            by_selectors: filter::by_selectors(&self.selector, &self.match_selectors_on)?,
+            by_selectors: filter::by_selectors(&self.selector, &self.match_selectors_on).map_err(
+                |error| match error {
+                    CliError::Selector(_) => CliError::during("error parsing selectors")(error),
+                    other => other,
+                },
+            )?,
             by_federates_with: filter::by_federates_with(
                 &self.federates_with,
                 &self.match_federates_with_on,
@@ -277,7 +289,8 @@ impl Count {
 impl Delete {
     async fn delete(&self, session: &mut Session<'_, '_>) -> Result<(), CliError> {
         let ids = if !self.file.is_empty() {
-            data::ids(&self.file, session.host())?
+            let bytes = input::file_or_standard_input(&self.file, session.host())?;
+            data::ids(&bytes, &self.file)?
         } else if self.entry_id.is_empty() {
             return Err(CliError::Flags("an entry ID is required"));
         } else {
@@ -286,7 +299,7 @@ impl Delete {
         let mut client = client(session).await?;
         let call = client.batch_delete_entry(request(BatchDeleteEntryRequest { ids }));
         let deleted = session.call(call).await?;
-        let mut text = pretty::Batch::default();
+        let mut text = Batch::default();
         session.print(
             "spire.api.server.entry.v1.BatchDeleteEntryResponse",
             &deleted,
@@ -297,6 +310,12 @@ impl Delete {
         )?;
         text.finish(session, "failed to delete one or more entries")
     }
+}
+
+/// For [`super::read_as_every_input`].
+pub(super) fn read_as_every_input(bytes: &[u8]) {
+    let _ = data::entries(bytes, "-");
+    let _ = data::ids(bytes, "-");
 }
 
 /// By SPIFFE ID, parent, TTLs and selectors, with the selectors of each in order, as SPIRE shows

@@ -2,57 +2,11 @@
 
 use std::fmt::Write as _;
 
-use chancery_api::spire::api::server::entry::v1::{
-    batch_create_entry_response, batch_delete_entry_response,
-};
+use chancery_api::spire::api::server::entry::v1::batch_delete_entry_response;
 use chancery_api::spire::api::types::{Entry, Status};
 
-use crate::cli::error::CliError;
-use crate::cli::session::Session;
+use crate::cli::batch::{Batch, failed};
 use crate::cli::text;
-
-/// What a batch leaves to say.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Batch {
-    /// For standard output.
-    pub(super) out: String,
-    /// For standard error.
-    err: String,
-    /// Whether any item failed.
-    failed: bool,
-}
-
-impl Batch {
-    /// Tells what failed; that something failed is an error with the text `failure`.
-    ///
-    /// # Errors
-    /// [`CliError::Batch`], [`CliError::Output`].
-    pub(super) fn finish(
-        self,
-        session: &mut Session<'_, '_>,
-        failure: &'static str,
-    ) -> Result<(), CliError> {
-        session.err(&self.err)?;
-        if self.failed {
-            return Err(CliError::Batch(failure));
-        }
-        Ok(())
-    }
-}
-
-/// The status if it is a failure. A server that forgets it has not told of a success.
-pub(super) fn failed(status: Option<&Status>) -> Option<Status> {
-    const OK: i32 = 0;
-    const UNKNOWN: i32 = 2;
-    match status {
-        Some(status) if status.code == OK => None,
-        Some(status) => Some(status.clone()),
-        None => Some(Status {
-            code: UNKNOWN,
-            message: "the server sent no status".to_owned(),
-        }),
-    }
-}
 
 /// `entry show`.
 pub(super) fn found(entries: &[Entry]) -> String {
@@ -63,22 +17,17 @@ pub(super) fn found(entries: &[Entry]) -> String {
     )
 }
 
-/// `entry create`.
-pub(super) fn created(results: &[batch_create_entry_response::Result]) -> Batch {
+/// `entry create` and `entry update`: what was `doing` with each entry, and what became of it.
+pub(super) fn written<'a>(
+    doing: &str,
+    results: impl Iterator<Item = (Option<&'a Status>, Option<&'a Entry>)>,
+) -> Batch {
     let mut batch = Batch::default();
-    for result in results {
-        let entry = result.entry.as_ref().map(block).unwrap_or_default();
-        match failed(result.status.as_ref()) {
+    for (status, entry) in results {
+        let entry = entry.map(block).unwrap_or_default();
+        match failed(status) {
             None => batch.out.push_str(&entry),
-            Some(status) => {
-                batch.failed = true;
-                let _ = write!(
-                    batch.err,
-                    "Failed to create the following entry (code: {}, msg: {:?}):\n{entry}",
-                    text::code_name(status.code),
-                    status.message
-                );
-            }
+            Some(status) => batch.fail(doing, &status, &entry),
         }
     }
     batch
@@ -283,14 +232,14 @@ JwtSvidIncludeJti       : true
 
     #[test]
     fn what_was_not_created_goes_to_standard_error() {
-        let result = |status| batch_create_entry_response::Result {
-            status,
-            entry: Some(plain()),
+        let entry = plain();
+        let of = |statuses: [Option<Status>; 2]| {
+            let results = statuses
+                .iter()
+                .map(|status| (status.as_ref(), Some(&entry)));
+            written("create the following entry", results)
         };
-        let batch = created(&[
-            result(status(6, "similar entry already exists")),
-            result(status(0, "OK")),
-        ]);
+        let batch = of([status(6, "similar entry already exists"), status(0, "OK")]);
         let expected = Batch {
             out: PLAIN.into(),
             err: format!(
@@ -300,7 +249,10 @@ JwtSvidIncludeJti       : true
             failed: true,
         };
         assert_eq!(batch, expected);
-        assert!(created(&[result(None)]).failed, "no status is no success");
+        assert!(
+            of([None, status(0, "OK")]).failed,
+            "no status is no success"
+        );
     }
 
     #[test]

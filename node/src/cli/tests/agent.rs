@@ -6,7 +6,7 @@ use chancery_api::spire::api::server::agent::v1::{
 };
 use chancery_api::spire::api::types::{Agent, JoinToken};
 
-use super::id;
+use super::{id, refused};
 use crate::cli::testing::{Answer, FakeServer, run};
 
 const TOKEN: &str = "/spire.api.server.agent.v1.Agent/CreateJoinToken";
@@ -152,4 +152,157 @@ fn one_agent_is_shown_banned_and_evicted() {
     );
     // The three requests have the id in the same place.
     let _: (Vec<BanAgentRequest>, Vec<DeleteAgentRequest>) = (server.requests(), server.requests());
+}
+
+/// Agents whose SVIDs ended an hour, a day and 30 days and a second ago, and one that goes on.
+fn ended() -> Answer {
+    const NOW: i64 = 1_552_410_266;
+    let agent = |name: &str, ended_s_ago: i64| Agent {
+        id: id(&format!("/spire/agent/{name}")),
+        x509svid_expires_at: NOW - ended_s_ago,
+        ..Agent::default()
+    };
+    let agents = vec![
+        agent("agent1", 3_600),
+        agent("agent2", 86_400),
+        agent("agent3", 30 * 86_400 + 1),
+        agent("agent4", -3_600),
+    ];
+    let next_page_token = String::new();
+    Answer::ok(
+        AGENTS,
+        &ListAgentsResponse {
+            agents,
+            next_page_token,
+        },
+    )
+}
+
+#[test]
+fn purge_evicts_what_ended_a_month_ago() {
+    let server = FakeServer::start([ended(), Answer::ok(EVICT, &())]);
+    assert_eq!(
+        server.run("agent purge").out,
+        "Found 1 expired agent\n\n\
+         Agents purged:\n\
+         SPIFFE ID         : spiffe://example.org/spire/agent/agent3\n"
+    );
+    let listed: ListAgentsRequest = server.request(0);
+    let filter = listed.filter.unwrap();
+    assert_eq!(filter.by_can_reattest, Some(true));
+    assert!(listed.output_mask.unwrap().x509svid_expires_at);
+    let evicted: DeleteAgentRequest = server.request(1);
+    assert_eq!(evicted.id, id("/spire/agent/agent3"));
+
+    let server = FakeServer::start([ended(), Answer::ok(EVICT, &())]);
+    assert_eq!(
+        server.run("agent purge -output json").out,
+        "{\"expired_agents\":[{\"agent_id\":\"spiffe://example.org/spire/agent/agent3\",\
+         \"deleted\":true}]}\n"
+    );
+}
+
+#[test]
+fn purge_tells_what_could_not_be_evicted_and_succeeds() {
+    let answers = || {
+        [
+            ended(),
+            Answer::refusal(EVICT, 13, "store"),
+            Answer::ok(EVICT, &()),
+        ]
+    };
+    let server = FakeServer::start(answers());
+    let outcome = server.run("agent purge -expiredFor 23h30m");
+    assert!(outcome.success, "{}", outcome.err);
+    assert_eq!(
+        outcome.out,
+        "Found 2 expired agents\n\n\
+         Agents purged:\n\
+         SPIFFE ID         : spiffe://example.org/spire/agent/agent3\n\
+         Agents not purged:\n\
+         SPIFFE ID         : spiffe://example.org/spire/agent/agent2\n\
+         Error             : rpc error: code = Internal desc = store\n"
+    );
+    let server = FakeServer::start(answers());
+    assert_eq!(
+        server
+            .run("agent purge -expiredFor 23h30m -output json")
+            .out,
+        "{\"expired_agents\":[\
+         {\"agent_id\":\"spiffe://example.org/spire/agent/agent2\",\"deleted\":false,\
+         \"error\":\"rpc error: code = Internal desc = store\"},\
+         {\"agent_id\":\"spiffe://example.org/spire/agent/agent3\",\"deleted\":true}]}\n"
+    );
+}
+
+#[test]
+fn a_dry_run_and_nothing_to_purge_evict_nobody() {
+    let server = FakeServer::start((0..5).map(|_| ended()));
+    assert_eq!(
+        server.run("agent purge -dryRun -expiredFor 23h").out,
+        "Found 2 expired agents\n\n\n\
+         Agents that can be purged:\n\
+         SPIFFE ID         : spiffe://example.org/spire/agent/agent2\n\
+         SPIFFE ID         : spiffe://example.org/spire/agent/agent3\n"
+    );
+    assert!(
+        server
+            .run("agent purge -dryRun -expiredFor 23h -output json")
+            .out
+            .starts_with(
+                "{\"expired_agents\":[{\"agent_id\":\"spiffe://example.org/spire/agent/agent2\",\
+                 \"deleted\":false},"
+            )
+    );
+    assert_eq!(
+        server.run("agent purge -expiredFor 1440h").out,
+        "No agents to purge.\n"
+    );
+    assert_eq!(
+        server.run("agent purge -expiredFor 1440h -output json").out,
+        "{\"expired_agents\":[]}\n"
+    );
+    // A second to the month: the default is longer.
+    assert!(server.run("agent purge -dryRun").out.contains("Found 1 "));
+
+    let server = FakeServer::start([Answer::refusal(AGENTS, 13, "store")]);
+    assert_eq!(
+        server.run("agent purge").err,
+        "Error: failed to list agents: rpc error: code = Internal desc = store\n"
+    );
+}
+
+#[test]
+fn wrong_flags_are_refused_in_spire_s_words() {
+    for verb in ["ban", "evict", "show"] {
+        assert_eq!(
+            refused(&format!("agent {verb}")),
+            "Error: a SPIFFE ID is required\n"
+        );
+        assert_eq!(
+            refused(&format!("agent {verb} -spiffeID nope")),
+            "Error: scheme is missing or invalid\n"
+        );
+    }
+    for verb in ["list", "count"] {
+        assert_eq!(
+            refused(&format!("agent {verb} -selector unix")),
+            "Error: error parsing selector \"unix\": selector \"unix\" must be formatted as \
+             type:value\n"
+        );
+        assert_eq!(
+            refused(&format!(
+                "agent {verb} -selector a:b -matchSelectorsOn NO-MATCHER"
+            )),
+            "Error: unsupported match behavior\n"
+        );
+    }
+    assert_eq!(
+        refused("token generate -spiffeID nope"),
+        "Error: scheme is missing or invalid\n"
+    );
+    assert_eq!(
+        refused("token generate -ttl 2147483648"),
+        "Error: invalid value for TTL: overflow converting int(2147483648) to int32\n"
+    );
 }

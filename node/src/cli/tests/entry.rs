@@ -2,19 +2,21 @@
 
 use chancery_api::spire::api::server::entry::v1::{
     BatchCreateEntryRequest, BatchCreateEntryResponse, BatchDeleteEntryRequest,
-    BatchDeleteEntryResponse, CountEntriesRequest, CountEntriesResponse, GetEntryRequest,
-    ListEntriesRequest, ListEntriesResponse, batch_create_entry_response,
-    batch_delete_entry_response,
+    BatchDeleteEntryResponse, BatchUpdateEntryRequest, BatchUpdateEntryResponse,
+    CountEntriesRequest, CountEntriesResponse, GetEntryRequest, ListEntriesRequest,
+    ListEntriesResponse, batch_create_entry_response, batch_delete_entry_response,
+    batch_update_entry_response,
 };
+use chancery_api::spire::api::types::Entry;
 use chancery_api::spire::api::types::entry::AdditionalAttributes;
-use chancery_api::spire::api::types::{Entry, Status};
 
-use super::{COUNT, id, selector};
-use crate::cli::testing::{Answer, FakeServer, run};
+use super::{COUNT, id, refused, selector, status};
+use crate::cli::testing::{Answer, FakeServer};
 
 const CREATE: &str = "/spire.api.server.entry.v1.Entry/BatchCreateEntry";
 const LIST: &str = "/spire.api.server.entry.v1.Entry/ListEntries";
 const GET: &str = "/spire.api.server.entry.v1.Entry/GetEntry";
+const UPDATE: &str = "/spire.api.server.entry.v1.Entry/BatchUpdateEntry";
 const DELETE: &str = "/spire.api.server.entry.v1.Entry/BatchDeleteEntry";
 
 fn entry(path: &str) -> Entry {
@@ -25,13 +27,6 @@ fn entry(path: &str) -> Entry {
         selectors: vec![selector("unix", "uid:1000")],
         ..Entry::default()
     }
-}
-
-fn status(code: i32, message: &str) -> Option<Status> {
-    Some(Status {
-        code,
-        message: message.into(),
-    })
 }
 
 #[test]
@@ -141,13 +136,6 @@ fn a_failed_create_is_printed_as_asked_and_fails() {
 
 #[test]
 fn create_refuses_wrong_flags_in_spire_s_words_without_a_server() {
-    let refused = |line: &str| {
-        let line = format!("entry create {line} -socketPath /nonexistent/api.sock");
-        let outcome = run(&line.split_whitespace().collect::<Vec<_>>(), "");
-        assert!(!outcome.success);
-        assert_eq!(outcome.out, "");
-        outcome.err
-    };
     for (line, error) in [
         ("", "at least one selector is required"),
         (
@@ -176,7 +164,213 @@ fn create_refuses_wrong_flags_in_spire_s_words_without_a_server() {
             "invalid value for JWT SVID TTL: overflow converting int(2147483648) to int32",
         ),
     ] {
-        assert_eq!(refused(line), format!("Error: {error}\n"));
+        assert_eq!(
+            refused(&format!("entry create {line}")),
+            format!("Error: {error}\n")
+        );
+    }
+}
+
+const UPDATE_LINE: &str = "entry update -entryID web -parentID spiffe://example.org/node \
+                           -spiffeID spiffe://example.org/web -selector unix:uid:1000";
+
+fn updated(code: i32, message: &str) -> Answer {
+    let response = BatchUpdateEntryResponse {
+        results: vec![batch_update_entry_response::Result {
+            status: status(code, message),
+            entry: (code == 0).then(|| entry("/web")),
+        }],
+    };
+    Answer::ok(UPDATE, &response)
+}
+
+#[test]
+fn update_replaces_the_whole_entry() {
+    let server = FakeServer::start([updated(0, "OK")]);
+    let outcome = server.run(&format!(
+        "{UPDATE_LINE} -x509SVIDTTL 60 -jwtSVIDTTL 30 -dns web -hint external -admin -downstream \
+         -storeSVID -entryExpiry 1552410266 -federatesWith spiffe://other.org"
+    ));
+    assert!(outcome.success, "{}", outcome.err);
+    assert_eq!(
+        outcome.out,
+        "Entry ID                : web\n\
+         SPIFFE ID               : spiffe://example.org/web\n\
+         Parent ID               : spiffe://example.org/node\n\
+         Revision                : 0\n\
+         X509-SVID TTL           : default\n\
+         JWT-SVID TTL            : default\n\
+         Selector                : unix:uid:1000\n\n"
+    );
+    let sent = Entry {
+        x509_svid_ttl: 60,
+        jwt_svid_ttl: 30,
+        dns_names: vec!["web".into()],
+        hint: "external".into(),
+        admin: true,
+        downstream: true,
+        store_svid: true,
+        expires_at: 1_552_410_266,
+        federates_with: vec!["spiffe://other.org".into()],
+        ..entry("/web")
+    };
+    let request: BatchUpdateEntryRequest = server.request(0);
+    assert_eq!((request.entries, request.input_mask), (vec![sent], None));
+}
+
+#[test]
+fn update_leaves_the_attribute_that_no_flag_names_as_it_is() {
+    let existing = Entry {
+        additional_attributes: Some(AdditionalAttributes {
+            disable_x509_svid_prefetch: true,
+            jwt_svid_include_jti: true,
+        }),
+        ..entry("/web")
+    };
+    for (flags, existing, expected) in [
+        ("-jwtSVIDIncludeJTI", &entry("/web"), (false, true)),
+        ("-disableX509SVIDPrefetch", &entry("/web"), (true, false)),
+        ("-jwtSVIDIncludeJTI=false", &existing, (true, false)),
+        (
+            "-disableX509SVIDPrefetch=0 -jwtSVIDIncludeJTI=T",
+            &existing,
+            (false, true),
+        ),
+    ] {
+        let server = FakeServer::start([Answer::ok(GET, existing), updated(0, "OK")]);
+        let outcome = server.run(&format!("{UPDATE_LINE} {flags}"));
+        assert!(outcome.success, "{}", outcome.err);
+        assert_eq!(server.request::<GetEntryRequest>(0).id, "web");
+        let request: BatchUpdateEntryRequest = server.request(1);
+        let sent = request.entries[0].additional_attributes.unwrap();
+        assert_eq!(
+            (sent.disable_x509_svid_prefetch, sent.jwt_svid_include_jti),
+            expected,
+            "{flags}"
+        );
+    }
+    let server = FakeServer::start([Answer::refusal(GET, 5, "entry not found")]);
+    assert_eq!(
+        server.run(&format!("{UPDATE_LINE} -jwtSVIDIncludeJTI")).err,
+        "Error: failed to fetch existing entry to merge additional attributes: rpc error: code = \
+         NotFound desc = entry not found\n"
+    );
+}
+
+#[test]
+fn a_failed_update_is_printed_as_asked_and_fails() {
+    let server = FakeServer::start([
+        updated(5, "no such entry"),
+        updated(5, "no such entry"),
+        Answer::refusal(UPDATE, 13, "store"),
+    ]);
+    let outcome = server.run(UPDATE_LINE);
+    assert_eq!((outcome.code, outcome.out.as_str()), (1, ""));
+    assert!(
+        outcome.err.starts_with(
+            "Failed to update the following entry (code: NotFound, msg: \"no such entry\"):\n\
+             Entry ID                : web\n"
+        ),
+        "{}",
+        outcome.err
+    );
+    assert!(
+        outcome
+            .err
+            .ends_with("\n\nError: failed to update one or more entries\n")
+    );
+    let outcome = server.run(&format!("{UPDATE_LINE} -output json"));
+    assert!(outcome.success, "{}", outcome.err);
+    assert!(outcome.out.contains("\"path\":\"/web\""));
+    assert_eq!(
+        server.run(UPDATE_LINE).err,
+        "Error: rpc error: code = Internal desc = store\n"
+    );
+}
+
+#[test]
+fn update_takes_a_file_from_standard_input() {
+    let server = FakeServer::start([updated(0, "OK")]);
+    let json = r#"{"entries":[{"entry_id":"web","spiffe_id":"spiffe://example.org/web",
+        "parent_id":"spiffe://example.org/node","selectors":[{"type":"unix","value":"uid:1000"}],
+        "additional_attributes":{"jwt_svid_include_jti":true}}]}"#;
+    let outcome = server.run_with_input("entry update -data -", json);
+    assert!(outcome.success, "{}", outcome.err);
+    let request: BatchUpdateEntryRequest = server.request(0);
+    let sent = Entry {
+        additional_attributes: Some(AdditionalAttributes {
+            disable_x509_svid_prefetch: false,
+            jwt_svid_include_jti: true,
+        }),
+        ..entry("/web")
+    };
+    assert_eq!(request.entries, [sent]);
+}
+
+#[test]
+fn update_refuses_wrong_flags_in_spire_s_words_without_a_server() {
+    for (line, error) in [
+        ("", "entry ID is required"),
+        ("-entryID web", "at least one selector is required"),
+        ("-entryID web -selector unix", "a parent ID is required"),
+        (
+            "-entryID web -selector unix -parentID x",
+            "a SPIFFE ID is required",
+        ),
+        (
+            "-entryID web -selector unix -parentID x -spiffeID y -x509SVIDTTL -10",
+            "a positive x509-SVID TTL is required",
+        ),
+        (
+            "-entryID web -selector unix -parentID x -spiffeID y -jwtSVIDTTL -10",
+            "a positive JWT-SVID TTL is required",
+        ),
+        (
+            "-entryID web -selector unix -parentID x -spiffeID y",
+            "error parsing parent ID \"x\": scheme is missing or invalid",
+        ),
+        (
+            "-entryID web -selector unix -parentID spiffe://a.org/p -spiffeID spiffe://a.org/w",
+            "selector \"unix\" must be formatted as type:value",
+        ),
+    ] {
+        assert_eq!(
+            refused(&format!("entry update {line}")),
+            format!("Error: {error}\n")
+        );
+    }
+}
+
+#[test]
+fn show_and_count_refuse_wrong_filters_in_spire_s_words() {
+    for verb in ["show", "count"] {
+        for (line, error) in [
+            (
+                "-spiffeID nope",
+                "error parsing SPIFFE ID \"nope\": scheme is missing or invalid",
+            ),
+            (
+                "-parentID nope",
+                "error parsing parent ID \"nope\": scheme is missing or invalid",
+            ),
+            (
+                "-selector unix",
+                "error parsing selectors: selector \"unix\" must be formatted as type:value",
+            ),
+            (
+                "-selector unix -matchSelectorsOn NO-MATCHER",
+                "match behavior \"NO-MATCHER\" unknown",
+            ),
+            (
+                "-federatesWith spiffe://other.org -matchFederatesWithOn NO-MATCHER",
+                "match behavior \"NO-MATCHER\" unknown",
+            ),
+        ] {
+            assert_eq!(
+                refused(&format!("entry {verb} {line}")),
+                format!("Error: {error}\n")
+            );
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! What all verbs have in common: help, flags, warnings, and failures.
 
+use chancery_api::spire::api::server::agent::v1::ListAgentsResponse;
 use chancery_api::spire::api::server::entry::v1::{CountEntriesRequest, CountEntriesResponse};
+use chancery_api::spire::api::types::Agent;
 
 use super::COUNT;
 use crate::cli::testing::{Answer, FakeServer, run};
@@ -18,14 +20,33 @@ fn an_answer_from_old_state_is_marked_on_standard_error_only() {
 }
 
 #[test]
-fn a_failure_in_json_is_an_object_too() {
+fn what_two_answers_say_is_told_once() {
+    let evicted = || {
+        Answer::ok("/spire.api.server.agent.v1.Agent/DeleteAgent", &())
+            .with("chancery-holds-everywhere", "true")
+    };
+    let agents = ListAgentsResponse {
+        agents: ["/one", "/two"]
+            .map(|path| Agent {
+                id: super::id(path),
+                ..Agent::default()
+            })
+            .into(),
+        next_page_token: String::new(),
+    };
+    let listed = Answer::ok("/spire.api.server.agent.v1.Agent/ListAgents", &agents);
+    let server = FakeServer::start([listed, evicted(), evicted()]);
+    let outcome = server.run("agent purge");
+    assert!(outcome.out.contains("/one\n") && outcome.out.contains("/two\n"));
+    assert_eq!(outcome.err, "in force on every node\n");
+}
+
+#[test]
+fn a_failure_leaves_standard_output_empty_in_json_too() {
     let server = FakeServer::start([Answer::refusal(COUNT, 7, "no")]);
     let outcome = server.run("entry count -output json");
-    assert!(!outcome.success);
-    assert_eq!(
-        outcome.out,
-        "{\"error\":\"rpc error: code = PermissionDenied desc = no\"}\n"
-    );
+    assert_eq!(outcome.code, 1);
+    assert_eq!(outcome.out, "");
     assert_eq!(
         outcome.err,
         "Error: rpc error: code = PermissionDenied desc = no\n"
@@ -57,16 +78,7 @@ fn a_connection_that_breaks_is_not_an_answer() {
 }
 
 #[test]
-fn verbs_to_come_say_so_and_mistyped_ones_get_a_suggestion() {
-    let outcome = run(
-        &["x509", "mint", "-spiffeID", "spiffe://example.org/web"],
-        "",
-    );
-    assert!(!outcome.success);
-    assert_eq!(
-        outcome.err,
-        "Error: 'x509 mint' is not available in this version of chancery\n"
-    );
+fn what_is_mistyped_gets_a_suggestion() {
     let outcome = run(&["entry", "shwo"], "");
     assert!(!outcome.success);
     assert!(
@@ -86,12 +98,106 @@ fn verbs_to_come_say_so_and_mistyped_ones_get_a_suggestion() {
 }
 
 #[test]
+fn a_noun_that_does_not_exist_has_a_code_of_its_own() {
+    let code = |words: &[&str]| {
+        let outcome = run(words, "");
+        assert_eq!(outcome.out, "", "{words:?}");
+        assert_ne!(outcome.err, "", "{words:?}");
+        outcome.code
+    };
+    assert_eq!(code(&[]), 127);
+    assert_eq!(code(&["entyr"]), 127);
+    assert_eq!(code(&["wit", "mint"]), 127);
+    assert_eq!(code(&["-nosuchflag"]), 127);
+    for words in [
+        ["entry"].as_slice(),
+        &["entry", "shwo"],
+        &["localauthority", "x509"],
+        &["localauthority", "wit", "show"],
+        &["entry", "show", "-nosuchflag"],
+    ] {
+        assert_eq!(code(words), 1, "{words:?}");
+    }
+}
+
+#[test]
+fn every_verb_of_spire_s_is_there() {
+    let root = <crate::cli::CommandLine as clap::CommandFactory>::command();
+    for line in [
+        "agent ban",
+        "agent count",
+        "agent evict",
+        "agent list",
+        "agent purge",
+        "agent show",
+        "bundle count",
+        "bundle delete",
+        "bundle list",
+        "bundle set",
+        "bundle show",
+        "debug getinfo",
+        "entry count",
+        "entry create",
+        "entry delete",
+        "entry show",
+        "entry update",
+        "federation create",
+        "federation delete",
+        "federation list",
+        "federation refresh",
+        "federation show",
+        "federation update",
+        "healthcheck",
+        "jwt mint",
+        "localauthority jwt activate",
+        "localauthority jwt prepare",
+        "localauthority jwt revoke",
+        "localauthority jwt show",
+        "localauthority jwt taint",
+        "localauthority x509 activate",
+        "localauthority x509 prepare",
+        "localauthority x509 revoke",
+        "localauthority x509 show",
+        "localauthority x509 taint",
+        "logger get",
+        "logger reset",
+        "logger set",
+        "run",
+        "token generate",
+        "upstreamauthority revoke",
+        "upstreamauthority taint",
+        "validate",
+        "x509 mint",
+    ] {
+        let mut command = &root;
+        for word in line.split(' ') {
+            command = command
+                .find_subcommand(word)
+                .unwrap_or_else(|| panic!("{line}"));
+        }
+        let has = |name: &str| {
+            command
+                .get_arguments()
+                .any(|arg| arg.get_long() == Some(name))
+        };
+        if !matches!(line, "run" | "validate") {
+            for flag in ["socketPath", "instance", "output"] {
+                assert!(has(flag), "{line} -{flag}");
+            }
+        }
+    }
+}
+
+#[test]
 fn wrong_values_of_flags_are_refused() {
     for line in [
         "entry show -output yaml",
         "entry show -downstream=maybe",
         "entry show -downstream false",
         "token generate -ttl soon",
+        "agent purge -expiredFor 5d",
+        "x509 mint -ttl -1h",
+        "entry update -jwtSVIDIncludeJTI=maybe",
         "server run",
     ] {
         let outcome = run(&line.split(' ').collect::<Vec<_>>(), "");

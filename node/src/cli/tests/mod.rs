@@ -1,12 +1,19 @@
 //! Whole command lines: what is sent, what is printed where, and whether it succeeds.
 
 mod agent;
+mod authority;
+mod bundle;
 mod entry;
+mod federation;
 mod line;
+mod logger;
 mod migrate;
+mod mint;
 mod server;
 
-use chancery_api::spire::api::types::{Selector, Spiffeid};
+use chancery_api::spire::api::types::{Selector, Spiffeid, Status};
+
+use super::testing::run;
 
 const COUNT: &str = "/spire.api.server.entry.v1.Entry/CountEntries";
 
@@ -22,4 +29,30 @@ fn selector(kind: &str, value: &str) -> Selector {
         r#type: kind.into(),
         value: value.into(),
     }
+}
+
+fn status(code: i32, message: &str) -> Option<Status> {
+    Some(Status {
+        code,
+        message: message.into(),
+    })
+}
+
+/// What `line` says on standard error when it is refused without a server.
+fn refused(line: &str) -> String {
+    let line = format!("{line} -socketPath /nonexistent/api.sock");
+    let outcome = run(&line.split_whitespace().collect::<Vec<_>>(), "");
+    assert_eq!((outcome.code, outcome.out.as_str()), (1, ""), "{line}");
+    outcome.err
+}
+
+/// A certificate of an authority, DER and PEM.
+fn authority() -> (Vec<u8>, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).unwrap();
+    let der = certificate.der().to_vec();
+    let pem = chancery_identity::bundle::pem_certificate(&der);
+    (der, pem)
 }

@@ -1,83 +1,12 @@
-//! `bundle`, `healthcheck`, `cluster` and the server's own verbs.
+//! `healthcheck`, `cluster` and the server's own verbs.
 
 use chancery_api::chancery::cluster::v1::StatusResponse;
 use chancery_api::grpc::health::v1::HealthCheckResponse;
-use chancery_api::spire::api::types::{Bundle, X509Certificate};
 
 use crate::cli::testing::{Answer, FakeServer, cluster_status, run};
 
-const BUNDLE: &str = "/spire.api.server.bundle.v1.Bundle/GetBundle";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const STATUS: &str = "/chancery.cluster.v1.Cluster/Status";
-
-#[test]
-fn a_bundle_is_pem_or_a_document() {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::default();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let certificate = params.self_signed(&key).unwrap();
-    let der = certificate.der().as_ref();
-    let bundle = Bundle {
-        trust_domain: "example.org".into(),
-        x509_authorities: vec![
-            X509Certificate {
-                asn1: der.to_vec(),
-                tainted: false,
-            },
-            X509Certificate {
-                asn1: [der, der].concat(),
-                tainted: false,
-            },
-        ],
-        refresh_hint: 300,
-        sequence_number: 7,
-        ..Bundle::default()
-    };
-    let server = FakeServer::start((0..3).map(|_| Answer::ok(BUNDLE, &bundle)));
-    let pem = server.run("bundle show").out;
-    let blocks: Vec<_> = x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes())
-        .map(|block| block.unwrap().contents)
-        .collect();
-    assert_eq!(blocks, [der, der, der]);
-    assert!(pem.lines().all(|line| line.len() <= 64));
-
-    // JSON has one form; the flag is for people.
-    let json = server.run("bundle show -output json -format jwks").out;
-    assert!(
-        json.starts_with("{\"jwt_authorities\":[],\"refresh_hint\":\"300\","),
-        "{json}"
-    );
-
-    let outcome = server.run("bundle show -format SPIFFE");
-    assert!(outcome.success, "{}", outcome.err);
-    let document: serde_json::Value = serde_json::from_str(&outcome.out).unwrap();
-    assert_eq!(document["spiffe_sequence"], 7);
-    assert_eq!(document["spiffe_refresh_hint"], 300);
-    assert_eq!(document["keys"].as_array().unwrap().len(), 3);
-
-    let outcome = server.run("bundle show -format jwks");
-    assert_eq!(outcome.err, "Error: invalid format: \"jwks\"\n");
-}
-
-#[test]
-fn a_bundle_that_is_no_certificate_is_not_printed() {
-    let bundle = Bundle {
-        x509_authorities: vec![X509Certificate {
-            asn1: b"no DER".to_vec(),
-            tainted: false,
-        }],
-        ..Bundle::default()
-    };
-    let server = FakeServer::start([Answer::ok(BUNDLE, &bundle)]);
-    let outcome = server.run("bundle show");
-    assert!(!outcome.success);
-    assert_eq!(outcome.out, "");
-    assert!(
-        outcome
-            .err
-            .starts_with("Error: the server's answer cannot be used: ")
-    );
-}
 
 #[test]
 fn healthcheck_tells_by_its_exit_code() {
@@ -151,4 +80,28 @@ fn a_configuration_is_checked_before_anything_starts() {
         assert!(outcome.err.starts_with(&expected), "{}", outcome.err);
         assert!(outcome.err.contains("no_such_key"), "{}", outcome.err);
     }
+}
+
+#[test]
+fn flags_and_variables_stand_in_for_keys_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("chancery.toml");
+    std::fs::write(&file, "log_level = \"${TZ}info\"\n").unwrap();
+    let file = file.display().to_string();
+    let problems = |flags: &[&str]| {
+        let line = [&["validate", "-config", &file], flags].concat();
+        let outcome = run(&line, "");
+        assert_eq!(outcome.code, 1);
+        outcome.err
+    };
+    let said = problems(&["-expandEnv", "-trustDomain", "example.org"]);
+    assert!(!said.contains("log_level: "), "{said}");
+    assert!(!said.contains("trust_domain: "), "{said}");
+    assert!(said.contains("data_dir: is required"), "{said}");
+    let said = problems(&["-dataDir", "/nowhere/data", "-serverPort", "9443"]);
+    assert!(said.contains("log_level: "), "{said}");
+    assert!(said.contains("trust_domain: is required"), "{said}");
+    assert!(!said.contains("data_dir: is required"), "{said}");
+    let said = problems(&["-serverPort", "70000"]);
+    assert!(said.contains("'70000'"), "{said}");
 }

@@ -1,4 +1,4 @@
-//! `agent list`, `count`, `show`, `ban` and `evict`.
+//! `agent list`, `count`, `show`, `ban`, `evict` and `purge`.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use chancery_api::spire::api::server::agent::v1::{
     BanAgentRequest, CountAgentsRequest, DeleteAgentRequest, GetAgentRequest, ListAgentsRequest,
     ListAgentsResponse, count_agents_request, list_agents_request,
 };
-use chancery_api::spire::api::types::{Agent, SelectorMatch, Spiffeid};
+use chancery_api::spire::api::types::{Agent, AgentMask, SelectorMatch, Spiffeid};
 use clap::{Args, Subcommand};
 use time::format_description::parse_borrowed;
 use tonic::transport::Channel;
@@ -15,7 +15,10 @@ use tonic::transport::Channel;
 use super::error::CliError;
 use super::host::Host;
 use super::session::{ANSWER_BYTES_MAX, Common, Session, request};
+use super::zone::Zone;
 use super::{filter, text};
+
+mod purge;
 
 /// Agents a page; stays under 4 MiB however many selectors they have in practice.
 const PAGE_SIZE: i32 = 1_000;
@@ -41,6 +44,11 @@ pub(super) enum Verb {
     #[command(after_help = "Example:\n  \
         chancery agent evict -spiffeID spiffe://example.org/spire/agent/join_token/1f0d")]
     Evict(One),
+    /// Evicts agents that can re-attest and whose SVID ended some time ago
+    #[command(after_help = "Examples:\n  \
+        chancery agent purge -dryRun\n  \
+        chancery agent purge -expiredFor 168h -output json")]
+    Purge(purge::Purge),
 }
 
 /// Which agents.
@@ -112,6 +120,7 @@ impl Verb {
         let common = match &self {
             Verb::List(verb) | Verb::Count(verb) => &verb.common,
             Verb::Show(verb) | Verb::Ban(verb) | Verb::Evict(verb) => &verb.common,
+            Verb::Purge(verb) => verb.common(),
         };
         Session::run(common, host, async |session| match &self {
             Verb::List(verb) => verb.list(session).await,
@@ -119,6 +128,7 @@ impl Verb {
             Verb::Show(verb) => verb.show(session).await,
             Verb::Ban(verb) => verb.ban(session).await,
             Verb::Evict(verb) => verb.evict(session).await,
+            Verb::Purge(verb) => verb.purge(session).await,
         })
     }
 }
@@ -126,6 +136,31 @@ impl Verb {
 async fn client(session: &Session<'_, '_>) -> Result<AgentClient<Channel>, CliError> {
     let channel = session.channel().await?;
     Ok(AgentClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+/// The agents that pass `filter`, page by page.
+async fn every_page(
+    session: &mut Session<'_, '_>,
+    client: &mut AgentClient<Channel>,
+    filter: &list_agents_request::Filter,
+    output_mask: Option<AgentMask>,
+) -> Result<Vec<Agent>, CliError> {
+    let mut agents = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let call = client.list_agents(request(ListAgentsRequest {
+            filter: Some(filter.clone()),
+            output_mask,
+            page_size: PAGE_SIZE,
+            page_token,
+        }));
+        let page = session.call(call).await?;
+        agents.extend(page.agents);
+        if page.next_page_token.is_empty() {
+            return Ok(agents);
+        }
+        page_token = page.next_page_token;
+    }
 }
 
 impl Matching {
@@ -138,26 +173,16 @@ impl Matching {
             by_expires_before: self.expires_before()?,
         };
         let mut client = client(session).await?;
-        let mut listed = ListAgentsResponse::default();
-        let mut page_token = String::new();
-        loop {
-            let call = client.list_agents(request(ListAgentsRequest {
-                filter: Some(filter.clone()),
-                output_mask: None,
-                page_size: PAGE_SIZE,
-                page_token,
-            }));
-            let page = session.call(call).await?;
-            listed.agents.extend(page.agents);
-            if page.next_page_token.is_empty() {
-                break;
-            }
-            page_token = page.next_page_token;
-        }
+        let agents = every_page(session, &mut client, &filter, None).await?;
+        let listed = ListAgentsResponse {
+            agents,
+            next_page_token: String::new(),
+        };
+        let zone = session.zone();
         session.print(
             "spire.api.server.agent.v1.ListAgentsResponse",
             &listed,
-            || Ok(list_text(&listed.agents)),
+            || Ok(list_text(&listed.agents, &zone)),
         )
     }
 
@@ -185,7 +210,16 @@ impl Matching {
     }
 
     fn by_selectors(&self) -> Result<Option<SelectorMatch>, CliError> {
-        filter::by_selectors(&self.selector, &self.match_selectors_on)
+        filter::by_selectors(&self.selector, &self.match_selectors_on).map_err(
+            |error| match error {
+                CliError::Match(_) => CliError::Flags("unsupported match behavior"),
+                CliError::Selector(text) => CliError::While {
+                    doing: format!("error parsing selector {text:?}"),
+                    source: Box::new(CliError::Selector(text)),
+                },
+                other => other,
+            },
+        )
     }
 
     /// The date as it was given: the server parses it, but ignores what does not parse.
@@ -218,7 +252,7 @@ impl One {
         if self.spiffe_id.is_empty() {
             return Err(CliError::Flags("a SPIFFE ID is required"));
         }
-        filter::id("SPIFFE ID", &self.spiffe_id)
+        filter::only_id(&self.spiffe_id)
     }
 
     async fn show(&self, session: &mut Session<'_, '_>) -> Result<(), CliError> {
@@ -228,7 +262,10 @@ impl One {
         };
         let mut client = client(session).await?;
         let agent = session.call(client.get_agent(request(message))).await?;
-        session.print("spire.api.types.Agent", &agent, || Ok(show_text(&agent)))
+        let zone = session.zone();
+        session.print("spire.api.types.Agent", &agent, || {
+            Ok(show_text(&agent, &zone))
+        })
     }
 
     async fn ban(&self, session: &mut Session<'_, '_>) -> Result<(), CliError> {
@@ -252,20 +289,20 @@ impl One {
     }
 }
 
-fn list_text(agents: &[Agent]) -> String {
+fn list_text(agents: &[Agent], zone: &Zone) -> String {
     if agents.is_empty() {
         return "No attested agents found\n".to_owned();
     }
     let found = text::count(agents.len(), "attested agent", "attested agents");
-    let blocks: String = agents.iter().map(block).collect();
+    let blocks: String = agents.iter().map(|agent| block(agent, zone)).collect();
     // The number stands before `attested` in SPIRE's heading too.
     format!("Found {found}:\n\n{blocks}")
 }
 
-fn show_text(agent: &Agent) -> String {
+fn show_text(agent: &Agent, zone: &Zone) -> String {
     let mut text = format!(
         "Found an attested agent given its SPIFFE ID\n\n{}",
-        block(agent)
+        block(agent, zone)
     );
     for selector in &agent.selectors {
         let _ = writeln!(
@@ -278,14 +315,14 @@ fn show_text(agent: &Agent) -> String {
 }
 
 /// One agent, with an empty line behind it.
-fn block(agent: &Agent) -> String {
+fn block(agent: &Agent, zone: &Zone) -> String {
     let mut text = String::new();
     let mut line = |label: &str, value: &str| {
         let _ = writeln!(text, "{label:<18}: {value}");
     };
     line("SPIFFE ID", &text::id(agent.id.as_ref()));
     line("Attestation type", &agent.attestation_type);
-    line("Expiration time", &text::date(agent.x509svid_expires_at));
+    line("Expiration time", &zone.date(agent.x509svid_expires_at));
     if agent.banned {
         line("Banned", "true");
     } else {
@@ -329,7 +366,7 @@ mod tests {
     #[test]
     fn one_agent_is_shown_as_spire_does() {
         assert_eq!(
-            show_text(&agent()),
+            show_text(&agent(), &Zone::UTC),
             "Found an attested agent given its SPIFFE ID\n\n\
              SPIFFE ID         : spiffe://example.org/spire/agent/join_token/one\n\
              Attestation type  : join_token\n\
@@ -343,9 +380,11 @@ mod tests {
 
     #[test]
     fn a_list_has_spire_s_headings() {
-        assert_eq!(list_text(&[]), "No attested agents found\n");
-        assert!(list_text(&[agent()]).starts_with("Found 1 attested agent:\n\nSPIFFE ID "));
-        let two = list_text(&[agent(), agent()]);
+        assert_eq!(list_text(&[], &Zone::UTC), "No attested agents found\n");
+        assert!(
+            list_text(&[agent()], &Zone::UTC).starts_with("Found 1 attested agent:\n\nSPIFFE ID ")
+        );
+        let two = list_text(&[agent(), agent()], &Zone::UTC);
         assert!(two.starts_with("Found 2 attested agents:\n\nSPIFFE ID "));
         assert!(two.ends_with("Agent version     : 1.15.3\n\n"));
     }
@@ -357,7 +396,7 @@ mod tests {
             agent_version: String::new(),
             ..agent()
         };
-        let text = block(&banned);
+        let text = block(&banned, &Zone::UTC);
         assert!(text.contains("Banned            : true\nCan re-attest     : false\n\n"));
         assert!(!text.contains("Serial number"));
     }
