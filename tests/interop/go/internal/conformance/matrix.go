@@ -1,0 +1,26 @@
+package conformance
+
+import (
+	"strings"
+
+	"interop/internal/call"
+)
+
+// matrix calls every method as every kind of caller with an empty request: who may
+// call what, and in which words it is said. What an allowed call brings is left to
+// the other cases.
+func matrix() []Case {
+	var cases []Case
+	for _, method := range call.Methods() {
+		short := method.Name[strings.LastIndex(method.Name, ".")+1:]
+		for _, who := range callers {
+			if strings.HasPrefix(method.Name, "/grpc.health") {
+				short = "Health/" + method.Name[strings.LastIndex(method.Name, "/")+1:]
+			}
+			cases = append(cases, Case{
+				Name: short + " as " + who, Caller: who, Method: short, Requests: []string{`{}`}, CodeOnly: true,
+			})
+		}
+	}
+	return cases
+}
