@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"interop/internal/agentflow"
 	"interop/internal/caller"
 	"interop/internal/conformance"
 	"interop/internal/target"
@@ -23,6 +24,8 @@ const usage = `interop judges a server of the SPIRE API.
         calls every method and stores the answers (of SPIRE's own server)
   interop compare -cluster F -pop-ca D -answers FILE -accepted FILE [-missing-ok]
         makes the same calls and tells what is answered otherwise
+  interop agent -cluster F -pop-ca D [-entries N] [-rounds N] [-command PATH] [-settle 6s] [-missing-ok]
+        does what a stock agent does and judges every document
 
 F is cluster.json of deploy/local/up. The server must be new, and name
 spiffe://TD/interop/admin as an administrator.
@@ -41,6 +44,8 @@ func main() {
 
 type options struct {
 	cluster, popDir, dir, answers, accepted string
+	command                                 string
+	entries, rounds                         int
 	settle                                  time.Duration
 	missingOK                               bool
 }
@@ -53,6 +58,9 @@ func run(verb string, args []string) error {
 	flags.StringVar(&o.dir, "dir", "", "folder to write to")
 	flags.StringVar(&o.answers, "answers", "", "file of recorded answers")
 	flags.StringVar(&o.accepted, "accepted", "", "file of accepted differences")
+	flags.StringVar(&o.command, "command", "", "command that prints the bundle: chancery or spire-server")
+	flags.IntVar(&o.entries, "entries", 20, "entries below each agent")
+	flags.IntVar(&o.rounds, "rounds", 3, "rounds of sync, signing and renewal")
 	flags.DurationVar(&o.settle, "settle", 0, "how long the server's caches may take")
 	flags.BoolVar(&o.missingOK, "missing-ok", false, "methods that are not there are told, and no failure")
 	if err := flags.Parse(args); err != nil {
@@ -70,22 +78,39 @@ func run(verb string, args []string) error {
 		return record(ctx, o)
 	case "compare":
 		return compare(ctx, o)
+	case "agent":
+		return agent(ctx, o)
 	default:
 		fmt.Fprint(os.Stderr, usage)
 		return fmt.Errorf("no verb %q", verb)
 	}
 }
 
-func answers(ctx context.Context, o options) ([]conformance.Answered, error) {
+// place reads what is under test and the CA of x509pop certificates, where there is one.
+func place(o options) (*target.Target, *caller.PopCA, error) {
 	from, err := target.Load(o.cluster)
+	if err != nil || o.popDir == "" {
+		return from, nil, err
+	}
+	ca, err := caller.ReadPopCA(o.popDir)
+	return from, ca, err
+}
+
+func agent(ctx context.Context, o options) error {
+	from, ca, err := place(o)
+	if err != nil {
+		return err
+	}
+	return agentflow.Run(ctx, agentflow.Options{
+		Target: from, PopCA: ca, Entries: o.entries, Rounds: o.rounds, Command: o.command, MissingOK: o.missingOK, Settle: o.settle,
+		Log: func(format string, args ...any) { fmt.Printf(format+"\n", args...) },
+	})
+}
+
+func answers(ctx context.Context, o options) ([]conformance.Answered, error) {
+	from, ca, err := place(o)
 	if err != nil {
 		return nil, err
-	}
-	var ca *caller.PopCA
-	if o.popDir != "" {
-		if ca, err = caller.ReadPopCA(o.popDir); err != nil {
-			return nil, err
-		}
 	}
 	world, err := conformance.NewWorld(ctx, from, ca)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
+	"google.golang.org/grpc/stats"
 )
 
 // roundRobin is the only balancing that a stock agent knows.
@@ -33,6 +34,8 @@ type Options struct {
 	SVID func() (*x509svid.SVID, error)
 	// Source is the local IP address, where one is wanted.
 	Source string
+	// Sent is told the address that each call goes to.
+	Sent func(address string)
 }
 
 // Agent connects to one or more agent ports as a stock agent does: the server must
@@ -59,6 +62,9 @@ func Agent(options Options, addresses ...string) (*grpc.ClientConn, error) {
 			return dialer.DialContext(ctx, "tcp", address)
 		}))
 	}
+	if options.Sent != nil {
+		dial = append(dial, grpc.WithStatsHandler(watcher(options.Sent)))
+	}
 	if len(addresses) == 1 {
 		return grpc.NewClient("passthrough:///"+addresses[0], dial...)
 	}
@@ -71,6 +77,18 @@ func Agent(options Options, addresses ...string) (*grpc.ClientConn, error) {
 	}
 	list.InitialState(state)
 	return grpc.NewClient("nodes:///servers", append(dial, grpc.WithResolvers(list))...)
+}
+
+// watcher sees the headers of every call go out.
+type watcher func(address string)
+
+func (w watcher) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context   { return ctx }
+func (w watcher) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
+func (w watcher) HandleConn(context.Context, stats.ConnStats)                       {}
+func (w watcher) HandleRPC(_ context.Context, event stats.RPCStats) {
+	if header, ok := event.(*stats.OutHeader); ok && header.RemoteAddr != nil {
+		w(header.RemoteAddr.String())
+	}
 }
 
 type svidSource func() (*x509svid.SVID, error)
