@@ -335,14 +335,25 @@ func (f *flow) renew(ctx context.Context, a *agent, id spiffeid.ID) error {
 	if err := a.postStatus(ctx); err != nil {
 		return fmt.Errorf("with the new SVID: %w", err)
 	}
-	// On every node, at once.
+	// On every node; one that has not heard of it yet may say yes for a moment.
 	for _, address := range a.addresses {
-		if err := f.denied(ctx, a, before, address, types.PermissionDeniedDetails_AGENT_NOT_ACTIVE); err != nil {
-			return fmt.Errorf("the SVID before: %w", err)
+		deadline := time.Now().Add(heardOf)
+		for {
+			err := f.denied(ctx, a, before, address, types.PermissionDeniedDetails_AGENT_NOT_ACTIVE)
+			if err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("the SVID before: %w", err)
+			}
+			time.Sleep(10 * time.Millisecond)
 		}
 	}
 	return nil
 }
+
+// heardOf is the time in which a node must know what another one acknowledged.
+const heardOf = 2 * time.Second
 
 // denied checks that one node refuses an SVID and says why in the typed detail.
 func (f *flow) denied(ctx context.Context, a *agent, svid *x509svid.SVID, address string, want types.PermissionDeniedDetails_Reason) error {
@@ -354,7 +365,7 @@ func (f *flow) denied(ctx context.Context, a *agent, svid *x509svid.SVID, addres
 	defer conn.Close()
 	_, err = entryv1.NewEntryClient(conn).GetAuthorizedEntries(ctx, &entryv1.GetAuthorizedEntriesRequest{OutputMask: syncMask})
 	if status.Code(err) != codes.PermissionDenied || reason(err) != want {
-		return fmt.Errorf("%s does not say %s but: %w", address, want, err)
+		return fmt.Errorf("%s does not say %s but: %v", address, want, err)
 	}
 	return nil
 }

@@ -27,8 +27,10 @@ func agentCases() []Case {
 		one("attest: unknown token", Anonymous, "Agent/AttestAgent", `{"params": {"data": {"type": "join_token", "payload": "$bytes nobody-made-this"}, "params": {"csr": "$csr"}}}`),
 		one("attest: by token", Anonymous, "Agent/AttestAgent", `{"params": {"data": {"type": "join_token", "payload": "$bytes interop-alias"}, "params": {"csr": "$csr"}}}`),
 		one("attest: by the same token again", Anonymous, "Agent/AttestAgent", `{"params": {"data": {"type": "join_token", "payload": "$bytes interop-alias"}, "params": {"csr": "$csr"}}}`),
-		one("attest: by token, CSR is none", Anonymous, "Agent/AttestAgent", `{"params": {"data": {"type": "join_token", "payload": "$bytes interop-token"}, "params": {"csr": "$bytes not-a-csr"}}}`),
-		one("attest: CSR was none, the token is spent", Anonymous, "Agent/AttestAgent", `{"params": {"data": {"type": "join_token", "payload": "$bytes interop-token"}, "params": {"csr": "$csr"}}}`),
+		one("attest: a token to lose", Local, "Agent/CreateJoinToken", `{"ttl": 300, "token": "interop-lost"}`),
+		one("attest: by token, CSR is none", Anonymous, "Agent/AttestAgent", `{"params": {"data": {"type": "join_token", "payload": "$bytes interop-lost"}, "params": {"csr": "$bytes not-a-csr"}}}`),
+		one("attest: CSR was none, the token is spent", Anonymous, "Agent/AttestAgent", `{"params": {"data": {"type": "join_token", "payload": "$bytes interop-lost"}, "params": {"csr": "$csr"}}}`),
+		one("attest: CSR was none, no agent came of it", Local, "Agent/DeleteAgent", `{"id": "@/spire/agent/join_token/interop-lost"}`),
 		one("attest: an agent attests too", Agent, "Agent/AttestAgent", `{"params": {"data": {"type": "join_token", "payload": "$bytes nobody-made-this"}, "params": {"csr": "$csr"}}}`),
 
 		// AttestAgent by x509pop

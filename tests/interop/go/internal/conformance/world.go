@@ -76,25 +76,28 @@ func (w *World) connectionTo(who string, index int) (*grpc.ClientConn, error) {
 	if conn, open := w.conns[name]; open {
 		return conn, nil
 	}
-	var conn *grpc.ClientConn
-	var err error
-	if who == Local {
-		conn, err = call.Socket(node.AdminSocket)
-	} else {
-		options := call.Options{TrustDomain: w.TrustDomain, Roots: w.roots}
-		if who != Anonymous {
-			svid, known := w.svids[who]
-			if !known {
-				return nil, fmt.Errorf("there is no %s here", who)
-			}
-			options.SVID = func() (*x509svid.SVID, error) { return svid, nil }
-		}
-		conn, err = call.Agent(options, node.API)
-	}
+	conn, err := w.Dial(who, node, "")
 	if err == nil {
 		w.conns[name] = conn
 	}
 	return conn, err
+}
+
+// Dial makes a connection of a caller's that is not shared; `source` is the local
+// address, where one is wanted.
+func (w *World) Dial(who string, node target.Node, source string) (*grpc.ClientConn, error) {
+	if who == Local {
+		return call.Socket(node.AdminSocket)
+	}
+	options := call.Options{TrustDomain: w.TrustDomain, Roots: w.roots, Source: source}
+	if who != Anonymous {
+		svid, known := w.svids[who]
+		if !known {
+			return nil, fmt.Errorf("there is no %s here", who)
+		}
+		options.SVID = func() (*x509svid.SVID, error) { return svid, nil }
+	}
+	return call.Agent(options, node.API)
 }
 
 func (w *World) roots() []*x509.Certificate { return w.Target.Roots() }

@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"sort"
 	"strings"
 	"time"
 )
@@ -112,6 +113,8 @@ func Certificate(c *x509.Certificate) map[string]any {
 		}
 		extensions = append(extensions, text)
 	}
+	// Their order means nothing.
+	sort.Strings(extensions)
 	for _, uri := range c.URIs {
 		uris = append(uris, uri.String())
 	}
