@@ -66,18 +66,45 @@ fn go() -> anyhow::Result<PathBuf> {
 
 fn build() -> anyhow::Result<PathBuf> {
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop");
-    let output = Command::new(go()?)
-        .args(["build", "-trimpath", "-o"])
+    let output = go_command(&["build", "-o"])?
         .arg(&program)
         .arg(".")
-        .current_dir(root().join("tests/interop/go"))
-        .env("GOTOOLCHAIN", "local")
-        .env("GOFLAGS", "-mod=readonly -buildvcs=false")
-        .env("CGO_ENABLED", "0")
         .output()
         .context("cannot run go")?;
     ensure!(output.status.success(), "go build: {}", text(&output));
     Ok(program)
+}
+
+/// Runs go in the program's folder.
+fn go_command(args: &[&str]) -> anyhow::Result<Command> {
+    let mut command = Command::new(go()?);
+    command
+        .args(args)
+        .current_dir(root().join("tests/interop/go"))
+        .env("GOTOOLCHAIN", "local")
+        .env("GOFLAGS", "-mod=readonly -buildvcs=false");
+    Ok(command)
+}
+
+#[test]
+fn the_go_program_is_formatted_vetted_and_tested() -> anyhow::Result<()> {
+    for verb in ["vet", "test"] {
+        let output = go_command(&[verb, "./..."])?.output()?;
+        ensure!(output.status.success(), "go {verb}: {}", text(&output));
+    }
+    let home = go_command(&["env", "GOROOT"])?.output()?;
+    let home = String::from_utf8(home.stdout)?;
+    let output = Command::new(Path::new(home.trim()).join("bin/gofmt"))
+        .args(["-l", "."])
+        .current_dir(root().join("tests/interop/go"))
+        .output()
+        .context("cannot run gofmt")?;
+    ensure!(
+        output.status.success() && output.stdout.is_empty(),
+        "gofmt: {}",
+        text(&output)
+    );
+    Ok(())
 }
 
 /// A cluster that the program can judge, and the folder of its x509pop CA.
