@@ -5,12 +5,14 @@ use std::str::from_utf8;
 use chancery_identity::id::TrustDomain;
 use chancery_node::attest::join_token::JoinToken;
 use chancery_node::config::{Config, format_duration, parse_duration};
+use chancery_node::issue::Subject;
 
 /// The targets of this module.
 pub const TARGETS: &[super::Target] = &[
     ("config", config),
     ("duration", duration),
     ("join_token", join_token),
+    ("subject", subject),
 ];
 
 /// A configuration file is valid or has problems that can be told, the same each time.
@@ -44,4 +46,17 @@ pub fn join_token(data: &[u8]) {
     assert_eq!(id.path().split('/').count(), 5);
     // The secret is not shown. (A short one may stand in the digest by accident.)
     assert!(text.len() < 12 || !format!("{token:?}").contains(text));
+}
+
+/// The subject of a request: what is read is written so that it reads back.
+pub fn subject(data: &[u8]) {
+    let Ok(subject) = Subject::from_name_der(data) else {
+        return;
+    };
+    let written = subject.to_name_der().expect("what was read can be written");
+    let again = Subject::from_name_der(&written).expect("what was written can be read");
+    // The values of one attribute are a set, so their order may have changed, once.
+    assert_eq!(again.to_name_der().ok(), Some(written));
+    assert_eq!(again.is_empty(), subject.is_empty());
+    assert_eq!(subject.to_string().is_empty(), subject.is_empty());
 }

@@ -427,15 +427,38 @@ pub(crate) fn assemble(tbs_der: &[u8], signature: &[u8]) -> Result<Vec<u8>, DerE
 
 /// The same to-be-signed bytes with another issuer name, byte for byte.
 pub(crate) fn with_issuer(tbs_der: &[u8], issuer: &[u8]) -> Result<Vec<u8>, DerError> {
+    // version, serial, signature, issuer: RFC 5280 §4.1
+    with_field(tbs_der, 3, issuer)
+}
+
+/// The same bytes with another subject.
+pub(crate) fn with_subject(tbs_der: &[u8], subject: &[u8]) -> Result<Vec<u8>, DerError> {
+    // ... issuer, validity, subject: RFC 5280 §4.1
+    with_field(tbs_der, 5, subject)
+}
+
+fn with_field(tbs_der: &[u8], at: usize, field: &[u8]) -> Result<Vec<u8>, DerError> {
     // Read whole once, so that what follows cannot meet anything unexpected.
     Tbs::parse(tbs_der)?;
-    let mut fields = Reader::new(tbs_der).nested(tag::SEQUENCE)?;
+    Ok(replace_field(tbs_der, at, field)?.unwrap_or_default())
+}
+
+/// The SEQUENCE `der` with its field `at` replaced; none where it has fewer fields.
+pub(crate) fn replace_field(
+    der: &[u8],
+    at: usize,
+    field: &[u8],
+) -> Result<Option<Vec<u8>>, DerError> {
+    let mut fields = Reader::new(der).nested(tag::SEQUENCE)?;
     let mut parts: Vec<&[u8]> = Vec::with_capacity(8);
     while !fields.is_empty() {
         parts.push(fields.any()?.raw);
     }
-    parts[3] = issuer; // version, serial, signature, issuer: RFC 5280 §4.1
-    Ok(encode(tag::SEQUENCE, &parts))
+    let Some(part) = parts.get_mut(at) else {
+        return Ok(None);
+    };
+    *part = field;
+    Ok(Some(encode(tag::SEQUENCE, &parts)))
 }
 
 #[cfg(test)]

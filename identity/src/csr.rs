@@ -6,7 +6,7 @@
 //! proof that the requester holds the key. `MintX509SVID` alone reads the requested
 //! names, and judges each one before it uses it.
 
-use crate::certificate::{Extensions, GeneralName, oid, read_name};
+use crate::certificate::{Extensions, GeneralName, oid, read_name, replace_field};
 use crate::der::{DerError, Reader, encode, tag};
 use crate::key::{KeyError, PublicKey, SignatureAlgorithm};
 
@@ -138,6 +138,15 @@ pub fn assemble_csr(info_der: &[u8], algorithm: SignatureAlgorithm, signature: &
     let bits = encode(tag::BIT_STRING, &[&[0], signature]);
     let identifier = algorithm.identifier_der();
     encode(tag::SEQUENCE, &[info_der, &identifier, &bits])
+}
+
+/// The same request information with another subject, given as the DER of a Name.
+///
+/// # Errors
+/// [`DerError`] when the bytes are not a CertificationRequestInfo.
+pub fn with_subject(info_der: &[u8], subject_name_der: &[u8]) -> Result<Vec<u8>, DerError> {
+    // version, subject: RFC 2986 §4.1
+    replace_field(info_der, 1, subject_name_der)?.ok_or(DerError::Truncated)
 }
 
 struct Parts<'a> {
@@ -280,6 +289,23 @@ mod tests {
         let csr = Csr::parse(&der).unwrap();
         let algorithm = csr.public_key().certificate_algorithm();
         assert_eq!(assemble_csr(&csr.info, algorithm, &csr.signature), der);
+    }
+
+    #[test]
+    fn a_subject_is_replaced_and_nothing_else() {
+        let (_, der) = request(&rcgen::PKCS_ECDSA_P256_SHA256);
+        let csr = Csr::parse(&der).unwrap();
+        let empty = [tag::SEQUENCE, 0];
+        let info = with_subject(&csr.info, &empty).unwrap();
+        let algorithm = csr.public_key().certificate_algorithm();
+        let changed = Csr::parse(&assemble_csr(&info, algorithm, &csr.signature)).unwrap();
+        assert!(changed.subject_is_empty() && !csr.subject_is_empty());
+        assert_eq!(changed.public_key(), csr.public_key());
+        assert_eq!(changed.requested_names(), csr.requested_names());
+        let again = with_subject(&info, csr.subject_der());
+        assert_eq!(again.as_ref(), Ok(&csr.info));
+        assert!(with_subject(&[tag::SEQUENCE, 0], &empty).is_err());
+        assert!(with_subject(b"x", &empty).is_err());
     }
 
     #[test]

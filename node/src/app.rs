@@ -33,7 +33,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use zeroize::Zeroizing;
 
-use crate::authority::{Custody, Driver, Issuer, Lifetimes, Making, ServerSvid, keep_server_svid};
+use crate::authority::{
+    Custody, Driver, Issuer, Lifetimes, Making, ServerSvid, Steward, keep_server_svid,
+};
 use crate::authz::layer::GateLayer;
 use crate::cluster::formation::{self, Admission, Plan, VERSION};
 use crate::cluster::peers::{GrpcPeers, PinBook};
@@ -41,7 +43,7 @@ use crate::cluster::server::{PeerServer, pinned_only};
 use crate::cluster::status::{ClusterService, Members, SelfStatus};
 use crate::cluster::{Barriers, Consensus, Proposer, Start, Storage};
 use crate::config::{CaKeyType, Config, Keys, TokenName};
-use crate::environment::{Clock, SystemClock, uuid_v4};
+use crate::environment::{Clock, Stopwatch, SystemClock, uuid_v4};
 use crate::health::Health;
 use crate::http_status::{self, Endpoints};
 use crate::issue::Subject;
@@ -85,7 +87,9 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// Whatever keeps it from starting, and the reason why it had to stop. The process
 /// must then exit non-zero.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    telemetry::logging(config.log_level, config.log_format).context("cannot start the log")?;
+    let uptime = Stopwatch::start();
+    let log =
+        telemetry::logging(config.log_level, config.log_format).context("cannot start the log")?;
     let metrics = telemetry::install().context("cannot install the metrics recorder")?;
     no_core_dumps();
     config.check_environment().map_err(|problems| {
@@ -105,7 +109,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .build()
         .context("cannot start the service runtime")?;
 
-    let result = service_runtime.block_on(serve(config, &consensus_runtime, metrics));
+    let result = service_runtime.block_on(serve(config, &consensus_runtime, metrics, log, uptime));
     service_runtime.shutdown_timeout(Duration::from_millis(200));
     consensus_runtime.shutdown_timeout(Duration::from_millis(200));
     result
@@ -155,7 +159,7 @@ async fn bind(config: &Config) -> anyhow::Result<Bound> {
         wanted.entry(address).or_default().metrics = true;
     }
     if let Some(address) = config.health {
-        wanted.entry(address).or_default().health = true;
+        wanted.entry(address).or_default().health = Some(config.health_paths.clone());
     }
     let mut status = Vec::new();
     for (address, endpoints) in wanted {
@@ -213,12 +217,11 @@ pub fn pkcs11_config(pkcs11: &crate::config::Pkcs11) -> Pkcs11Config {
     config
 }
 
-/// Subject of new authorities. Of several countries or organisations the first is
-/// taken: configuration refuses more than one.
+/// Subject of new authorities.
 fn ca_subject(subject: &crate::config::CaSubject) -> Subject {
     Subject {
-        country: subject.country.first().cloned(),
-        organization: subject.organization.first().cloned(),
+        country: subject.country.clone(),
+        organization: subject.organization.clone(),
         common_name: subject.common_name.clone(),
         ..Subject::default()
     }
@@ -361,6 +364,8 @@ async fn serve(
     config: Config,
     consensus_runtime: &Runtime,
     metrics: telemetry::PrometheusHandle,
+    log: telemetry::LogLevels,
+    uptime: Stopwatch,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
@@ -500,13 +505,18 @@ async fn serve(
         ttl: seconds(config.issuance.ca_ttl),
         subject: ca_subject(&config.issuance.ca_subject),
         trust_domain: config.trust_domain.clone(),
+        jwt_enabled: !config.issuance.disable_jwt_svids,
     };
+    let steward = Steward::new(doors.clone(), members.clone(), custody.clone());
+    if config.issuance.disable_jwt_svids {
+        tracing::info!("JWT-SVID profile is disabled");
+    }
     tasks.spawn(Driver::new(doors.clone(), members.clone(), custody, making).run());
     tasks.spawn(keep_server_svid(
         issuer.clone(),
         doors.clone(),
         Arc::clone(&tls),
-        server_svid,
+        server_svid.clone(),
     ));
     tasks.spawn(health.clone().measure());
     for (listener, endpoints) in bound.status {
@@ -519,10 +529,15 @@ async fn serve(
         ));
     }
 
-    let context = service::Context::new(doors.clone(), issuer, members.clone());
+    let context = service::Context::new(doors.clone(), issuer, steward, members.clone());
     let gate = Arc::new(LocalGate::new(&context, config.admin_ids.clone()));
     let layer = GateLayer::new(gate);
-    let admin_routes = service::admin_routes(&context)
+    let process = service::Process {
+        log,
+        uptime,
+        server_svid,
+    };
+    let admin_routes = service::admin_routes(&context, process)
         .add_service(ClusterServer::new(ClusterService::new(members, this)));
     let admin = tokio::spawn(bound.admin.serve(
         Limits::of_admins(),
@@ -639,7 +654,9 @@ fn lifetimes(config: &Config) -> Lifetimes {
         x509: seconds(config.issuance.default_x509_svid_ttl),
         jwt: seconds(config.issuance.default_jwt_svid_ttl),
         server: seconds(config.issuance.server_svid_ttl),
+        ca: seconds(config.issuance.ca_ttl),
         jwt_issuer: config.issuance.jwt_issuer.clone(),
+        jwt_enabled: !config.issuance.disable_jwt_svids,
     }
 }
 

@@ -3,6 +3,7 @@
 //! One judgement, told to three: peers and `cluster status`, the `/ready`
 //! listener, and metrics.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +12,24 @@ use chancery_api::chancery::peer::v1 as wire;
 use crate::authority::Issuer;
 use crate::cluster::formation::VERSION;
 use crate::cluster::status::SelfStatus;
-use crate::http_status::StatusSource;
+use crate::http_status::{Findings, StatusSource};
 use crate::registry::Doors;
 use crate::transport::TlsState;
 
 /// A write counts as possible when a quorum answered within this time.
 const QUORUM_WITHIN: Duration = Duration::from_secs(2);
+
+/// The subsystems that SPIRE's health pages name.
+mod subsystem {
+    /// The replicated state.
+    pub(super) const DATASTORE: &str = "catalog.datastore";
+    /// The server as agents meet it.
+    pub(super) const SERVER: &str = "server";
+    /// Signing.
+    pub(super) const CA: &str = "server.ca";
+    /// Making of authorities.
+    pub(super) const ROTATOR: &str = "server.ca.rotator";
+}
 
 /// The judgement of one node. Cheap to clone.
 #[derive(Clone)]
@@ -34,20 +47,43 @@ impl Health {
 
     /// What keeps this node from issuing, one sentence each.
     pub fn obstacles(&self) -> Vec<String> {
-        let mut found = Vec::new();
+        let found = self.findings().into_values();
+        found.flat_map(BTreeMap::into_values).collect()
+    }
+
+    /// The same by subsystem, in SPIRE's names where it has one for it.
+    fn findings(&self) -> Findings {
+        let mut found = unremarkable();
+        let mut note = |subsystem, detail, why: String| {
+            found.entry(subsystem).or_default().insert(detail, why);
+        };
         let limit = self.doors.stale_limit().max(Duration::from_secs(1));
         match self.doors.age() {
-            None => found.push("no quorum has confirmed its state since it started".to_owned()),
-            Some(age) if age >= limit => found.push(format!(
-                "its state was last confirmed {} s ago, the limit is {} s: bring a majority of the voters back",
-                age.as_secs(),
-                limit.as_secs()
-            )),
+            None => note(
+                subsystem::DATASTORE,
+                "freshness_err",
+                "no quorum has confirmed its state since it started".to_owned(),
+            ),
+            Some(age) if age >= limit => note(
+                subsystem::DATASTORE,
+                "freshness_err",
+                format!(
+                    "its state was last confirmed {} s ago, the limit is {} s: bring a majority of the voters back",
+                    age.as_secs(),
+                    limit.as_secs()
+                ),
+            ),
             Some(_) => {}
         }
-        found.extend(self.issuer.obstacle());
+        if let Some(why) = self.issuer.obstacle() {
+            note(subsystem::CA, "sign_x509_svid_err", why);
+        }
         if !self.tls.has_identity() {
-            found.push("it has no server SVID yet, so its agent port is closed".to_owned());
+            note(
+                subsystem::SERVER,
+                "server_svid_err",
+                "it has no server SVID yet, so its agent port is closed".to_owned(),
+            );
         }
         found
     }
@@ -105,19 +141,29 @@ impl SelfStatus for Health {
 
 impl StatusSource for Health {
     /// The process answers: whatever would make it useless ends it instead.
-    fn live(&self) -> Result<(), String> {
-        Ok(())
+    fn live(&self) -> Findings {
+        unremarkable()
     }
 
-    fn ready(&self, for_write: bool) -> Result<(), Vec<String>> {
-        let mut obstacles = self.obstacles();
+    fn ready(&self, for_write: bool) -> Findings {
+        let mut found = self.findings();
         if for_write && self.doors.age().is_none_or(|age| age > QUORUM_WITHIN) {
-            obstacles.push("no quorum answers: writes wait".to_owned());
+            let datastore = found.entry(subsystem::DATASTORE).or_default();
+            datastore.insert("write_err", "no quorum answers: writes wait".to_owned());
         }
-        if obstacles.is_empty() {
-            Ok(())
-        } else {
-            Err(obstacles)
-        }
+        found
     }
+}
+
+/// Every subsystem, with nothing to say of it.
+fn unremarkable() -> Findings {
+    [
+        subsystem::DATASTORE,
+        subsystem::SERVER,
+        subsystem::CA,
+        subsystem::ROTATOR,
+    ]
+    .into_iter()
+    .map(|name| (name, BTreeMap::new()))
+    .collect()
 }

@@ -7,7 +7,11 @@
 //! the asker; at most [`CONNECTIONS_MAX`] connections, each for one request and a
 //! bounded time. Says nothing that needs protecting: names and reasons, no
 //! identities. Refuses to know: what readiness consists of ([`StatusSource`]).
+//!
+//! The pages about health are SPIRE's in form: 200 or 500, and an object with one
+//! object for each subsystem, empty while nothing is wrong with it.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +23,11 @@ use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::HealthPaths;
 use crate::telemetry::PrometheusHandle;
 
 /// Connections at once; one more is closed at once.
@@ -39,28 +43,26 @@ const ACCEPT_ERROR_WAIT: Duration = Duration::from_millis(100);
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// What the server says of itself.
-pub trait StatusSource: Send + Sync + 'static {
-    /// Ok while restarting the process would not help; else why it would.
-    ///
-    /// # Errors
-    /// The reason, for people.
-    fn live(&self) -> Result<(), String>;
+/// What is wrong with each subsystem, for people, by the names of subsystem and detail.
+/// A subsystem without details is well.
+pub type Findings = BTreeMap<&'static str, BTreeMap<&'static str, String>>;
 
-    /// Ok while the server can issue; with `for_write` also take writes.
-    ///
-    /// # Errors
-    /// Every reason why not, for people.
-    fn ready(&self, for_write: bool) -> Result<(), Vec<String>>;
+/// What the server says of itself. Each answer names every subsystem.
+pub trait StatusSource: Send + Sync + 'static {
+    /// What restarting the process would help against.
+    fn live(&self) -> Findings;
+
+    /// What keeps the server from issuing; with `for_write` also from taking writes.
+    fn ready(&self, for_write: bool) -> Findings;
 }
 
 /// What a listener answers; the rest is 404.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoints {
     /// `/metrics`.
     pub metrics: bool,
-    /// `/live` and `/ready`.
-    pub health: bool,
+    /// The pages about health, if they are served here.
+    pub health: Option<HealthPaths>,
 }
 
 /// How long a client may take.
@@ -143,13 +145,6 @@ async fn converse(stream: TcpStream, pages: Arc<Pages>, limits: Limits) {
     }
 }
 
-/// Body of `/live` and `/ready`.
-#[derive(Serialize)]
-struct Report<'a> {
-    ok: bool,
-    reasons: &'a [String],
-}
-
 struct Pages {
     endpoints: Endpoints,
     source: Arc<dyn StatusSource>,
@@ -165,17 +160,19 @@ enum Page {
 
 impl Pages {
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        let page = match request.uri().path() {
-            "/metrics" if self.endpoints.metrics => Page::Metrics,
-            "/live" if self.endpoints.health => Page::Live,
-            "/ready" if self.endpoints.health => Page::Ready,
-            _ => return report(StatusCode::NOT_FOUND, &["no such page".to_owned()]),
+        let path = request.uri().path();
+        let health = self.endpoints.health.as_ref();
+        let page = if path == "/metrics" && self.endpoints.metrics {
+            Page::Metrics
+        } else if health.is_some_and(|paths| paths.live == path) {
+            Page::Live
+        } else if health.is_some_and(|paths| paths.ready == path) {
+            Page::Ready
+        } else {
+            return refuse(StatusCode::NOT_FOUND, "no such page");
         };
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut refused = report(
-                StatusCode::METHOD_NOT_ALLOWED,
-                &["only GET and HEAD".to_owned()],
-            );
+            let mut refused = refuse(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD");
             refused
                 .headers_mut()
                 .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -183,10 +180,7 @@ impl Pages {
         }
         match page {
             Page::Metrics => respond(StatusCode::OK, METRICS, self.metrics.render().into()),
-            Page::Live => match self.source.live() {
-                Ok(()) => report(StatusCode::OK, &[]),
-                Err(reason) => report(StatusCode::SERVICE_UNAVAILABLE, &[reason]),
-            },
+            Page::Live => report(&self.source.live()),
             Page::Ready => self.ready(request.uri().query()),
         }
     }
@@ -197,25 +191,28 @@ impl Pages {
             Some("for=write") => true,
             // A probe that misspells what it asks must not hear a yes to something else.
             Some(_) => {
-                return report(
+                return refuse(
                     StatusCode::BAD_REQUEST,
-                    &["ask /ready or /ready?for=write".to_owned()],
+                    "ask without a query or with for=write",
                 );
             }
         };
-        match self.source.ready(for_write) {
-            Ok(()) => report(StatusCode::OK, &[]),
-            Err(reasons) => report(StatusCode::SERVICE_UNAVAILABLE, &reasons),
-        }
+        report(&self.source.ready(for_write))
     }
 }
 
-fn report(status: StatusCode, reasons: &[String]) -> Response<Full<Bytes>> {
-    let body = serde_json::to_vec(&Report {
-        ok: status == StatusCode::OK,
-        reasons,
-    })
-    .expect("a flag and a list of strings are always JSON");
+fn report(findings: &Findings) -> Response<Full<Bytes>> {
+    let status = if findings.values().all(BTreeMap::is_empty) {
+        StatusCode::OK
+    } else {
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    let body = serde_json::to_vec(findings).expect("maps of strings are always JSON");
+    respond(status, JSON, body.into())
+}
+
+fn refuse(status: StatusCode, why: &str) -> Response<Full<Bytes>> {
+    let body = serde_json::json!({ "error": why }).to_string();
     respond(status, JSON, body.into())
 }
 
@@ -243,22 +240,34 @@ mod tests {
     struct Follower;
 
     impl StatusSource for Follower {
-        fn live(&self) -> Result<(), String> {
-            Err("the disk failed".into())
+        fn live(&self) -> Findings {
+            let disk = BTreeMap::from([("disk_err", "the disk failed".to_owned())]);
+            Findings::from([("server", disk), ("server.ca", BTreeMap::new())])
         }
-        fn ready(&self, for_write: bool) -> Result<(), Vec<String>> {
+        fn ready(&self, for_write: bool) -> Findings {
+            let mut found = Findings::from([("server", BTreeMap::new())]);
             if for_write {
-                Err(vec!["no \"quorum\"".into(), "no leader".into()])
-            } else {
-                Ok(())
+                let server = found.entry("server").or_default();
+                server.insert("write_err", "no \"quorum\"".into());
+                server.insert("leader_err", "no leader".into());
             }
+            found
         }
     }
 
-    const BOTH: Endpoints = Endpoints {
-        metrics: true,
-        health: true,
-    };
+    fn both() -> Endpoints {
+        Endpoints {
+            metrics: true,
+            health: health_at("/live", "/ready"),
+        }
+    }
+
+    fn health_at(live: &str, ready: &str) -> Option<HealthPaths> {
+        Some(HealthPaths {
+            live: live.into(),
+            ready: ready.into(),
+        })
+    }
 
     struct Server {
         address: SocketAddr,
@@ -301,9 +310,9 @@ mod tests {
 
     #[tokio::test]
     async fn readiness_to_issue_and_to_write_are_two_questions() {
-        let server = start(BOTH, LIMITS).await;
+        let server = start(both(), LIMITS).await;
         let (code, head, body) = ask(&server, "GET", "/ready").await;
-        assert_eq!((code, body.as_str()), (200, r#"{"ok":true,"reasons":[]}"#));
+        assert_eq!((code, body.as_str()), (200, r#"{"server":{}}"#));
         assert!(
             head.contains("content-type: application/json")
                 && head.contains("cache-control: no-store"),
@@ -313,21 +322,24 @@ mod tests {
         assert_eq!(
             (code, body.as_str()),
             (
-                503,
-                r#"{"ok":false,"reasons":["no \"quorum\"","no leader"]}"#
+                500,
+                r#"{"server":{"leader_err":"no leader","write_err":"no \"quorum\""}}"#
             )
         );
         assert_eq!(ask(&server, "GET", "/ready?for=wirte").await.0, 400);
         let (code, _, body) = ask(&server, "GET", "/live").await;
         assert_eq!(
             (code, body.as_str()),
-            (503, r#"{"ok":false,"reasons":["the disk failed"]}"#)
+            (
+                500,
+                r#"{"server":{"disk_err":"the disk failed"},"server.ca":{}}"#
+            )
         );
     }
 
     #[tokio::test]
     async fn metrics_are_prometheus_text() {
-        let server = start(BOTH, LIMITS).await;
+        let server = start(both(), LIMITS).await;
         let (code, head, body) = ask(&server, "GET", "/metrics").await;
         assert_eq!(code, 200);
         assert!(
@@ -339,15 +351,15 @@ mod tests {
 
     #[tokio::test]
     async fn head_has_the_code_and_no_body() {
-        let server = start(BOTH, LIMITS).await;
+        let server = start(both(), LIMITS).await;
         let (code, head, body) = ask(&server, "HEAD", "/ready?for=write").await;
-        assert_eq!((code, body.as_str()), (503, ""));
+        assert_eq!((code, body.as_str()), (500, ""));
         assert!(head.contains("content-length: "), "{head}");
     }
 
     #[tokio::test]
     async fn nothing_else_is_served() {
-        let server = start(BOTH, LIMITS).await;
+        let server = start(both(), LIMITS).await;
         assert_eq!(ask(&server, "GET", "/").await.0, 404);
         assert_eq!(ask(&server, "GET", "/metrics/").await.0, 404);
         let (code, head, _) = ask(&server, "POST", "/live").await;
@@ -356,16 +368,20 @@ mod tests {
         let health = start(
             Endpoints {
                 metrics: false,
-                health: true,
+                health: health_at("/healthz", "/readyz"),
             },
             LIMITS,
         )
         .await;
         assert_eq!(ask(&health, "GET", "/metrics").await.0, 404);
+        // Where the paths are others, these are none.
+        assert_eq!(ask(&health, "GET", "/ready").await.0, 404);
+        assert_eq!(ask(&health, "GET", "/readyz").await.0, 200);
+        assert_eq!(ask(&health, "GET", "/healthz").await.0, 500);
         let metrics = start(
             Endpoints {
                 metrics: true,
-                health: false,
+                health: None,
             },
             LIMITS,
         )
@@ -377,7 +393,7 @@ mod tests {
     #[tokio::test]
     async fn silent_client_loses_its_place() {
         let server = start(
-            BOTH,
+            both(),
             Limits {
                 head: Duration::from_millis(50),
                 ..LIMITS
@@ -395,7 +411,7 @@ mod tests {
 
     #[tokio::test]
     async fn connection_over_the_limit_is_closed_and_the_others_are_served() {
-        let server = start(BOTH, LIMITS).await;
+        let server = start(both(), LIMITS).await;
         let mut held = Vec::new();
         for _ in 0..CONNECTIONS_MAX {
             held.push(TcpStream::connect(server.address).await.unwrap());
@@ -433,7 +449,7 @@ mod tests {
 
     #[tokio::test]
     async fn shutdown_ends_the_listener_and_its_connections() {
-        let server = start(BOTH, LIMITS).await;
+        let server = start(both(), LIMITS).await;
         let mut open = TcpStream::connect(server.address).await.unwrap();
         assert_eq!(ask(&server, "GET", "/ready").await.0, 200);
         server.stop.cancel();

@@ -7,7 +7,7 @@ use std::fmt;
 
 use prost::{Enumeration, Message, Oneof};
 
-use crate::model::{Authority, Entry, JoinToken, Selector};
+use crate::model::{Authority, DownstreamCa, Entry, JoinToken, Selector};
 
 /// Names one request for ever: a retry with the same id is applied once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Message)]
@@ -35,7 +35,8 @@ pub struct Proposal {
     /// What to do. Absent in a proposal of a newer version: the node stops.
     #[prost(
         oneof = "Command",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
+                32, 33, 50"
     )]
     pub command: Option<Command>,
 }
@@ -97,6 +98,15 @@ pub enum Command {
     /// A member serves a server SVID of this authority.
     #[prost(message, tag = "27")]
     RecordServerSvid(RecordServerSvid),
+    /// What an authority signed is no longer to be used.
+    #[prost(message, tag = "32")]
+    TaintAuthority(AuthorityName),
+    /// A tainted authority leaves the bundle.
+    #[prost(message, tag = "33")]
+    RevokeAuthority(AuthorityName),
+    /// Records a CA certificate that was signed for a downstream server.
+    #[prost(message, tag = "50")]
+    RecordDownstreamCa(RecordDownstreamCa),
 }
 
 /// See [`Command::Found`].
@@ -330,6 +340,15 @@ pub struct RecordServerSvid {
     pub authority_id: String,
 }
 
+/// See [`Command::RecordDownstreamCa`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RecordDownstreamCa {
+    /// What was signed. Its entry must still make its caller a downstream server, and
+    /// its authority be one that is not tainted.
+    #[prost(message, optional, tag = "1")]
+    pub ca: Option<DownstreamCa>,
+}
+
 /// Why a command changed nothing. Replicated, so every node says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
@@ -354,6 +373,12 @@ pub enum Refusal {
     OutcomeUnknown = 8,
     /// The command does not make sense; a mistake of the proposing node.
     Malformed = 9,
+    /// The authority signs, or is prepared to: only an old one can be tainted or revoked.
+    AuthorityInUse = 20,
+    /// The authority is tainted already.
+    AlreadyTainted = 21,
+    /// The authority has to be tainted first.
+    NotTainted = 22,
 }
 
 /// Result of one item of a batch.
@@ -435,6 +460,9 @@ impl Command {
             Self::ProveAuthority(_) => "prove_authority",
             Self::ActivateAuthority(_) => "activate_authority",
             Self::RecordServerSvid(_) => "record_server_svid",
+            Self::TaintAuthority(_) => "taint_authority",
+            Self::RevokeAuthority(_) => "revoke_authority",
+            Self::RecordDownstreamCa(_) => "record_downstream_ca",
         }
     }
 }

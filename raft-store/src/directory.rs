@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use prost::Message;
 
-use crate::model::{Agent, Authority, AuthorityKind, Cluster, Entry, KeyIntent, Member, Selector};
+use crate::model::{
+    Agent, Authority, AuthorityKind, Cluster, DownstreamCa, Entry, KeyIntent, Member, Selector,
+};
 use crate::store::StoreError;
 use crate::view::{Table, Writes, decode, meta};
 
@@ -34,6 +36,8 @@ pub struct Directory {
     authorities: BTreeMap<(i32, String), Arc<Authority>>,
     intents: BTreeMap<String, KeyIntent>,
     members: BTreeMap<u64, Arc<Member>>,
+    /// By row key, which begins with their end.
+    downstream_cas: BTreeMap<Vec<u8>, Arc<DownstreamCa>>,
     digest: Vec<u8>,
 }
 
@@ -111,6 +115,12 @@ impl Directory {
                         .members
                         .insert(u64::from_be_bytes(id), Arc::new(member)),
                     None => self.members.remove(&u64::from_be_bytes(id)),
+                };
+            }
+            Table::DownstreamCas => {
+                match value_of::<DownstreamCa>(table, value)? {
+                    Some(ca) => self.downstream_cas.insert(key.to_vec(), Arc::new(ca)),
+                    None => self.downstream_cas.remove(key),
                 };
             }
             // Indexes and request memory are read from the tables only.
@@ -248,6 +258,12 @@ impl Directory {
     /// Every member, by id.
     pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.members.values()
+    }
+
+    /// CA certificates of downstream servers, those first that end first. One that has
+    /// ended may be among them for a while.
+    pub fn downstream_cas(&self) -> impl Iterator<Item = &Arc<DownstreamCa>> {
+        self.downstream_cas.values()
     }
 
     /// Entries that the agent with this path is authorized for, by id.

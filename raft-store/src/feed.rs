@@ -37,6 +37,8 @@ pub enum ChangeKind {
     IntentChanged(String),
     /// A member came or told of itself.
     MemberSet(u64),
+    /// A CA certificate of this serial was signed for a downstream server.
+    DownstreamCaSet(String),
     /// A snapshot took the place of the state: whatever was read before is old.
     StateReplaced,
 }

@@ -165,6 +165,8 @@ pub enum AuthorityStatus {
     Active = 2,
     /// In the bundle for what it signed before.
     Old = 3,
+    /// No longer in the bundle, never to sign again. The record stays: it names the key.
+    Revoked = 4,
 }
 
 /// An issuing authority: what the cluster knows of a key that it can sign with.
@@ -249,6 +251,33 @@ pub struct KeyIntent {
     /// Unix seconds at which the intent was recorded.
     #[prost(int64, tag = "6")]
     pub recorded_at: i64,
+}
+
+/// A CA certificate that was signed for a downstream server. Recorded before it leaves,
+/// kept until it ends.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct DownstreamCa {
+    /// Path of the SPIFFE ID that asked for it.
+    #[prost(string, tag = "1")]
+    pub caller_path: String,
+    /// Registration entry that allowed it.
+    #[prost(string, tag = "2")]
+    pub entry_id: String,
+    /// X.509 authority that signed it.
+    #[prost(string, tag = "3")]
+    pub authority_id: String,
+    /// Decimal.
+    #[prost(string, tag = "4")]
+    pub serial: String,
+    /// Lower-case hex: the authority id under which the downstream server signs.
+    #[prost(string, tag = "5")]
+    pub subject_key_id: String,
+    /// Unix seconds.
+    #[prost(int64, tag = "6")]
+    pub issued_at: i64,
+    /// Unix seconds.
+    #[prost(int64, tag = "7")]
+    pub expires_at: i64,
 }
 
 /// A node of the cluster, voter or learner.

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 use crate::feed::{Change, ChangeKind, FeedIndex};
-use crate::model::{Agent, Authority, Cluster, Entry, JoinToken, KeyIntent, Member, Selector};
+use crate::model::{
+    Agent, Authority, Cluster, DownstreamCa, Entry, JoinToken, KeyIntent, Member, Selector,
+};
 use crate::store::{Row, StoreError};
 
 /// The kinds of rows. The number is on disk and in snapshots: never reuse one.
@@ -48,6 +50,8 @@ pub enum Table {
     RequestFloor = 14,
     /// Creation second, by id, of entries deleted within that second.
     DeletedEntries = 15,
+    /// [`DownstreamCa`] by its end (8 bytes big-endian), authority, a zero byte, and serial.
+    DownstreamCas = 20,
 }
 
 /// Names of the single rows of [`Table::Meta`].
@@ -75,7 +79,7 @@ impl Table {
 
     /// Table of a row key, if it is one that this version knows.
     pub fn of(row_key: &[u8]) -> Option<(Self, &[u8])> {
-        const ALL: [Table; 15] = [
+        const ALL: [Table; 16] = [
             Table::Meta,
             Table::Entries,
             Table::EntrySequence,
@@ -91,6 +95,7 @@ impl Table {
             Table::RequestOrder,
             Table::RequestFloor,
             Table::DeletedEntries,
+            Table::DownstreamCas,
         ];
         let (tag, key) = row_key.split_first()?;
         ALL.into_iter().find(|t| *t as u8 == *tag).map(|t| (t, key))
@@ -412,6 +417,31 @@ impl Txn<'_> {
         self.changed(ChangeKind::AuthoritySet(authority.id.clone()));
     }
 
+    /// Whether this very CA certificate is recorded.
+    pub fn has_downstream_ca(&self, ca: &DownstreamCa) -> Result<bool, StoreError> {
+        let found = self.get_bytes(Table::DownstreamCas, &downstream_ca_key(ca))?;
+        Ok(found.is_some())
+    }
+
+    /// Inserts a downstream server's CA certificate.
+    pub fn put_downstream_ca(&mut self, ca: &DownstreamCa) {
+        self.put(Table::DownstreamCas, &downstream_ca_key(ca), ca);
+        self.changed(ChangeKind::DownstreamCaSet(ca.serial.clone()));
+    }
+
+    /// Forgets CA certificates of downstream servers that have ended: at most `limit`, those
+    /// first that ended first.
+    pub fn forget_ended_downstream_cas(&mut self, limit: usize) -> Result<(), StoreError> {
+        for (key, bytes) in self.pairs(Table::DownstreamCas, &[], limit)? {
+            let ca: DownstreamCa = decode(Table::DownstreamCas, &bytes)?;
+            if ca.expires_at >= self.now() {
+                break;
+            }
+            self.remove(Table::DownstreamCas, &key);
+        }
+        Ok(())
+    }
+
     /// Key intent of a slot.
     pub fn intent(&self, slot: &str) -> Result<Option<KeyIntent>, StoreError> {
         self.get(Table::Intents, slot.as_bytes())
@@ -457,6 +487,15 @@ fn text(table: Table, bytes: &[u8]) -> Result<String, StoreError> {
 fn authority_key(kind: i32, id: &str) -> Vec<u8> {
     let mut key = vec![u8::try_from(kind).unwrap_or(0)];
     key.extend_from_slice(id.as_bytes());
+    key
+}
+
+fn downstream_ca_key(ca: &DownstreamCa) -> Vec<u8> {
+    // Recorded ends are positive, so that their order is that of their bytes.
+    let mut key = ca.expires_at.to_be_bytes().to_vec();
+    key.extend_from_slice(ca.authority_id.as_bytes());
+    key.push(0);
+    key.extend_from_slice(ca.serial.as_bytes());
     key
 }
 

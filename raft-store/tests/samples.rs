@@ -10,12 +10,12 @@ use std::path::PathBuf;
 use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AgentPath, AnnounceMember, AttestAgent, AuthorityName,
     BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, EntryResult, Found, ProveAuthority,
-    RecordAuthority, RecordServerSvid, RenewAgent, SetAgentVersion,
+    RecordAuthority, RecordDownstreamCa, RecordServerSvid, RenewAgent, SetAgentVersion,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
-    Agent, Authority, AuthorityKind, AuthorityStatus, Cluster, Entry, JoinToken, KeyIntent, Member,
-    PendingSvid, RequestMemory, Selector,
+    Agent, Authority, AuthorityKind, AuthorityStatus, Cluster, DownstreamCa, Entry, JoinToken,
+    KeyIntent, Member, PendingSvid, RequestMemory, Selector,
 };
 use chancery_raft_store::snapshot::{self, Encoder, Header};
 use chancery_raft_store::types::{LogEntry, StoredMembership, Vote};
@@ -108,6 +108,18 @@ fn authority_name() -> AuthorityName {
     }
 }
 
+fn downstream_ca() -> DownstreamCa {
+    DownstreamCa {
+        caller_path: "/nested".into(),
+        entry_id: "6f1b6f5e-6a0f-4b58-9a1c-3c8a52d6b111".into(),
+        authority_id: "0a1b2c".into(),
+        serial: "123456789012345678901234567890".into(),
+        subject_key_id: "d4e5f6".into(),
+        issued_at: 1_800_000_000,
+        expires_at: 1_800_086_400,
+    }
+}
+
 fn agent_path() -> AgentPath {
     AgentPath {
         path: "/spire/agent/x509pop/a".into(),
@@ -182,7 +194,7 @@ fn registering() -> [Command; 9] {
     ]
 }
 
-fn making_keys() -> [Command; 5] {
+fn making_keys() -> [Command; 8] {
     [
         Command::BeginKey(BeginKey {
             slot: "jwt".into(),
@@ -203,6 +215,11 @@ fn making_keys() -> [Command; 5] {
             node_id: 2,
         }),
         Command::ActivateAuthority(authority_name()),
+        Command::TaintAuthority(authority_name()),
+        Command::RevokeAuthority(authority_name()),
+        Command::RecordDownstreamCa(RecordDownstreamCa {
+            ca: Some(downstream_ca()),
+        }),
     ]
 }
 
@@ -372,6 +389,7 @@ fn records() -> Vec<(String, Sample)> {
         ),
         ("record-authority", message(authority())),
         ("record-key-intent", message(intent)),
+        ("record-downstream-ca", message(downstream_ca())),
         ("record-member", message(member)),
         ("record-cluster", message(cluster)),
         (

@@ -100,6 +100,15 @@ pub fn with_issuer(tbs_der: &[u8], issuer_name_der: &[u8]) -> Result<Vec<u8>, De
     certificate::with_issuer(tbs_der, issuer_name_der)
 }
 
+/// The same to-be-signed bytes with another subject, given as the DER of a Name: for
+/// subjects that a builder cannot express, such as one with two organizations.
+///
+/// # Errors
+/// [`DerError`] when the bytes are not a TBSCertificate.
+pub fn with_subject(tbs_der: &[u8], subject_name_der: &[u8]) -> Result<Vec<u8>, DerError> {
+    certificate::with_subject(tbs_der, subject_name_der)
+}
+
 /// Checks the signature of a certificate, as it stands in its bytes, against the
 /// issuer's key.
 ///

@@ -16,7 +16,8 @@ use chancery_raft_store::{Change, ChangeKind};
 use tokio::sync::broadcast;
 
 use super::plan::{self, Scene, Step};
-use super::{Custody, key_ref, kind_name};
+use super::{Custody, key_ref};
+use crate::cluster::Consensus;
 use crate::cluster::status::Members;
 use crate::environment::random;
 use crate::issue::{
@@ -28,7 +29,7 @@ use crate::registry::Doors;
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Members that were seen within this time must have proved a shared key before
 /// it signs.
-const PROVERS_SEEN_WITHIN: Duration = Duration::from_secs(600);
+pub(super) const PROVERS_SEEN_WITHIN: Duration = Duration::from_secs(600);
 /// A node that was not seen for this long is not there.
 const PRESENT_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes that are signed to try a key.
@@ -45,6 +46,8 @@ pub struct Making {
     pub subject: Subject,
     /// Trust domain name.
     pub trust_domain: TrustDomain,
+    /// Whether there are authorities for JWT-SVIDs.
+    pub jwt_enabled: bool,
 }
 
 /// Drives authorities on this node.
@@ -126,6 +129,7 @@ impl Driver {
             me,
             leader: consensus.is_leader(),
             shared,
+            without_jwt: !self.making.jwt_enabled,
             now: consensus.clock().now_unix_ms().div_euclid(1000),
             authorities: kinds
                 .iter()
@@ -165,29 +169,34 @@ impl Driver {
                 }))
                 .await
             }
-            Step::Make { kind, intent } => self.make(*kind, intent).await,
+            Step::Make { kind, intent } => {
+                let made = self.make(*kind, intent).await;
+                if let Err(error) = &made {
+                    let why = crate::app::chain(error);
+                    self.custody
+                        .set_making_failed(&intent.slot, intent.epoch, why);
+                }
+                made
+            }
             Step::Prove { kind, id } => self.prove(*kind, id).await,
             Step::Activate { kind, id } => {
-                tracing::info!(kind = kind_name(*kind), authority = %id, "authority activated");
                 let name = AuthorityName {
                     kind: (*kind).into(),
                     id: id.clone(),
                 };
-                self.write(Command::ActivateAuthority(name)).await
+                self.write(Command::ActivateAuthority(name)).await?;
+                let authorities = self.doors.local().authorities(*kind);
+                if let Some(authority) = authorities.iter().find(|a| a.id == *id) {
+                    log_activated(authority);
+                }
+                Ok(())
             }
         }
     }
 
     async fn begin(&self, slot: &str, epoch: u64) -> Result<(), StepError> {
-        let consensus = self.doors.consensus();
-        self.write(Command::BeginKey(BeginKey {
-            slot: slot.to_owned(),
-            epoch,
-            node_id: consensus.me(),
-            key_id: random::<{ KeyId::BYTES }>().to_vec(),
-            key_label: format!("chancery/{}/{slot}/{epoch}", consensus.cluster_id()),
-        }))
-        .await
+        self.write(begin_key(self.doors.consensus(), slot, epoch))
+            .await
     }
 
     /// Generates under the name that the log already has, or finds what an
@@ -247,13 +256,12 @@ impl Driver {
                 authority.certificate = made.certificate_der;
             }
         }
-        let id = authority.id.clone();
         self.write(Command::RecordAuthority(RecordAuthority {
-            authority: Some(authority),
+            authority: Some(authority.clone()),
         }))
         .await?;
-        self.custody.set_usable(&id, true);
-        tracing::info!(kind = kind_name(kind), authority = %id, slot = %intent.slot, "authority prepared");
+        self.custody.set_usable(&authority.id, true);
+        log_prepared(&authority);
         Ok(())
     }
 
@@ -320,6 +328,50 @@ impl Driver {
             Err(StepError::BadSignature)
         }
     }
+}
+
+/// The command that announces a key which this node will make.
+pub(super) fn begin_key(consensus: &Consensus, slot: &str, epoch: u64) -> Command {
+    Command::BeginKey(BeginKey {
+        slot: slot.to_owned(),
+        epoch,
+        node_id: consensus.me(),
+        key_id: random::<{ KeyId::BYTES }>().to_vec(),
+        key_label: format!("chancery/{}/{slot}/{epoch}", consensus.cluster_id()),
+    })
+}
+
+/// SPIRE's message and fields: operators search for them.
+fn log_prepared(authority: &Authority) {
+    let (slot, id) = (&authority.slot, &authority.id);
+    let issued_at = wall_clock(authority.issued_at);
+    let expiration = wall_clock(authority.expires_at);
+    if authority.kind() == AuthorityKind::Jwt {
+        tracing::info!(slot, issued_at, expiration, local_authority_id = %id, "JWT key prepared");
+    } else {
+        tracing::info!(slot, issued_at, expiration, self_signed = true, local_authority_id = %id, "X509 CA prepared");
+    }
+}
+
+/// The same for an authority that signs from now on.
+pub(super) fn log_activated(authority: &Authority) {
+    let (slot, id) = (&authority.slot, &authority.id);
+    let issued_at = wall_clock(authority.issued_at);
+    let expiration = wall_clock(authority.expires_at);
+    if authority.kind() == AuthorityKind::Jwt {
+        tracing::info!(slot, issued_at, expiration, local_authority_id = %id, "JWT key activated");
+    } else {
+        tracing::info!(slot, issued_at, expiration, local_authority_id = %id, "X509 CA activated");
+    }
+}
+
+/// A Unix second as logs write it, RFC 3339 in UTC.
+fn wall_clock(unix: i64) -> String {
+    use time::format_description::well_known::Rfc3339;
+    time::OffsetDateTime::from_unix_timestamp(unix)
+        .ok()
+        .and_then(|t| t.format(&Rfc3339).ok())
+        .unwrap_or_else(|| unix.to_string())
 }
 
 /// A key id as SPIRE's: 32 characters of the alphanumeric alphabet.

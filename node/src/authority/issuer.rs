@@ -7,7 +7,7 @@ use chancery_identity::bundle::{Bundle, JwtAuthority as BundleJwt, X509Authority
 use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_identity::key::PublicKey;
 use chancery_identity::x509_svid::Profile;
-use chancery_raft_store::model::{Authority, AuthorityKind, Entry};
+use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus, Entry};
 use tonic::Status;
 use zeroize::Zeroizing;
 
@@ -20,11 +20,14 @@ use crate::issue::{
 };
 use crate::registry::Doors;
 
-/// Time for agents to learn of a new authority of this node alone: three of a stock
-/// agent's rounds.
+/// Time for agents to learn of a new authority: three of a stock agent's rounds.
 const LEARNING_SECONDS: i64 = 15;
+/// The same when the SVID that is served must be replaced, because its issuer is tainted:
+/// one round and what it may be late.
+const LEARNING_SECONDS_TAINTED: i64 = 8;
 
-/// Lifetimes of documents, in seconds, unless an entry says otherwise.
+/// Lifetimes of documents, in seconds, unless an entry or a request says otherwise, and
+/// which documents there are.
 #[derive(Clone, Debug)]
 pub struct Lifetimes {
     /// Agents' SVIDs.
@@ -35,11 +38,30 @@ pub struct Lifetimes {
     pub jwt: i64,
     /// The server's SVID.
     pub server: i64,
+    /// CA certificates of downstream servers.
+    pub ca: i64,
     /// `iss` claim of JWT-SVIDs.
     pub jwt_issuer: Option<String>,
+    /// Whether there are JWT-SVIDs at all.
+    pub jwt_enabled: bool,
 }
 
-/// A signed X.509-SVID.
+/// An X.509-SVID that somebody decides on without an entry.
+#[derive(Debug)]
+pub struct Mint<'a> {
+    /// Whose; a workload's.
+    pub id: &'a SpiffeId,
+    /// Key whose possession was proved.
+    pub public_key: &'a PublicKey,
+    /// Valid, and none covered by another.
+    pub dns_names: Vec<String>,
+    /// The subject; empty for the usual one.
+    pub subject: Subject,
+    /// Seconds; 0 or less for the usual.
+    pub ttl: i32,
+}
+
+/// A signed X.509-SVID, or a signed CA certificate.
 #[derive(Clone, Debug)]
 pub struct X509Svid {
     /// Whose.
@@ -179,19 +201,30 @@ impl Issuer {
     }
 
     /// Seconds until agents can be expected to know the authority that signs on this
-    /// node; zero where it is shared or no agent is there to meet it.
+    /// node; zero where no agent is there to meet it. `served` is the issuer of the
+    /// server SVID that is shown until then.
     ///
     /// A stock agent that meets an unknown root exits, and it asks for the bundle every
     /// five seconds.
-    pub(super) fn seconds_unknown_to_agents(&self) -> i64 {
-        let agents = self.inner.doors.local().agent_count();
-        if self.inner.custody.is_shared() || agents == 0 {
+    pub(super) fn seconds_unknown_to_agents(&self, served: Option<&str>) -> i64 {
+        let Some(signing) = self.signing(AuthorityKind::X509) else {
+            return 0;
+        };
+        let directory = self.inner.doors.local();
+        if directory.agent_count() == 0 {
             return 0;
         }
-        let known_at = self
-            .signing(AuthorityKind::X509)
-            .map_or(0, |a| a.issued_at + BACKDATE_SECONDS + LEARNING_SECONDS);
-        (known_at - self.now()).max(0)
+        let authorities = directory.authorities(AuthorityKind::X509);
+        let tainted = authorities
+            .iter()
+            .any(|a| a.tainted && served == Some(a.id.as_str()));
+        drop(directory);
+        let learning = if tainted {
+            LEARNING_SECONDS_TAINTED
+        } else {
+            LEARNING_SECONDS
+        };
+        (signing.issued_at + BACKDATE_SECONDS + learning - self.now()).max(0)
     }
 
     /// The parsed form of the record, made once for each authority.
@@ -250,16 +283,13 @@ impl Issuer {
             .map_err(|e| IssueFailed::Profile(e.to_string()))
     }
 
-    async fn certificate(
+    async fn svid(
         &self,
         profile: Profile,
         id: &SpiffeId,
         key: &PublicKey,
         ttl_seconds: i64,
     ) -> Result<X509Svid, IssueFailed> {
-        let watch = Stopwatch::start();
-        let authority = self.x509_authority()?;
-        let draw = Draw::new(&**self.inner.doors.consensus().clock());
         let request = CertificateRequest {
             profile,
             id,
@@ -267,11 +297,26 @@ impl Issuer {
             subject: Subject::of_svids(),
             ttl_seconds,
         };
-        let prepared = prepare_certificate(&authority, request, &draw)?;
+        self.certificate(&self.x509_authority()?, request).await
+    }
+
+    async fn certificate(
+        &self,
+        authority: &Arc<X509Authority>,
+        request: CertificateRequest<'_>,
+    ) -> Result<X509Svid, IssueFailed> {
+        let watch = Stopwatch::start();
+        let kind = if request.profile.is_ca() {
+            "x509_ca"
+        } else {
+            "x509"
+        };
+        let draw = Draw::new(&**self.inner.doors.consensus().clock());
+        let prepared = prepare_certificate(authority, request, &draw)?;
         let signer = self.inner.custody.signer();
         let issued = prepared.sign(&**signer).await;
         crate::telemetry::signature(
-            "x509",
+            kind,
             authority.id(),
             signer.kind().as_str(),
             issued.is_ok(),
@@ -296,15 +341,48 @@ impl Issuer {
         key: &PublicKey,
     ) -> Result<X509Svid, IssueFailed> {
         let id = self.id(&entry.spiffe_path)?;
-        let ttl = if entry.x509_svid_ttl > 0 {
-            i64::from(entry.x509_svid_ttl)
-        } else {
-            self.inner.lifetimes.x509
-        };
+        let ttl = asked(entry.x509_svid_ttl, self.inner.lifetimes.x509);
         let profile = Profile::Workload {
             dns_names: entry.dns_names.clone(),
         };
-        self.certificate(profile, &id, key, ttl).await
+        self.svid(profile, &id, key, ttl).await
+    }
+
+    /// Signs a workload's X.509-SVID as an administrator says.
+    pub async fn mint_x509(&self, mint: Mint<'_>) -> Result<X509Svid, IssueFailed> {
+        let subject = if mint.subject.is_empty() {
+            Subject::of_svids()
+        } else {
+            mint.subject
+        };
+        let request = CertificateRequest {
+            profile: Profile::Workload {
+                dns_names: mint.dns_names,
+            },
+            id: mint.id,
+            public_key: mint.public_key,
+            subject,
+            ttl_seconds: asked(mint.ttl, self.inner.lifetimes.x509),
+        };
+        self.certificate(&self.x509_authority()?, request).await
+    }
+
+    /// Signs a CA certificate for a downstream server, in the name of the trust domain.
+    /// It must be recorded before it leaves.
+    pub async fn downstream_ca(
+        &self,
+        key: &PublicKey,
+        preferred_ttl: i32,
+    ) -> Result<X509Svid, IssueFailed> {
+        let authority = self.x509_authority()?;
+        let request = CertificateRequest {
+            profile: Profile::DownstreamCa,
+            id: &SpiffeId::of_trust_domain(&self.inner.trust_domain),
+            public_key: key,
+            subject: authority.downstream_subject()?,
+            ttl_seconds: asked(preferred_ttl, self.inner.lifetimes.ca),
+        };
+        self.certificate(&authority, request).await
     }
 
     /// Signs an agent's SVID.
@@ -313,7 +391,7 @@ impl Issuer {
         id: &SpiffeId,
         key: &PublicKey,
     ) -> Result<X509Svid, IssueFailed> {
-        self.certificate(Profile::Agent, id, key, self.inner.lifetimes.agent)
+        self.svid(Profile::Agent, id, key, self.inner.lifetimes.agent)
             .await
     }
 
@@ -326,27 +404,53 @@ impl Issuer {
         let key = PublicKey::from_spki_der(&spki).map_err(|e| bad(&e))?;
         let id = SpiffeId::server(&self.inner.trust_domain);
         let svid = self
-            .certificate(Profile::Server, &id, &key, self.inner.lifetimes.server)
+            .svid(Profile::Server, &id, &key, self.inner.lifetimes.server)
             .await?;
         Ok((svid, Zeroizing::new(pair.serialize_der())))
     }
 
+    /// Whether this server issues JWT-SVIDs at all.
+    pub fn jwt_enabled(&self) -> bool {
+        self.inner.lifetimes.jwt_enabled
+    }
+
     /// Signs a workload's JWT-SVID as its entry says.
     pub async fn jwt(&self, entry: &Entry, audience: &[String]) -> Result<JwtSvid, IssueFailed> {
-        let watch = Stopwatch::start();
         let id = self.id(&entry.spiffe_path)?;
+        self.token(
+            &id,
+            audience,
+            entry.jwt_svid_ttl,
+            entry.jwt_svid_include_jti,
+        )
+        .await
+    }
+
+    /// Signs a workload's JWT-SVID as an administrator says; never with a `jti`.
+    pub async fn mint_jwt(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        ttl: i32,
+    ) -> Result<JwtSvid, IssueFailed> {
+        self.token(id, audience, ttl, false).await
+    }
+
+    async fn token(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        ttl: i32,
+        with_jwt_id: bool,
+    ) -> Result<JwtSvid, IssueFailed> {
+        let watch = Stopwatch::start();
         let authority = self.jwt_authority()?;
-        let ttl = if entry.jwt_svid_ttl > 0 {
-            i64::from(entry.jwt_svid_ttl)
-        } else {
-            self.inner.lifetimes.jwt
-        };
         let request = TokenRequest {
-            id: &id,
+            id,
             audience: audience.to_vec(),
-            ttl_seconds: ttl,
+            ttl_seconds: asked(ttl, self.inner.lifetimes.jwt),
             issuer: self.inner.lifetimes.jwt_issuer.clone(),
-            with_jwt_id: entry.jwt_svid_include_jti,
+            with_jwt_id,
         };
         let draw = Draw::new(&**self.inner.doors.consensus().clock());
         let prepared = prepare_token(&authority, request, &draw)?;
@@ -361,7 +465,7 @@ impl Issuer {
         );
         let issued = issued?;
         Ok(JwtSvid {
-            id,
+            id: id.clone(),
             issued_at: issued.claims.issued_at(),
             expires_at: issued.claims.expires_at(),
             token: issued.token,
@@ -378,13 +482,18 @@ impl Issuer {
         let unreadable = |id: &str, e: &dyn std::error::Error| {
             tracing::error!(authority = id, error = %crate::app::chain(e), "a recorded authority cannot be read");
         };
-        for a in directory.authorities(AuthorityKind::X509) {
+        let trusted = |kind| {
+            let mut authorities = directory.authorities(kind);
+            authorities.retain(|a| a.status() != AuthorityStatus::Revoked);
+            authorities
+        };
+        for a in trusted(AuthorityKind::X509) {
             match BundleX509::new(a.certificate.clone(), a.tainted) {
                 Ok(authority) => bundle.x509_authorities.push(authority),
                 Err(e) => unreadable(&a.id, &e),
             }
         }
-        for a in directory.authorities(AuthorityKind::Jwt) {
+        for a in trusted(AuthorityKind::Jwt) {
             match BundleJwt::new(&a.public_key, a.id.clone(), a.expires_at, a.tainted) {
                 Ok(authority) => bundle.jwt_authorities.push(authority),
                 Err(e) => unreadable(&a.id, &e),
@@ -412,5 +521,21 @@ impl Issuer {
         let authority = self.signing(AuthorityKind::X509)?.expires_at;
         let end = self.inner.server_svid.not_after()?.min(authority);
         u64::try_from(end - self.now()).ok()
+    }
+}
+
+/// A lifetime that was asked for in seconds, or the usual one: nobody asks for none.
+fn asked(ttl: i32, usual: i64) -> i64 {
+    if ttl > 0 { i64::from(ttl) } else { usual }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_lifetime_of_zero_or_less_is_the_usual_one() {
+        assert_eq!(
+            [1, 0, -1, i32::MIN].map(|ttl| super::asked(ttl, 7)),
+            [1, 7, 7, 7]
+        );
     }
 }

@@ -9,16 +9,18 @@ mod driver;
 mod issuer;
 pub mod plan;
 mod server_svid;
+mod steward;
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use chancery_hsm::{BackendKind, KeyId, KeyRef, Signer};
-use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus};
+use chancery_raft_store::model::{Authority, AuthorityStatus};
 
 pub use driver::{Driver, Making};
-pub use issuer::{IssueFailed, Issuer, JwtSvid, Lifetimes, X509Svid};
+pub use issuer::{IssueFailed, Issuer, JwtSvid, Lifetimes, Mint, X509Svid};
 pub use server_svid::{ServerSvid, keep_server_svid};
+pub use steward::{Slot, StepFailed, Steward};
 
 /// A token's signer and the authorities that it was seen to sign for.
 #[derive(Clone)]
@@ -26,6 +28,14 @@ pub struct Custody {
     signer: Arc<dyn Signer>,
     shared: bool,
     usable: Arc<RwLock<BTreeSet<String>>>,
+    making: Arc<Mutex<Option<MakingFailed>>>,
+}
+
+/// The last key that could not be made here.
+struct MakingFailed {
+    slot: String,
+    epoch: u64,
+    why: String,
 }
 
 impl Custody {
@@ -37,6 +47,7 @@ impl Custody {
             signer,
             shared,
             usable: Arc::default(),
+            making: Arc::default(),
         }
     }
 
@@ -74,6 +85,23 @@ impl Custody {
         }
     }
 
+    /// Notes that the key of an intent could not be made, and why.
+    fn set_making_failed(&self, slot: &str, epoch: u64, why: String) {
+        let failed = MakingFailed {
+            slot: slot.to_owned(),
+            epoch,
+            why,
+        };
+        *self.making.lock().unwrap_or_else(PoisonError::into_inner) = Some(failed);
+    }
+
+    /// Why the key of an intent could not be made, if that was tried in vain.
+    fn making_failed(&self, slot: &str, epoch: u64) -> Option<String> {
+        let making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = making.as_ref()?;
+        (failed.slot == slot && failed.epoch == epoch).then(|| failed.why.clone())
+    }
+
     /// The authority of a kind that signs on this node: active, its key tried, not
     /// tainted, not at its end.
     pub fn signing(
@@ -99,12 +127,4 @@ fn key_ref(authority: &Authority) -> Option<KeyRef> {
         id: KeyId::new(id),
         label: authority.key_label.clone(),
     })
-}
-
-/// Name of a kind in metrics and logs.
-fn kind_name(kind: AuthorityKind) -> &'static str {
-    match kind {
-        AuthorityKind::Jwt => "jwt",
-        AuthorityKind::X509 | AuthorityKind::Unspecified => "x509",
-    }
 }

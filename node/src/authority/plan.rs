@@ -23,6 +23,8 @@ pub struct Scene {
     pub leader: bool,
     /// Nodes share the keys; else each has its own.
     pub shared: bool,
+    /// There are no JWT-SVIDs, so no authority for them is made or used.
+    pub without_jwt: bool,
     /// Cluster clock, Unix seconds.
     pub now: i64,
     /// Every authority.
@@ -104,6 +106,7 @@ pub fn concerns(authority: &Authority, scene: &Scene) -> bool {
 pub fn plan(scene: &Scene) -> Vec<Step> {
     [AuthorityKind::X509, AuthorityKind::Jwt]
         .into_iter()
+        .filter(|kind| !(scene.without_jwt && *kind == AuthorityKind::Jwt))
         .flat_map(|kind| plan_kind(scene, kind))
         .collect()
 }
@@ -245,6 +248,23 @@ mod tests {
         );
         s.leader = false;
         assert_eq!(x509(&s), []);
+    }
+
+    #[test]
+    fn without_jwt_svids_there_is_no_authority_for_them() {
+        let mut s = scene(true);
+        let kinds = |s: &Scene| {
+            plan(s)
+                .into_iter()
+                .map(|step| match step {
+                    Step::Begin { kind, .. } => kind,
+                    other => panic!("{other:?}"),
+                })
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(&s), [AuthorityKind::X509, AuthorityKind::Jwt]);
+        s.without_jwt = true;
+        assert_eq!(kinds(&s), [AuthorityKind::X509]);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct ServerSvid {
 
 #[derive(Clone)]
 struct Current {
+    /// Leaf first, without the root.
+    chain: Arc<Vec<Vec<u8>>>,
     authority_id: String,
     not_before: i64,
     not_after: i64,
@@ -31,6 +33,11 @@ impl ServerSvid {
     /// Unix second at which it ends.
     pub fn not_after(&self) -> Option<i64> {
         self.get().map(|c| c.not_after)
+    }
+
+    /// Its certificates, leaf first and without the root; `None` while there is none.
+    pub fn chain(&self) -> Option<Arc<Vec<Vec<u8>>>> {
+        self.get().map(|c| c.chain)
     }
 
     fn get(&self) -> Option<Current> {
@@ -73,10 +80,11 @@ pub async fn keep_server_svid(
         let due = current.as_ref().is_none_or(|c| {
             c.authority_id != authority_id || now >= c.not_before + (c.not_after - c.not_before) / 2
         });
-        let unknown_for = issuer.seconds_unknown_to_agents();
+        let shown = current.as_ref().map(|c| c.authority_id.as_str());
+        let unknown_for = issuer.seconds_unknown_to_agents(shown);
         if due && unknown_for > 0 {
             if told.is_empty() {
-                told = "waiting for agents to learn this node's new authority".into();
+                told = "waiting for agents to learn the new authority".into();
                 tracing::info!(seconds = unknown_for, authority = %authority_id, "{told}");
             }
             continue;
@@ -116,6 +124,7 @@ async fn renew(issuer: &Issuer, tls: &TlsState) -> Result<Current, IssueFailed> 
         .map_err(|e| IssueFailed::Profile(crate::app::chain(&e)))?;
     tls.set_identity(Some(identity));
     Ok(Current {
+        chain: Arc::new(svid.chain),
         authority_id: svid.authority_id,
         not_before: svid.issued_at,
         not_after: svid.expires_at,

@@ -306,6 +306,7 @@ impl ClusterService {
                 .into(),
                 authority_id: a.id.clone(),
                 status: match a.status() {
+                    AuthorityStatus::Revoked => "revoked",
                     _ if a.tainted => "tainted",
                     AuthorityStatus::Prepared => "prepared",
                     AuthorityStatus::Active => "active",

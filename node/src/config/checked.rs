@@ -49,8 +49,19 @@ pub struct Config {
     pub keys: Keys,
     /// Where `/metrics` is served.
     pub metrics: Option<SocketAddr>,
-    /// Where `/live` and `/ready` are served.
+    /// Where health is served.
     pub health: Option<SocketAddr>,
+    /// Under which paths.
+    pub health_paths: HealthPaths,
+}
+
+/// Paths of the pages about health; different, and neither that of the metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthPaths {
+    /// Whether the process should go on.
+    pub live: String,
+    /// Whether the server can issue.
+    pub ready: String,
 }
 
 /// Agent port and admin socket.
@@ -144,6 +155,8 @@ pub struct Issuance {
     pub ca_key_type: CaKeyType,
     /// `iss` claim of JWT-SVIDs.
     pub jwt_issuer: Option<String>,
+    /// There are no JWT-SVIDs.
+    pub disable_jwt_svids: bool,
     /// Subject of a new authority.
     pub ca_subject: CaSubject,
 }
@@ -223,6 +236,10 @@ impl TokenName {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
+    /// SPIRE's; nothing here is that severe, so nothing is logged.
+    Panic,
+    /// SPIRE's, as `Panic`.
+    Fatal,
     /// Failures that need somebody.
     Error,
     /// What may become one.
@@ -233,6 +250,21 @@ pub enum LogLevel {
     Debug,
     /// Each step.
     Trace,
+}
+
+impl LogLevel {
+    /// The word of SPIRE's logs: the file's, but `warning` for `warn`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Panic => "panic",
+            Self::Fatal => "fatal",
+            Self::Error => "error",
+            Self::Warn => "warning",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
 }
 
 /// Form of the log.
@@ -381,6 +413,11 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
     check_cluster(&cluster, peer_advertise.as_ref(), problems);
     let keys = check_keys(raw.keys, problems);
     let issuance = check_issuance(raw.issuance, keys.as_ref(), problems);
+    let health_paths = HealthPaths {
+        live: raw.health.live_path,
+        ready: raw.health.ready_path,
+    };
+    check_health_paths(&health_paths, problems);
     Some(Config {
         trust_domain: trust_domain?,
         data_dir: raw.data_dir?,
@@ -417,6 +454,7 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
         keys: keys?,
         metrics: raw.metrics.address,
         health: raw.health.address,
+        health_paths,
     })
 }
 
@@ -452,6 +490,29 @@ fn check_listeners(
                 problems.push(Problem::new(path, format!("is the same as {other}")));
             }
         }
+    }
+}
+
+fn check_health_paths(paths: &HealthPaths, problems: &mut Vec<Problem>) {
+    for (key, path) in [
+        ("health.live_path", &paths.live),
+        ("health.ready_path", &paths.ready),
+    ] {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~".contains(&b);
+        if !path.starts_with('/') || !path.bytes().all(plain) {
+            problems.push(Problem::new(
+                key,
+                "must begin with / and hold letters, digits and / - . _ ~ only",
+            ));
+        } else if path == "/metrics" {
+            problems.push(Problem::new(key, "is the path of the metrics"));
+        }
+    }
+    if paths.live == paths.ready {
+        problems.push(Problem::new(
+            "health.ready_path",
+            "is the same as health.live_path",
+        ));
     }
 }
 
@@ -592,6 +653,7 @@ fn check_issuance(raw: RawIssuance, keys: Option<&Keys>, problems: &mut Vec<Prob
         stale_issuance_limit,
         ca_key_type: raw.ca_key_type,
         jwt_issuer: raw.jwt_issuer,
+        disable_jwt_svids: raw.disable_jwt_svids,
         ca_subject: subject(raw.ca_subject),
     }
 }

@@ -49,8 +49,7 @@ pub(super) struct RawConfig {
     pub(super) keys: RawKeys,
     #[serde(default)]
     pub(super) metrics: RawListener,
-    #[serde(default)]
-    pub(super) health: RawListener,
+    pub(super) health: RawHealth,
 }
 
 #[derive(Debug, Deserialize)]
@@ -108,6 +107,7 @@ pub(super) struct RawIssuance {
     pub(super) stale_issuance_limit: Option<RawDuration>,
     pub(super) ca_key_type: CaKeyType,
     pub(super) jwt_issuer: Option<String>,
+    pub(super) disable_jwt_svids: bool,
     #[serde(default)]
     pub(super) ca_subject: RawSubject,
 }
@@ -150,6 +150,14 @@ pub(super) struct RawPkcs11 {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawListener {
     pub(super) address: Option<SocketAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHealth {
+    pub(super) address: Option<SocketAddr>,
+    pub(super) live_path: String,
+    pub(super) ready_path: String,
 }
 
 impl RawConfig {

@@ -45,6 +45,8 @@ pub enum Kind {
         /// Largest allowed.
         max: u32,
     },
+    /// `true` or `false`.
+    Bool,
     /// One of a few words.
     Choice {
         /// What may be written.
@@ -122,8 +124,8 @@ pub const KEYS: &[Key] = &[
         "Name of the trust domain, without `spiffe://`. The same on every node; it cannot be changed later."),
     key("data_dir", Kind::Path, Required,
         "Directory of this node's state. Made with mode 0700 if its parent exists. One process at a time."),
-    key("log_level", one_of(&["error", "warn", "info", "debug", "trace"], &[]), Literal("\"info\""),
-        "Least severe messages that are logged."),
+    key("log_level", one_of(&["panic", "fatal", "error", "warn", "info", "debug", "trace"], &[]), Literal("\"info\""),
+        "Least severe messages that are logged. Nothing is as severe as `panic` or `fatal`: they silence the log."),
     key("log_format", one_of(&["text", "json"], &[]), Literal("\"text\""),
         "Form of the log on standard error."),
     key("admin_ids", Kind::Texts { items_max: 100 }, Literal("[]"),
@@ -185,6 +187,8 @@ pub const KEYS: &[Key] = &[
         "Key type of a new authority."),
     key("issuance.jwt_issuer", Kind::Text { bytes_max: 2_048 }, Absent("no `iss` claim"),
         "`iss` claim of JWT-SVIDs; for OIDC discovery the provider's URL."),
+    key("issuance.disable_jwt_svids", Kind::Bool, Literal("false"),
+        "No JWT-SVIDs: requests for one are refused and no authority for them is made. The same on every node."),
     key("issuance.ca_subject.country", Kind::Texts { items_max: 8 }, Absent("`[\"US\"]` where no key of the section is set"),
         "Countries in the subject of a new authority."),
     key("issuance.ca_subject.organization", Kind::Texts { items_max: 8 }, Absent("`[\"SPIFFE\"]` where no key of the section is set"),
@@ -212,7 +216,11 @@ pub const KEYS: &[Key] = &[
     key("metrics.address", Kind::Bind, Absent("no listener"),
         "Where `/metrics` is served over HTTP. May equal `health.address`."),
     key("health.address", Kind::Bind, Absent("no listener"),
-        "Where `/live` and `/ready` are served over HTTP. May equal `metrics.address`."),
+        "Where health is served over HTTP. May equal `metrics.address`."),
+    key("health.live_path", Kind::Text { bytes_max: 256 }, Literal("\"/live\""),
+        "Path that says whether the process should go on."),
+    key("health.ready_path", Kind::Text { bytes_max: 256 }, Literal("\"/ready\""),
+        "Path that says whether this node can issue now."),
 ];
 
 /// Makes `table` hold known keys of the right kind only, fills in defaults, and
@@ -314,6 +322,10 @@ fn check_value(kind: Kind, value: &Value) -> Result<(), String> {
                 Ok(())
             }
         }
+        Kind::Bool => match value.as_bool() {
+            Some(_) => Ok(()),
+            None => Err(format!("must be true or false, not {}", value.type_str())),
+        },
         Kind::Choice { of, reserved } => {
             let text = text()?;
             if of.contains(&text) {
@@ -485,6 +497,7 @@ fn describe(kind: Kind) -> String {
             )
         }
         Kind::Integer { min, max } => format!("integer, {min} to {max}"),
+        Kind::Bool => "true or false".to_owned(),
         Kind::Choice { of, .. } => choices(of),
         Kind::Texts { items_max } => format!("list of strings, at most {items_max}"),
         Kind::Addresses { items_max } => format!("list of host and port, at most {items_max}"),

@@ -102,7 +102,7 @@ fn every_problem_is_reported_at_once_by_its_path() {
         "issuance.mode: \"intermediate\" is not available yet; use \"direct\"",
         "issuance.stale_issuance_limit: is 10m, more than issuance.agent_ttl (5m): a banned agent could be renewed without end by a node that is cut off",
         "keys.pkcs11.module: has no effect while keys.backend is \"memory\": remove it or set keys.backend = \"pkcs11\"",
-        "log_level: must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\"; did you mean \"info\"?",
+        "log_level: must be \"panic\", \"fatal\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"; did you mean \"info\"?",
         "peer.address: must be an IP address and a port, like \"127.0.0.1:8081\" or \"[::]:8081\", not \"localhost:8082\"",
         "raft.profile: must be a string, not table",
         "trust_domain: is required",
@@ -260,6 +260,45 @@ fn listeners_must_differ_except_metrics_and_health() {
             "health.address: is the same as peer.address",
             "peer.address: is the same as api.address",
         ]
+    );
+}
+
+#[test]
+fn health_paths_are_paths_of_their_own() {
+    let config = parse(&with("", "[health]\nlive_path = '/healthz'")).unwrap();
+    assert_eq!(
+        (
+            config.health_paths.live.as_str(),
+            config.health_paths.ready.as_str()
+        ),
+        ("/healthz", "/ready")
+    );
+    let health = |keys: &str| problems(&with("", &format!("[health]\n{keys}")));
+    let form = "must begin with / and hold letters, digits and / - . _ ~ only";
+    for wrong in ["ready", "/a b", "/ready?for=write", "/\u{fc}"] {
+        assert_eq!(
+            health(&format!("ready_path = '{wrong}'")),
+            [format!("health.ready_path: {form}")]
+        );
+    }
+    assert_eq!(
+        health("live_path = '/ready'"),
+        ["health.ready_path: is the same as health.live_path"]
+    );
+    assert_eq!(
+        health("live_path = '/metrics'"),
+        ["health.live_path: is the path of the metrics"]
+    );
+}
+
+#[test]
+fn jwt_svids_are_there_unless_they_are_switched_off() {
+    assert!(!parse(MINIMAL).unwrap().issuance.disable_jwt_svids);
+    let off = with("", "[issuance]\ndisable_jwt_svids = true");
+    assert!(parse(&off).unwrap().issuance.disable_jwt_svids);
+    assert_eq!(
+        problems(&with("", "[issuance]\ndisable_jwt_svids = 'yes'")),
+        ["issuance.disable_jwt_svids: must be true or false, not string"]
     );
 }
 

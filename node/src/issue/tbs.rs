@@ -7,12 +7,14 @@
 
 use std::cell::RefCell;
 
+use chancery_identity::csr;
 use chancery_identity::id::SpiffeId;
 use chancery_identity::key::{KeyKind, PublicKey};
-use chancery_identity::x509_svid::{CaFacts, Profile, Serial, with_issuer};
+use chancery_identity::x509_svid::{CaFacts, Profile, Serial, with_issuer, with_subject};
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod,
-    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
+    SigningKey,
 };
 use time::OffsetDateTime;
 
@@ -35,7 +37,7 @@ pub(super) fn build(contents: &Contents<'_>, issuer: &CaFacts) -> Result<Vec<u8>
     let mut issuer_params = CertificateParams::default();
     // Replaced below by the exact bytes of the issuer's subject, which someone else may have
     // encoded.
-    issuer_params.distinguished_name = Subject::of_authorities().to_distinguished_name()?;
+    issuer_params.distinguished_name = placeholder();
     issuer_params.key_identifier_method = KeyIdMethod::PreSpecified(issuer.ski().to_vec());
     let key = Recorder::new(issuer.public_key());
     let mut params = params(contents)?;
@@ -46,7 +48,8 @@ pub(super) fn build(contents: &Contents<'_>, issuer: &CaFacts) -> Result<Vec<u8>
             &Issuer::from_params(&issuer_params, &key),
         )
         .map_err(IssueError::Build)?;
-    with_issuer(&key.recorded()?, issuer.subject_der()).map_err(IssueError::Assemble)
+    let tbs = with_issuer(&key.recorded()?, issuer.subject_der()).map_err(IssueError::Assemble)?;
+    with_subject(&tbs, &contents.subject.to_name_der()?).map_err(IssueError::Assemble)
 }
 
 /// Builds the to-be-signed bytes of a certificate that its own key signs.
@@ -55,7 +58,9 @@ pub(super) fn build_self_signed(contents: &Contents<'_>) -> Result<Vec<u8>, Issu
     params(contents)?
         .self_signed(&key)
         .map_err(IssueError::Build)?;
-    key.recorded()
+    let name = contents.subject.to_name_der()?;
+    let tbs = with_issuer(&key.recorded()?, &name).map_err(IssueError::Assemble)?;
+    with_subject(&tbs, &name).map_err(IssueError::Assemble)
 }
 
 /// Builds the information of a request to certify `public_key` as a CA named `id` (RFC 2986 §4.1).
@@ -66,11 +71,19 @@ pub(super) fn build_request(
 ) -> Result<Vec<u8>, IssueError> {
     let key = Recorder::new(public_key);
     let mut params = CertificateParams::default();
-    params.distinguished_name = subject.to_distinguished_name()?;
+    params.distinguished_name = placeholder();
     let uri = id.as_str().try_into().map_err(IssueError::Build)?;
     params.subject_alt_names = vec![SanType::URI(uri)];
     params.serialize_request(&key).map_err(IssueError::Build)?;
-    key.recorded()
+    csr::with_subject(&key.recorded()?, &subject.to_name_der()?).map_err(IssueError::Assemble)
+}
+
+/// A name that is replaced: rcgen's have one value of a type at most. Not an empty one, with which
+/// rcgen would make the alternative name critical.
+fn placeholder() -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, "placeholder");
+    name
 }
 
 fn params(contents: &Contents<'_>) -> Result<CertificateParams, IssueError> {
@@ -81,7 +94,7 @@ fn params(contents: &Contents<'_>) -> Result<CertificateParams, IssueError> {
     params.serial_number = Some(SerialNumber::from_slice(contents.serial.as_bytes()));
     params.not_before = time(validity.not_before)?;
     params.not_after = time(validity.not_after)?;
-    params.distinguished_name = contents.subject.to_distinguished_name()?;
+    params.distinguished_name = placeholder();
     params.subject_alt_names = names(contents)?;
     params.key_identifier_method = KeyIdMethod::PreSpecified(contents.public_key.ski().to_vec());
     params.is_ca = match profile {

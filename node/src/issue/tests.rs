@@ -241,8 +241,8 @@ async fn an_issuer_name_that_someone_else_encoded_is_kept_byte_for_byte() {
     assert_eq!(
         authority.downstream_subject().unwrap(),
         Subject {
-            organization: Some("Upstream".into()),
-            organizational_unit: Some("DOWNSTREAM-1".into()),
+            organization: vec!["Upstream".into()],
+            organizational_unit: vec!["DOWNSTREAM-1".into()],
             ..Subject::default()
         }
     );
@@ -272,7 +272,7 @@ async fn a_request_to_an_upstream_asks_for_our_trust_domain_and_proves_the_key()
             ["spiffe://example.org"]
         );
         let subject = Subject::from_name_der(csr.subject_der()).unwrap();
-        assert_eq!(subject.organization.as_deref(), Some("SPIFFE"));
+        assert_eq!(subject.organization, ["SPIFFE"]);
         assert!(subject.serial_number.is_some());
         signer.lie(1);
         assert!(matches!(

@@ -90,7 +90,7 @@ impl X509Authority {
     pub fn downstream_subject(&self) -> Result<Subject, IssueError> {
         let depth = self.chain.len().max(1);
         Ok(Subject {
-            organizational_unit: Some(format!("DOWNSTREAM-{depth}")),
+            organizational_unit: vec![format!("DOWNSTREAM-{depth}")],
             ..Subject::from_name_der(self.facts.subject_der())?
         })
     }
@@ -184,7 +184,14 @@ pub fn prepare_certificate(
 ) -> Result<Prepared<CertificateDraft>, IssueError> {
     let issuer = authority.facts();
     let life = (issuer.not_before(), issuer.not_after());
-    let validity = Validity::within(draw.now, request.ttl_seconds, life, draw.spread)?;
+    // Signing certificates are few and renewed long before they end: theirs is the authority's
+    // last second.
+    let spread = if request.profile.is_ca() {
+        0
+    } else {
+        draw.spread
+    };
+    let validity = Validity::within(draw.now, request.ttl_seconds, life, spread)?;
     prepare(
         request,
         validity,

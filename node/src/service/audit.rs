@@ -1,10 +1,17 @@
 //! Audit events of issuance: who got which document. Emitted before the reply, on a
 //! target of their own, so that they can be kept apart from logs.
+//!
+//! Beside each event about a workload or a downstream server stands the line that SPIRE
+//! logs for it, with SPIRE's text, level and field names, so that searches go on working.
 
 use chancery_identity::id::SpiffeId;
-use chancery_raft_store::model::Entry;
+use chancery_raft_store::model::{DownstreamCa, Entry};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::authority::{JwtSvid, X509Svid};
+use crate::authz::Permit;
+use crate::issue::Subject;
 
 /// Target of audit events.
 const TARGET: &str = "chancery::audit";
@@ -35,6 +42,41 @@ pub(super) fn workload_svid(agent: &SpiffeId, entry: &Entry, svid: &X509Svid) {
         authority = %svid.authority_id,
         expires_at = svid.expires_at,
     );
+    tracing::debug!(
+        entry_id = %entry.id,
+        spiffe_id = %svid.id,
+        expiration = rfc3339(svid.expires_at),
+        serial_num = %svid.serial,
+        revision_number = entry.revision_number,
+        "Signed X509 SVID"
+    );
+}
+
+/// An administrator had an X.509-SVID minted.
+pub(super) fn minted_x509_svid(
+    permit: &Permit,
+    svid: &X509Svid,
+    dns_names: &[String],
+    subject: &Subject,
+) {
+    tracing::info!(
+        target: TARGET,
+        event = "minted_x509_svid",
+        caller = who(permit),
+        id = %svid.id,
+        serial = %svid.serial,
+        authority = %svid.authority_id,
+        expires_at = svid.expires_at,
+        dns_names = ?dns_names,
+    );
+    tracing::debug!(
+        spiffe_id = %svid.id,
+        dns_name = dns_names.join(","),
+        subject = %subject,
+        expiration = rfc3339(svid.expires_at),
+        serial_num = %svid.serial,
+        "Signed X509 SVID"
+    );
 }
 
 /// A workload's JWT-SVID was issued to an agent. The token is a secret.
@@ -49,4 +91,86 @@ pub(super) fn jwt_svid(agent: &SpiffeId, entry: &Entry, svid: &JwtSvid, audience
         authority = %svid.authority_id,
         expires_at = svid.expires_at,
     );
+    signed_jwt(svid, audience);
+}
+
+/// An administrator had a JWT-SVID minted. The token is a secret.
+pub(super) fn minted_jwt_svid(permit: &Permit, svid: &JwtSvid, audience: &[String]) {
+    tracing::info!(
+        target: TARGET,
+        event = "minted_jwt_svid",
+        caller = who(permit),
+        id = %svid.id,
+        audience = ?audience,
+        authority = %svid.authority_id,
+        expires_at = svid.expires_at,
+    );
+    signed_jwt(svid, audience);
+}
+
+/// A downstream server's CA certificate was signed and recorded.
+pub(super) fn downstream_ca(caller: &SpiffeId, record: &DownstreamCa, ca: &X509Svid) {
+    tracing::info!(
+        target: TARGET,
+        event = "downstream_x509_ca",
+        caller = %caller,
+        entry = %record.entry_id,
+        id = %ca.id,
+        serial = %ca.serial,
+        authority = %ca.authority_id,
+        subject_key_id = %record.subject_key_id,
+        expires_at = ca.expires_at,
+    );
+    tracing::debug!(
+        spiffe_id = %ca.id,
+        expiration = rfc3339(ca.expires_at),
+        "Signed X509 CA SVID"
+    );
+}
+
+fn signed_jwt(svid: &JwtSvid, audience: &[String]) {
+    tracing::debug!(
+        spiffe_id = %svid.id,
+        audience = ?audience,
+        expiration = rfc3339(svid.expires_at),
+        "Server CA successfully signed JWT SVID"
+    );
+}
+
+/// The administrator: by ID, or through the admin socket.
+fn who(permit: &Permit) -> String {
+    permit
+        .id()
+        .map_or_else(|| permit.role().as_str().to_owned(), ToString::to_string)
+}
+
+/// A Unix second as SPIRE's logs write it; the number where no calendar reaches.
+fn rfc3339(seconds: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|at| at.format(&Rfc3339).ok())
+        .unwrap_or_else(|| seconds.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authz::Role;
+
+    #[test]
+    fn moments_read_as_in_logs_of_spire() {
+        assert_eq!(rfc3339(1_767_225_600), "2026-01-01T00:00:00Z");
+        assert_eq!(rfc3339(i64::MAX), i64::MAX.to_string());
+    }
+
+    #[test]
+    fn an_administrator_without_an_id_came_through_the_socket() {
+        let permit = |role, id| Permit::for_tests("/x/Y", role, id);
+        let id = SpiffeId::parse("spiffe://example.org/admin").ok();
+        assert_eq!(who(&permit(Role::Local, None)), "local");
+        assert_eq!(
+            who(&permit(Role::AdminByEntry, id)),
+            "spiffe://example.org/admin"
+        );
+    }
 }

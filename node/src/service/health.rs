@@ -8,7 +8,7 @@ use chancery_api::grpc::health::v1::health_server::Health;
 use futures::stream::BoxStream;
 use tonic::{Request, Response, Status};
 
-use super::{Context, permit, status};
+use super::{Context, permit};
 
 /// The service.
 pub(super) struct HealthService {
@@ -33,6 +33,11 @@ fn check_service(service: &str) -> Result<(), Status> {
     }
 }
 
+/// What SPIRE answers to the methods that it does not have, in its gRPC library's words.
+fn not_implemented(method: &str) -> Status {
+    Status::unimplemented(format!("method {method} not implemented"))
+}
+
 #[tonic::async_trait]
 impl Health for HealthService {
     type WatchStream = BoxStream<'static, Result<api::HealthCheckResponse, Status>>;
@@ -47,6 +52,7 @@ impl Health for HealthService {
         let status = if readable {
             ServingStatus::Serving
         } else {
+            tracing::warn!(reason = "bundle is missing", "Health check failed");
             ServingStatus::NotServing
         };
         Ok(Response::new(api::HealthCheckResponse {
@@ -58,14 +64,16 @@ impl Health for HealthService {
         &self,
         request: Request<api::HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        permit(&request)?;
+        Err(not_implemented("Watch"))
     }
 
     async fn list(
         &self,
         request: Request<api::HealthListRequest>,
     ) -> Result<Response<api::HealthListResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        permit(&request)?;
+        Err(not_implemented("List"))
     }
 }
 
@@ -73,6 +81,13 @@ impl Health for HealthService {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn methods_that_spire_lacks_are_refused_in_its_words() {
+        let status = not_implemented("List");
+        assert_eq!(status.code(), tonic::Code::Unimplemented);
+        assert_eq!(status.message(), "method List not implemented");
+    }
 
     #[test]
     fn only_the_server_as_a_whole_has_a_health() {

@@ -14,10 +14,13 @@ mod activator;
 mod agent;
 mod audit;
 mod bundle;
+mod debug;
 mod entry;
 pub mod gate;
 mod health;
 mod holds;
+mod local_authority;
+mod logger;
 mod page;
 mod status;
 mod svid;
@@ -27,38 +30,55 @@ mod wire;
 use chancery_api::grpc::health::v1::health_server::HealthServer;
 use chancery_api::spire::api::server::agent::v1::agent_server::AgentServer;
 use chancery_api::spire::api::server::bundle::v1::bundle_server::BundleServer;
+use chancery_api::spire::api::server::debug::v1::debug_server::DebugServer;
 use chancery_api::spire::api::server::entry::v1::entry_server::EntryServer;
+use chancery_api::spire::api::server::localauthority::v1::local_authority_server::LocalAuthorityServer;
+use chancery_api::spire::api::server::logger::v1::logger_server::LoggerServer;
 use chancery_api::spire::api::server::svid::v1::svid_server::SvidServer;
 use chancery_identity::id::SpiffeId;
 use tonic::service::Routes;
 use tonic::{Request, Status};
 
 use self::agent::Versions;
-use crate::authority::Issuer;
+use crate::authority::{Issuer, ServerSvid, Steward};
 use crate::authz::Permit;
 use crate::cluster::status::Members;
+use crate::environment::Stopwatch;
 use crate::registry::Doors;
+use crate::telemetry::LogLevels;
 
 /// What the services stand on, made once a node. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
     doors: Doors,
     issuer: Issuer,
+    steward: Steward,
     members: Members,
     versions: Versions,
 }
 
 impl Context {
     /// Starts the services' background work on the current runtime.
-    pub fn new(doors: Doors, issuer: Issuer, members: Members) -> Self {
+    pub fn new(doors: Doors, issuer: Issuer, steward: Steward, members: Members) -> Self {
         let versions = Versions::start(doors.clone());
         Self {
             doors,
             issuer,
+            steward,
             members,
             versions,
         }
     }
+}
+
+/// What the services of the admin socket know beside [`Context`]: this process.
+pub struct Process {
+    /// Level of its log.
+    pub log: LogLevels,
+    /// Runs since it started.
+    pub uptime: Stopwatch,
+    /// The SVID that it serves.
+    pub server_svid: ServerSvid,
 }
 
 /// What agents and administrators reach over TCP. Without a gate in front of them
@@ -71,18 +91,29 @@ pub fn tcp_routes(context: &Context) -> Routes {
             context.clone(),
         )))
         .add_service(unimplemented::TrustDomains)
-        .add_service(unimplemented::LocalAuthorities)
+        .add_service(LocalAuthorityServer::new(
+            local_authority::LocalAuthorityService::new(context.clone()),
+        ))
 }
 
 /// The same and what only the admin socket has. The cluster's own service is added
 /// by the server that knows its state.
-pub fn admin_routes(context: &Context) -> Routes {
+pub fn admin_routes(context: &Context, process: Process) -> Routes {
+    let Process {
+        log,
+        uptime,
+        server_svid,
+    } = process;
     tcp_routes(context)
         .add_service(HealthServer::new(health::HealthService::new(
             context.clone(),
         )))
-        .add_service(unimplemented::Loggers)
-        .add_service(unimplemented::Debugs)
+        .add_service(LoggerServer::new(logger::LoggerService::new(log)))
+        .add_service(DebugServer::new(debug::DebugService::new(
+            context.clone(),
+            server_svid,
+            uptime,
+        )))
 }
 
 /// The proof that the call was authorized. Every method asks for it first.

@@ -23,6 +23,13 @@ pub(super) fn refused(refusal: Refusal, subject: &str) -> Status {
         Refusal::OutcomeUnknown => {
             Status::aborted("outcome unknown: an earlier attempt may or may not have taken effect")
         }
+        Refusal::AuthorityInUse => {
+            Status::failed_precondition(format!("{subject} is in use: it signs, or is about to"))
+        }
+        Refusal::AlreadyTainted => {
+            Status::invalid_argument(format!("{subject} is already tainted"))
+        }
+        Refusal::NotTainted => Status::invalid_argument(format!("{subject} is not tainted")),
         // Neither can come of a request: the node made a command that it must not make.
         Refusal::None | Refusal::Malformed => {
             Status::internal("this node proposed a malformed command")

@@ -1,8 +1,14 @@
 //! `spire.api.server.svid.v1.SVID`: documents for workloads.
 //!
-//! Nothing is written: whichever node was reached signs from local memory, within the
-//! staleness limit. What is signed comes from the entry; of a CSR only the key is
-//! used, after the requester proved that it holds it.
+//! For workloads nothing is written: whichever node was reached signs from local memory,
+//! within the staleness limit. What is signed comes from the entry; of a CSR only the key
+//! is used, after the requester proved that it holds it. An administrator needs no entry
+//! (`mint`). A downstream server's CA certificate is written before it leaves
+//! (`downstream`).
+
+mod downstream;
+mod mint;
+mod wit;
 
 use std::sync::Arc;
 
@@ -12,14 +18,14 @@ use chancery_api::spire::api::server::svid::v1::svid_server::Svid;
 use chancery_api::spire::api::types;
 use chancery_identity::csr::Csr;
 use chancery_identity::entry::EntryId;
-use chancery_identity::id::SpiffeId;
+use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_raft_store::Directory;
 use chancery_raft_store::model::Entry;
 use futures::StreamExt;
 use tonic::{Code, Request, Response, Status};
 
 use super::{Context, audit, permit, status, wire};
-use crate::authority::X509Svid;
+use crate::authority::{IssueFailed, JwtSvid, X509Svid};
 
 /// SVIDs of one call: what a stock agent asks for at most, and SPIRE's burst.
 const BATCH_MAX: usize = 500;
@@ -70,7 +76,7 @@ impl SvidService {
             .issuer
             .workload_x509(&entry, csr.public_key())
             .await;
-        let svid = svid.map_err(Into::<Status>::into)?;
+        let svid = svid.map_err(|e| unsigned("X509-SVID", e))?;
         audit::workload_svid(agent, &entry, &svid);
         Ok(Signed { entry, svid })
     }
@@ -171,15 +177,52 @@ fn nothing_possible<T>(items: &[Result<T, Status>]) -> Option<Status> {
         .cloned()
 }
 
+/// Why nothing was signed: the code says whether another node may be able to.
+fn unsigned(what: &str, failed: IssueFailed) -> Status {
+    let status = Status::from(failed);
+    let text = format!("failed to sign {what}: {}", status.message());
+    Status::new(status.code(), text)
+}
+
+/// Refuses a batch that SPIRE's limiter would never let through.
+fn check_batch(items: usize) -> Result<(), Status> {
+    if items == 0 {
+        return Err(Status::invalid_argument("missing parameters"));
+    }
+    if items > BATCH_MAX {
+        return Err(Status::resource_exhausted(format!(
+            "rejecting request due to certificate signing rate limiting: rate ({items}) exceeds \
+             burst size ({BATCH_MAX})"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses where there are no JWT-SVIDs.
+pub(super) fn check_jwt_enabled(context: &Context) -> Result<(), Status> {
+    if context.issuer.jwt_enabled() {
+        Ok(())
+    } else {
+        Err(Status::unimplemented("JWT functionality is disabled"))
+    }
+}
+
+/// The names of an audience: an empty list and one of empty names are refused at
+/// different places by SPIRE, and so in different words.
 fn check_audience(audience: &[String]) -> Result<Vec<String>, Status> {
+    if audience.is_empty() {
+        return Err(Status::invalid_argument(
+            "at least one audience is required",
+        ));
+    }
     let named: Vec<String> = audience
         .iter()
         .filter(|name| !name.is_empty())
         .cloned()
         .collect();
     if named.is_empty() {
-        return Err(Status::invalid_argument(
-            "at least one audience is required",
+        return Err(Status::internal(
+            "failed to sign JWT-SVID: invalid JWT-SVID audience: cannot be empty",
         ));
     }
     if named.iter().map(String::len).sum::<usize>() > AUDIENCE_BYTES_MAX {
@@ -190,27 +233,57 @@ fn check_audience(audience: &[String]) -> Result<Vec<String>, Status> {
     Ok(named)
 }
 
+/// A JWT-SVID names a workload, whatever an entry says.
+fn check_workload(trust_domain: &TrustDomain, id: &SpiffeId) -> Result<(), Status> {
+    id.require_workload(trust_domain)
+        .map_err(|e| Status::invalid_argument(format!("invalid SPIFFE ID: {e}")))
+}
+
+fn x509_message(trust_domain: &TrustDomain, svid: X509Svid) -> types::X509svid {
+    types::X509svid {
+        id: Some(wire::id_message(trust_domain, svid.id.path())),
+        cert_chain: svid.chain,
+        expires_at: svid.expires_at,
+        hint: String::new(),
+    }
+}
+
+fn jwt_message(trust_domain: &TrustDomain, svid: JwtSvid) -> types::Jwtsvid {
+    types::Jwtsvid {
+        id: Some(wire::id_message(trust_domain, svid.id.path())),
+        token: svid.token,
+        expires_at: svid.expires_at,
+        issued_at: svid.issued_at,
+        hint: String::new(),
+    }
+}
+
 #[tonic::async_trait]
 impl Svid for SvidService {
     async fn mint_x509svid(
         &self,
         request: Request<api::MintX509svidRequest>,
     ) -> Result<Response<api::MintX509svidResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        let svid = mint::x509(&self.context, permit(&request)?, request.get_ref()).await?;
+        let svid = Some(svid);
+        Ok(Response::new(api::MintX509svidResponse { svid }))
     }
 
     async fn mint_jwtsvid(
         &self,
         request: Request<api::MintJwtsvidRequest>,
     ) -> Result<Response<api::MintJwtsvidResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        let svid = mint::jwt(&self.context, permit(&request)?, request.get_ref()).await?;
+        let svid = Some(svid);
+        Ok(Response::new(api::MintJwtsvidResponse { svid }))
     }
 
     async fn mint_witsvid(
         &self,
         request: Request<api::MintWitsvidRequest>,
     ) -> Result<Response<api::MintWitsvidResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        permit(&request)?;
+        Err(wit::disabled())
     }
 
     async fn batch_new_x509svid(
@@ -219,16 +292,7 @@ impl Svid for SvidService {
     ) -> Result<Response<api::BatchNewX509svidResponse>, Status> {
         let agent = super::agent(&request)?.clone();
         let items = request.into_inner().params;
-        if items.is_empty() {
-            return Err(Status::invalid_argument("missing parameters"));
-        }
-        if items.len() > BATCH_MAX {
-            return Err(Status::resource_exhausted(format!(
-                "rejecting request due to certificate signing rate limiting: rate ({}) exceeds \
-                 burst size ({BATCH_MAX})",
-                items.len()
-            )));
-        }
+        check_batch(items.len())?;
         self.context.doors.fresh().await?;
         let ids: Vec<&str> = items.iter().map(|item| item.entry_id.as_str()).collect();
         let entries = self.authorized(&agent, &ids).await;
@@ -260,14 +324,9 @@ impl Svid for SvidService {
                     status: status::item(&refused),
                     svid: None,
                 },
-                Ok(Signed { entry, svid }) => Item {
+                Ok(Signed { svid, .. }) => Item {
                     status: status::item_ok(),
-                    svid: Some(types::X509svid {
-                        cert_chain: svid.chain,
-                        id: Some(wire::id_message(trust_domain, &entry.spiffe_path)),
-                        expires_at: svid.expires_at,
-                        hint: String::new(),
-                    }),
+                    svid: Some(x509_message(trust_domain, svid)),
                 },
             }
         };
@@ -281,6 +340,7 @@ impl Svid for SvidService {
     ) -> Result<Response<api::NewJwtsvidResponse>, Status> {
         let agent = super::agent(&request)?.clone();
         let request = request.into_inner();
+        check_jwt_enabled(&self.context)?;
         self.context.doors.fresh().await?;
         let found = self.authorized(&agent, &[&request.entry_id]).await;
         // One was named, so one is found.
@@ -288,38 +348,44 @@ impl Svid for SvidService {
             .into_iter()
             .next()
             .ok_or_else(|| Status::internal("no entry was looked up"))??;
+        let trust_domain = self.context.issuer.trust_domain();
+        let id = SpiffeId::new(trust_domain, &entry.spiffe_path)
+            .map_err(|e| Status::invalid_argument(format!("invalid SPIFFE ID: {e}")))?;
+        check_workload(trust_domain, &id)?;
         let audience = check_audience(&request.audience)?;
         let svid = self.context.issuer.jwt(&entry, &audience).await;
-        let svid = svid.map_err(Into::<Status>::into)?;
+        let svid = svid.map_err(|e| unsigned("JWT-SVID", e))?;
         audit::jwt_svid(&agent, &entry, &svid, &audience);
         self.context.doors.still_fresh()?;
         still_stands(&self.context.doors.local(), &agent, &entry)?;
-        let trust_domain = self.context.issuer.trust_domain();
-        let svid = types::Jwtsvid {
-            token: svid.token,
-            id: Some(wire::id_message(trust_domain, &entry.spiffe_path)),
-            expires_at: svid.expires_at,
-            issued_at: svid.issued_at,
-            hint: String::new(),
-        };
-        Ok(Response::new(api::NewJwtsvidResponse { svid: Some(svid) }))
+        let svid = Some(jwt_message(trust_domain, svid));
+        Ok(Response::new(api::NewJwtsvidResponse { svid }))
     }
 
     async fn batch_new_witsvid(
         &self,
         request: Request<api::BatchNewWitsvidRequest>,
     ) -> Result<Response<api::BatchNewWitsvidResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        let agent = super::agent(&request)?.clone();
+        let items = request.into_inner().params;
+        check_batch(items.len())?;
+        let ids: Vec<&str> = items.iter().map(|item| item.entry_id.as_str()).collect();
+        let entries = self.authorized(&agent, &ids).await;
+        let results = items.iter().zip(entries);
+        let results = results
+            .map(|(item, entry)| wit::answer(item, entry.map(drop)))
+            .collect();
+        Ok(Response::new(api::BatchNewWitsvidResponse { results }))
     }
 
     async fn new_downstream_x509ca(
         &self,
         request: Request<api::NewDownstreamX509caRequest>,
     ) -> Result<Response<api::NewDownstreamX509caResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        let answer = downstream::sign(&self.context, permit(&request)?, request.get_ref()).await?;
+        Ok(Response::new(answer))
     }
 }
 
 #[cfg(test)]
-#[path = "svid_tests.rs"]
 mod tests;

@@ -120,6 +120,8 @@ pub fn logging(level: LogLevel, format: LogFormat) -> Result<LogLevels, LoggingE
 /// else they say drowns what the server says.
 fn filter(level: LogLevel) -> EnvFilter {
     let (own, libraries) = match level {
+        // Nothing of ours is as severe as SPIRE means by these.
+        LogLevel::Panic | LogLevel::Fatal => ("off", "off"),
         LogLevel::Error => ("error", "error"),
         LogLevel::Warn => ("warn", "warn"),
         LogLevel::Info => ("info", "warn"),
@@ -129,10 +131,10 @@ fn filter(level: LogLevel) -> EnvFilter {
     // The prefix of every crate of the project.
     // openraft warns of every try to reach a peer that is away, many times a second;
     // `cluster status` and metrics say the same once.
-    let raft = if matches!(level, LogLevel::Trace) {
-        "info"
-    } else {
-        "error"
+    let raft = match level {
+        LogLevel::Trace => "info",
+        LogLevel::Panic | LogLevel::Fatal => "off",
+        _ => "error",
     };
     EnvFilter::new(format!("{libraries},openraft={raft},chancery={own}"))
 }
@@ -168,6 +170,8 @@ mod tests {
             tracing::info!(target: "chancery_node::service", "own info");
             tracing::debug!(target: "chancery_raft_store::machine", "own debug");
             tracing::warn!(target: "h2::server", "library warning");
+            tracing::error!(target: "chancery_node::app", "own error");
+            tracing::error!(target: "openraft::engine", "library error");
             tracing::info!(target: "openraft::engine", "library info");
         });
         let bytes = sink.0.lock().unwrap().clone();
@@ -182,6 +186,9 @@ mod tests {
         assert!(says(LogLevel::Debug, "library warning") && !says(LogLevel::Debug, "library info"));
         assert!(!says(LogLevel::Error, "library warning"));
         assert!(!says(LogLevel::Warn, "own info"));
+        for silent in [LogLevel::Panic, LogLevel::Fatal] {
+            assert_eq!(logged_at(silent), "");
+        }
     }
 
     #[test]

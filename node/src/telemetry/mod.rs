@@ -48,7 +48,7 @@ pub fn fsync(elapsed: Duration) {
     histogram!(names::FSYNC_SECONDS).record(elapsed);
 }
 
-/// A document of `kind` (`x509` or `jwt`) was signed by `backend`, or not.
+/// A document of `kind` (`x509`, `x509_ca` or `jwt`) was signed by `backend`, or not.
 pub fn signature(
     kind: &'static str,
     authority: &str,

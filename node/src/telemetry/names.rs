@@ -198,7 +198,7 @@ pub const DECLARED: &[Metric] = &[
     counter(
         SIGNATURES,
         &["kind", "authority", "backend", "result"],
-        "Documents signed (kind x509 or jwt), by result ok or error; authorities are a handful, by their ids",
+        "Documents signed (kind x509, x509_ca or jwt), by result ok or error; authorities are a handful, by their ids",
     ),
     seconds(
         SIGNATURE_SECONDS,

@@ -45,7 +45,8 @@ pub(super) fn abandon_key(txn: &mut Txn<'_>, command: &AbandonKey) -> Ruling {
     }
 }
 
-/// Publishes the authority in the bundle and closes the intent.
+/// Publishes the authority in the bundle and closes the intent. One of the slot that was
+/// prepared before and never signed gives way: it leaves the bundle again.
 pub(super) fn record(txn: &mut Txn<'_>, command: &RecordAuthority) -> Ruling {
     let Some(draft) = &command.authority else {
         return Ok(Err(Refusal::Malformed));
@@ -65,6 +66,12 @@ pub(super) fn record(txn: &mut Txn<'_>, command: &RecordAuthority) -> Ruling {
     }
     if txn.authority(draft.kind, &draft.id)?.is_some() {
         return Ok(Err(Refusal::AlreadyExists));
+    }
+    for mut earlier in txn.authorities(draft.kind)? {
+        if earlier.slot == draft.slot && earlier.status() == AuthorityStatus::Prepared {
+            earlier.set_status(AuthorityStatus::Revoked);
+            txn.put_authority(&earlier);
+        }
     }
     let mut authority = draft.clone();
     authority.sequence = txn.next_sequence()?;
@@ -116,5 +123,40 @@ pub(super) fn activate(txn: &mut Txn<'_>, command: &AuthorityName) -> Ruling {
     authority.set_status(AuthorityStatus::Active);
     txn.put_authority(&authority);
     txn.changed(ChangeKind::BundleChanged);
+    Ok(Ok(Outcome::default()))
+}
+
+/// The authority stays trusted; whoever holds something of it is told to replace it.
+pub(super) fn taint(txn: &mut Txn<'_>, command: &AuthorityName) -> Ruling {
+    let Some(mut authority) = txn.authority(command.kind, &command.id)? else {
+        return Ok(Err(Refusal::NotFound));
+    };
+    match authority.status() {
+        AuthorityStatus::Old if authority.tainted => return Ok(Err(Refusal::AlreadyTainted)),
+        AuthorityStatus::Old => {}
+        AuthorityStatus::Revoked => return Ok(Err(Refusal::NotFound)),
+        _ => return Ok(Err(Refusal::AuthorityInUse)),
+    }
+    authority.tainted = true;
+    txn.put_authority(&authority);
+    txn.bundle_changed()?;
+    Ok(Ok(Outcome::default()))
+}
+
+/// Only what was tainted before can be revoked: those who hold something of it must
+/// have been told.
+pub(super) fn revoke(txn: &mut Txn<'_>, command: &AuthorityName) -> Ruling {
+    let Some(mut authority) = txn.authority(command.kind, &command.id)? else {
+        return Ok(Err(Refusal::NotFound));
+    };
+    match authority.status() {
+        AuthorityStatus::Old if !authority.tainted => return Ok(Err(Refusal::NotTainted)),
+        AuthorityStatus::Old => {}
+        AuthorityStatus::Revoked => return Ok(Err(Refusal::NotFound)),
+        _ => return Ok(Err(Refusal::AuthorityInUse)),
+    }
+    authority.set_status(AuthorityStatus::Revoked);
+    txn.put_authority(&authority);
+    txn.bundle_changed()?;
     Ok(Ok(Outcome::default()))
 }

@@ -8,6 +8,7 @@
 
 mod agent;
 mod authority;
+mod downstream;
 mod entry;
 mod member;
 
@@ -143,6 +144,9 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::RecordAuthority(c) => authority::record(txn, c),
         Command::ProveAuthority(c) => authority::prove(txn, c),
         Command::ActivateAuthority(c) => authority::activate(txn, c),
+        Command::TaintAuthority(c) => authority::taint(txn, c),
+        Command::RevokeAuthority(c) => authority::revoke(txn, c),
+        Command::RecordDownstreamCa(c) => downstream::record(txn, c),
     }
 }
 

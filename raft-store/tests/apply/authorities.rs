@@ -196,27 +196,81 @@ fn an_authority_is_recorded_only_for_the_open_intent() {
 #[test]
 fn one_authority_of_a_slot_signs_and_a_slot_never_goes_back() {
     let mut world = World::new();
-    for epoch in [1, 2, 3] {
-        world.ok(Command::BeginKey(begin(epoch)));
-        world.ok(record(draft(epoch)));
-    }
     let activate = |epoch| Command::ActivateAuthority(name(epoch));
+    prepare(&mut world, 1);
+    prepare(&mut world, 2);
     assert_eq!(world.refused(activate(4)), Refusal::NotFound);
+    assert_eq!(
+        world.refused(activate(1)),
+        Refusal::Conflict,
+        "a later one was prepared in its place"
+    );
     world.ok(activate(2));
     assert_eq!(
         world.refused(activate(2)),
         Refusal::Conflict,
         "a repeated step"
     );
+    prepare(&mut world, 3);
+    world.ok(activate(3));
     assert_eq!(
-        world.refused(activate(1)),
+        world.refused(activate(2)),
         Refusal::Conflict,
         "a late step of an earlier rotation"
     );
-    world.ok(activate(3));
     let status = |epoch| authority(&world, epoch).status();
-    use AuthorityStatus::{Active, Old, Prepared};
-    assert_eq!([status(1), status(2), status(3)], [Prepared, Old, Active]);
+    use AuthorityStatus::{Active, Old, Revoked};
+    assert_eq!([status(1), status(2), status(3)], [Revoked, Old, Active]);
+}
+
+fn prepare(world: &mut World, epoch: u64) {
+    world.ok(Command::BeginKey(begin(epoch)));
+    world.ok(record(draft(epoch)));
+}
+
+#[test]
+fn only_an_old_authority_is_tainted_and_only_a_tainted_one_revoked() {
+    let mut world = World::new();
+    let taint = |epoch| Command::TaintAuthority(name(epoch));
+    let revoke = |epoch| Command::RevokeAuthority(name(epoch));
+    prepare(&mut world, 1);
+    assert_eq!(world.refused(taint(1)), Refusal::AuthorityInUse);
+    world.ok(Command::ActivateAuthority(name(1)));
+    assert_eq!(world.refused(taint(1)), Refusal::AuthorityInUse);
+    assert_eq!(world.refused(revoke(1)), Refusal::AuthorityInUse);
+    assert_eq!(world.refused(taint(2)), Refusal::NotFound);
+    assert_eq!(world.refused(revoke(2)), Refusal::NotFound);
+    prepare(&mut world, 2);
+    world.ok(Command::ActivateAuthority(name(2)));
+
+    let sequence = world.cluster().bundle_sequence;
+    assert_eq!(world.refused(revoke(1)), Refusal::NotTainted);
+    world.ok(taint(1));
+    let tainted = authority(&world, 1);
+    assert_eq!(
+        (tainted.status(), tainted.tainted),
+        (AuthorityStatus::Old, true)
+    );
+    assert_eq!(world.refused(taint(1)), Refusal::AlreadyTainted);
+    world.ok(revoke(1));
+    let revoked = authority(&world, 1);
+    assert_eq!(
+        (revoked.status(), revoked.tainted),
+        (AuthorityStatus::Revoked, true)
+    );
+    assert_eq!(world.refused(revoke(1)), Refusal::NotFound);
+    assert_eq!(world.refused(taint(1)), Refusal::NotFound);
+    assert_eq!(
+        world.refused(Command::ActivateAuthority(name(1))),
+        Refusal::Conflict,
+        "a revoked authority never signs again"
+    );
+    assert_eq!(
+        world.cluster().bundle_sequence,
+        sequence + 2,
+        "each change of the bundle counts"
+    );
+    assert_eq!(authority(&world, 2).status(), AuthorityStatus::Active);
 }
 
 #[test]

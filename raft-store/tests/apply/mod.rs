@@ -2,6 +2,7 @@
 
 mod agents;
 mod authorities;
+mod downstream;
 mod entries;
 mod members;
 mod retries;

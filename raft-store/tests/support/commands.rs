@@ -3,9 +3,9 @@
 use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AdmitMember, AgentPath, AnnounceMember, AttestAgent,
     AuthorityName, BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, Found, ProveAuthority,
-    RecordAuthority, RecordServerSvid, RenewAgent, SetAgentVersion,
+    RecordAuthority, RecordDownstreamCa, RecordServerSvid, RenewAgent, SetAgentVersion,
 };
-use chancery_raft_store::model::{Authority, Entry, JoinToken, Selector};
+use chancery_raft_store::model::{Authority, DownstreamCa, Entry, JoinToken, Selector};
 use chancery_raft_store::{Command, Proposal, RequestId};
 use proptest::prelude::*;
 
@@ -44,6 +44,7 @@ fn draft() -> impl Strategy<Value = Entry> {
         |(id, parent, name, selectors, admin)| Entry {
             selectors,
             admin,
+            downstream: admin,
             ..entry(&id, &parent, &name, &[])
         },
     )
@@ -147,6 +148,21 @@ fn cluster_command() -> impl Strategy<Value = Command> {
     ]
 }
 
+/// Ends lie within the clocks of [`proposal`], so that some have ended when others come.
+fn downstream_ca() -> impl Strategy<Value = DownstreamCa> {
+    (path(), entry_id(), "k[0-3]", serial(), 2i64..9).prop_map(
+        |(caller_path, entry_id, authority_id, serial, expires_at)| DownstreamCa {
+            caller_path,
+            entry_id,
+            authority_id,
+            serial,
+            subject_key_id: "0a".into(),
+            issued_at: 1,
+            expires_at,
+        },
+    )
+}
+
 fn key_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         3 => (slot(), 0u64..4, 0u64..3).prop_map(|(slot, epoch, node_id)| Command::BeginKey(BeginKey {
@@ -163,6 +179,9 @@ fn key_command() -> impl Strategy<Value = Command> {
             Command::ProveAuthority(ProveAuthority { authority: Some(name), node_id })
         }),
         2 => authority_name().prop_map(Command::ActivateAuthority),
+        2 => downstream_ca().prop_map(|ca| {
+            Command::RecordDownstreamCa(RecordDownstreamCa { ca: Some(ca) })
+        }),
     ]
 }
 

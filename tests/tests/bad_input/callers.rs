@@ -275,6 +275,13 @@ async fn a_method_that_is_not_there_names_itself() -> anyhow::Result<()> {
         // An empty request to a method that is there may well be good.
         let Err(status) = answer else { continue };
         match status.code() {
+            // What SPIRE does not have either is said in its words.
+            Code::Unimplemented
+                if [
+                    "WIT functionality is disabled",
+                    "method List not implemented",
+                ]
+                .contains(&status.message()) => {}
             Code::Unimplemented => {
                 assert_eq!(
                     status.message(),
@@ -291,26 +298,23 @@ async fn a_method_that_is_not_there_names_itself() -> anyhow::Result<()> {
     }
     for method in [
         "/spire.api.server.entry.v1.Entry/BatchUpdateEntry",
-        "/spire.api.server.svid.v1.SVID/MintX509SVID",
         "/spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle",
         "/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509Authority",
-        "/spire.api.server.logger.v1.Logger/SetLogLevel",
-        "/spire.api.server.debug.v1.Debug/GetInfo",
     ] {
         ensure!(
             missing.contains(method),
             "{method} is not among the methods that are missing: {missing:?}"
         );
     }
-    // To an agent as well.
+    // To an agent an empty batch is no batch, of WIT-SVIDs as well.
     let method = "/spire.api.server.svid.v1.SVID/BatchNewWITSVID";
     let status = refusal(
         method,
         call(&agent.connect(&site.node().api).await?, method).await,
     )?;
     assert_eq!(
-        status.message(),
-        format!("{method} is not implemented by this server")
+        (status.code(), status.message()),
+        (Code::InvalidArgument, "missing parameters")
     );
     // And on the command line, by its words.
     for line in [

@@ -137,6 +137,16 @@ fn an_issuer_name_is_replaced_byte_for_byte() {
 }
 
 #[test]
+fn a_subject_is_replaced_byte_for_byte() {
+    let mut sample = workload();
+    let right = sample.tbs();
+    let subject = std::mem::replace(&mut sample.subject, name("placeholder"));
+    let replaced = crate::x509_svid::with_subject(&sample.tbs(), &subject);
+    assert_eq!(replaced, Ok(right));
+    assert!(crate::x509_svid::with_subject(b"x", &subject).is_err());
+}
+
+#[test]
 fn only_signing_certificates_are_issuers() {
     let read = |spoil: &dyn Fn(&mut Sample)| {
         let mut sample = issuer_sample();

@@ -149,12 +149,49 @@ fn a_call_fails_as_a_whole_when_this_node_can_sign_nothing() {
 fn an_audience_has_a_name_and_a_bound() {
     let check = |names: &[&str]| {
         let names: Vec<_> = names.iter().map(|n| (*n).to_owned()).collect();
-        check_audience(&names).map_err(|s| s.message().to_owned())
+        check_audience(&names).map_err(|s| (s.code(), s.message().to_owned()))
     };
-    for none in [&[][..], &["", ""]] {
-        assert_eq!(check(none), Err("at least one audience is required".into()));
-    }
+    let none = "at least one audience is required";
+    assert_eq!(check(&[]), Err((Code::InvalidArgument, none.into())));
+    let empty = "failed to sign JWT-SVID: invalid JWT-SVID audience: cannot be empty";
+    assert_eq!(check(&["", ""]), Err((Code::Internal, empty.into())));
     assert_eq!(check(&["a", "", "b"]), Ok(vec!["a".into(), "b".into()]));
     assert!(check(&[&"x".repeat(AUDIENCE_BYTES_MAX)]).is_ok());
     assert!(check(&[&"x".repeat(AUDIENCE_BYTES_MAX), "y"]).is_err());
+}
+
+#[test]
+fn a_token_names_a_workload_whatever_an_entry_says() {
+    let domain = TrustDomain::parse("example.org").unwrap();
+    let id = |path| SpiffeId::new(&domain, path).unwrap();
+    assert!(check_workload(&domain, &id("/web")).is_ok());
+    let status = check_workload(&domain, &id("/spire/agent/x")).unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert_eq!(
+        status.message(),
+        "invalid SPIFFE ID: \"spiffe://example.org/spire/agent/x\" is not a workload in trust \
+         domain \"example.org\"; path is in the reserved namespace"
+    );
+}
+
+#[test]
+fn a_batch_that_the_limiter_would_never_let_through_is_refused() {
+    let text = |items| check_batch(items).unwrap_err().message().to_owned();
+    assert_eq!(text(0), "missing parameters");
+    assert_eq!(
+        text(501),
+        "rejecting request due to certificate signing rate limiting: rate (501) exceeds burst \
+         size (500)"
+    );
+    assert!(check_batch(1).is_ok() && check_batch(500).is_ok());
+}
+
+#[test]
+fn what_was_not_signed_is_named_and_keeps_its_code() {
+    let status = unsigned("X509-SVID", IssueFailed::NoAuthority("X.509"));
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(
+        status.message(),
+        "failed to sign X509-SVID: no X.509 authority can sign on this node now; try another node"
+    );
 }
