@@ -76,7 +76,7 @@ func Cases() []Case {
 	for _, group := range [][]Case{
 		healthCases(), loggerCases(), debugCases(),
 		agentCases(), entryCases(), authorizedCases(), bundleCases(), trustDomainCases(),
-		svidCases(), authorityCases(), matrix(),
+		svidCases(), matrix(), authorityCases(),
 	} {
 		all = append(all, group...)
 	}

@@ -5,11 +5,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
+	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
 	svidv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/svid/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
@@ -34,6 +37,7 @@ type World struct {
 
 	saved     map[string]string
 	svids     map[string]*x509svid.SVID
+	mutex     sync.Mutex // of conns: handshakes ask for the roots
 	conns     map[string]*grpc.ClientConn
 	materials map[string][]byte
 	turn      int
@@ -73,6 +77,8 @@ func (w *World) Connection(who string) (*grpc.ClientConn, error) {
 func (w *World) connectionTo(who string, index int) (*grpc.ClientConn, error) {
 	node := w.Target.Nodes[index]
 	name := fmt.Sprintf("%s at %d", who, index)
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
 	if conn, open := w.conns[name]; open {
 		return conn, nil
 	}
@@ -100,7 +106,45 @@ func (w *World) Dial(who string, node target.Node, source string) (*grpc.ClientC
 	return call.Agent(options, node.API)
 }
 
-func (w *World) roots() []*x509.Certificate { return w.Target.Roots() }
+// roots are asked for at every handshake: authorities come and go in these cases.
+func (w *World) roots() []*x509.Certificate {
+	roots := slices.Clone(w.Target.Roots())
+	conn, err := w.connectionTo(Local, 0)
+	if err != nil {
+		return roots
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	bundle, err := bundlev1.NewBundleClient(conn).GetBundle(ctx, &bundlev1.GetBundleRequest{})
+	if err != nil {
+		return roots
+	}
+	for _, authority := range bundle.GetX509Authorities() {
+		if root, err := x509.ParseCertificate(authority.GetAsn1()); err == nil {
+			roots = append(roots, root)
+		}
+	}
+	return roots
+}
+
+// warm opens every connection: an SVID whose authority is revoked opens none.
+func (w *World) warm(ctx context.Context) error {
+	for _, who := range callers {
+		for index := range w.Target.Nodes {
+			if !w.Has(who) {
+				continue
+			}
+			conn, err := w.connectionTo(who, index)
+			if err != nil {
+				return err
+			}
+			if _, err := bundlev1.NewBundleClient(conn).GetBundle(ctx, &bundlev1.GetBundleRequest{}); err != nil {
+				return fmt.Errorf("connecting as %s: %w", who, err)
+			}
+		}
+	}
+	return nil
+}
 
 // Has says whether a caller could be made.
 func (w *World) Has(who string) bool {
@@ -149,8 +193,10 @@ func (w *World) makeCallers(ctx context.Context) error {
 	if _, err := agents.BanAgent(ctx, &agentv1.BanAgentRequest{Id: w.id(paths[Banned])}); err != nil {
 		return err
 	}
-	_, err = agents.DeleteAgent(ctx, &agentv1.DeleteAgentRequest{Id: w.id(paths[Evicted])})
-	return err
+	if _, err = agents.DeleteAgent(ctx, &agentv1.DeleteAgentRequest{Id: w.id(paths[Evicted])}); err != nil {
+		return err
+	}
+	return w.warm(ctx)
 }
 
 func (w *World) attest(ctx context.Context, who string, script func(csr []byte) call.Script) error {

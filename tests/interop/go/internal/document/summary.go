@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"sort"
 	"strings"
@@ -146,11 +147,11 @@ func Certificate(c *x509.Certificate) map[string]any {
 	}
 }
 
-// Lifetime tells how long something lives: exactly where somebody asked for it, to
-// ten minutes where it ends with its authority.
+// Lifetime tells how long something lives: exactly where somebody asked for it, in
+// hours where it ends with its authority.
 func Lifetime(of time.Duration) string {
 	if of > 2*time.Hour {
-		return "about " + of.Round(10*time.Minute).String()
+		return fmt.Sprintf("about %.0f hours", of.Hours())
 	}
 	return of.String()
 }
@@ -225,10 +226,13 @@ func JWT(text string, now time.Time) any {
 }
 
 // Near tells a Unix time relative to now, by steps of ten seconds: a call may take
-// a while.
+// a while. What ends with an authority is told in hours: it is older than the call.
 func Near(seconds int64, now time.Time) string {
-	const step = 10
 	delta := seconds - now.Unix()
+	if delta > 2*3600 || delta < -2*3600 {
+		return fmt.Sprintf("<now, and about %d hours>", int64(math.Round(float64(delta)/3600)))
+	}
+	const step = 10
 	steps := (delta + step/2) / step
 	if delta+step/2 < 0 && (delta+step/2)%step != 0 {
 		steps--
