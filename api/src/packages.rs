@@ -17,6 +17,11 @@ pub mod chancery {
             tonic::include_proto!("chancery.cluster.v1");
         }
     }
+    pub mod migrate {
+        pub mod v1 {
+            tonic::include_proto!("chancery.migrate.v1");
+        }
+    }
     pub mod peer {
         pub mod v1 {
             tonic::include_proto!("chancery.peer.v1");

@@ -2,10 +2,15 @@
 
 use std::str::from_utf8;
 
+use chancery_identity::bundle::{JwtAuthority, X509Authority};
 use chancery_identity::id::TrustDomain;
 use chancery_node::attest::join_token::JoinToken;
 use chancery_node::config::{Config, format_duration, parse_duration};
 use chancery_node::issue::Subject;
+use chancery_node::migrate::{expand, translate};
+use chancery_node::service::inputs;
+use chancery_node::service::moment;
+use chancery_node::service::page::PageRequest;
 
 /// The targets of this module.
 pub const TARGETS: &[super::Target] = &[
@@ -13,6 +18,10 @@ pub const TARGETS: &[super::Target] = &[
     ("duration", duration),
     ("join_token", join_token),
     ("subject", subject),
+    ("page_token", page_token),
+    ("moment", moment),
+    ("relationship", relationship),
+    ("spire_config", spire_config),
 ];
 
 /// A configuration file is valid or has problems that can be told, the same each time.
@@ -30,6 +39,37 @@ pub fn duration(data: &[u8]) {
     let Ok(text) = from_utf8(data) else { return };
     if let Ok(duration) = parse_duration(text) {
         assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
+    }
+}
+
+/// A configuration of SPIRE's is told to be none, or becomes one of ours in which nothing is wrong
+/// but keys that are left open.
+pub fn spire_config(data: &[u8]) {
+    let Ok(text) = from_utf8(data) else { return };
+    let expanded = expand(text, |name| Some(name.to_owned())).text;
+    for text in [text, expanded.as_str()] {
+        let Ok(translation) = translate(text, "server.conf") else {
+            continue;
+        };
+        assert_eq!(
+            translate(text, "server.conf").as_ref(),
+            Ok(&translation),
+            "the same each time"
+        );
+        for remark in &translation.remarks {
+            let line = remark.to_string();
+            assert!(!line.chars().any(char::is_control), "{line:?}");
+        }
+        match Config::parse(&translation.toml, "server.conf") {
+            Ok(_) => assert!(translation.left_open.is_empty()),
+            Err(errors) => {
+                // A value that is written was judged; what is between keys is theirs to mend.
+                assert_eq!(errors.problems, translation.left_open);
+                for problem in &errors.problems {
+                    assert!(!problem.path.is_empty(), "{problem}");
+                }
+            }
+        }
     }
 }
 
@@ -59,4 +99,58 @@ pub fn subject(data: &[u8]) {
     assert_eq!(again.to_name_der().ok(), Some(written));
     assert_eq!(again.is_empty(), subject.is_empty());
     assert_eq!(subject.to_string().is_empty(), subject.is_empty());
+}
+
+/// A page token is a number, and a page's own token is taken back.
+pub fn page_token(data: &[u8]) {
+    let Ok(text) = from_utf8(data) else { return };
+    assert_eq!(PageRequest::new("x", 0, text).ok(), Some(PageRequest::All));
+    let Ok(request) = PageRequest::new("x", 5, text) else {
+        assert!(text.parse::<u64>().is_err() || text.starts_with('+'));
+        return;
+    };
+    let PageRequest::Page { size: 5, after } = request else {
+        panic!("{text:?} made {request:?}")
+    };
+    assert!(text.bytes().all(|b| b.is_ascii_digit()));
+    assert_eq!(
+        PageRequest::new("x", 5, &after.to_string()).ok(),
+        Some(request)
+    );
+}
+
+/// A moment as the command line writes one: what is read is a second that has a date of
+/// four digits, give or take a zone, and nothing behind it is overlooked.
+pub fn moment(data: &[u8]) {
+    let Ok(text) = from_utf8(data) else { return };
+    let Some(second) = moment::parse(text) else {
+        return;
+    };
+    const DAY: i64 = 86_400;
+    // 0000-01-01 and 9999-12-31, and a zone of a day beyond either.
+    assert!((-62_167_219_200 - 2 * DAY..253_402_300_800 + 2 * DAY).contains(&second));
+    assert_eq!(moment::parse(&format!("{text} ")), None);
+}
+
+/// A federation relationship with its bundle, as a caller sends it. What is taken is told
+/// so that it is taken again and is the same, and holds nothing that an agent could not
+/// read: it would drop the whole bundle.
+pub fn relationship(data: &[u8]) {
+    let Some(draft) = inputs::relationship(data) else {
+        return;
+    };
+    let told = inputs::relationship_told(&draft);
+    assert!(inputs::relationship(&told).as_ref() == Some(&draft));
+    let stored = draft.relationship.expect("a draft has a relationship");
+    assert!(TrustDomain::parse(&stored.trust_domain).is_ok());
+    assert!(stored.endpoint_url.starts_with("https://") && stored.endpoint_url.is_ascii());
+    let Some(bundle) = draft.bundle else { return };
+    assert_eq!(bundle.trust_domain, stored.trust_domain);
+    for root in bundle.x509_authorities {
+        assert!(X509Authority::new(root.certificate, false).is_ok());
+    }
+    for key in bundle.jwt_authorities {
+        let read = JwtAuthority::new(&key.public_key, key.key_id, key.expires_at, false);
+        assert!(read.is_ok());
+    }
 }

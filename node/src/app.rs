@@ -34,7 +34,8 @@ use tonic::service::Routes;
 use zeroize::Zeroizing;
 
 use crate::authority::{
-    Custody, Driver, Issuer, Lifetimes, Making, ServerSvid, Steward, keep_server_svid,
+    Custody, Driver, Issuer, Lifetimes, Making, PRUNE_INTERVAL, ServerSvid, Steward,
+    keep_bundle_pruned, keep_foreign_roots, keep_server_svid,
 };
 use crate::authz::layer::GateLayer;
 use crate::cluster::formation::{self, Admission, Plan, VERSION};
@@ -45,6 +46,7 @@ use crate::cluster::{Barriers, Consensus, Proposer, Start, Storage};
 use crate::config::{CaKeyType, Config, Keys, TokenName};
 use crate::environment::{Clock, Stopwatch, SystemClock, uuid_v4};
 use crate::health::Health;
+use crate::housekeeping::{AgentPruning, Housekeeping, Pace};
 use crate::http_status::{self, Endpoints};
 use crate::issue::Subject;
 use crate::registry::Doors;
@@ -518,6 +520,17 @@ async fn serve(
         Arc::clone(&tls),
         server_svid.clone(),
     ));
+    tasks.spawn(
+        Housekeeping::new(
+            doors.clone(),
+            config.trust_domain.clone(),
+            agent_pruning(&config),
+            pace(),
+        )
+        .run(),
+    );
+    tasks.spawn(keep_foreign_roots(doors.clone(), Arc::clone(&tls)));
+    tasks.spawn(keep_bundle_pruned(doors.clone(), prune_interval()));
     tasks.spawn(health.clone().measure());
     for (listener, endpoints) in bound.status {
         tasks.spawn(http_status::serve(
@@ -660,6 +673,33 @@ fn lifetimes(config: &Config) -> Lifetimes {
     }
 }
 
+fn agent_pruning(config: &Config) -> Option<AgentPruning> {
+    let agents = &config.agents;
+    Some(AgentPruning {
+        expired_for: agents.prune_expired_for?,
+        batch_size: agents.prune_batch_size,
+        include_non_reattestable: agents.prune_tofu,
+    })
+}
+
+#[cfg(not(feature = "faults"))]
+fn pace() -> Pace {
+    Pace::default()
+}
+
+/// Tests ask for a quick one by an environment variable.
+#[cfg(feature = "faults")]
+fn pace() -> Pace {
+    let ms = std::env::var("CHANCERY_FAULT_PRUNE_EVERY_MS").ok();
+    match ms.and_then(|v| v.parse().ok()).map(Duration::from_millis) {
+        Some(every) => Pace {
+            entries: every,
+            agents: every,
+        },
+        None => Pace::default(),
+    }
+}
+
 fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
@@ -703,6 +743,19 @@ async fn announce(doors: Doors, api_address: String, boot: u64) {
         }
         tokio::time::sleep(ANNOUNCE_PAUSE).await;
     }
+}
+
+/// How often the own bundle is pruned; a test may not have six hours.
+fn prune_interval() -> Duration {
+    #[cfg(feature = "faults")]
+    if let Some(ms) = std::env::var("CHANCERY_FAULT_PRUNE_BUNDLE_MS")
+        .ok()
+        .and_then(|v| v.parse().ok())
+    {
+        tracing::warn!(ms, "fault: the bundle is pruned as often as this");
+        return Duration::from_millis(ms);
+    }
+    PRUNE_INTERVAL
 }
 
 /// Faults that tests ask for by environment variables.

@@ -3,11 +3,23 @@
 //! A command carries everything that `apply` must not decide for itself: ids,
 //! serials, random values, signed certificates' facts, and the time.
 
+mod federation;
+mod housekeeping;
+
 use std::fmt;
 
 use prost::{Enumeration, Message, Oneof};
 
-use crate::model::{Authority, DownstreamCa, Entry, JoinToken, Selector};
+pub use self::federation::{
+    AppendBundle, BundleFields, DeleteFederatedBundles, DeleteMode, FederatedBundleResult,
+    FederatedBundles, PruneBundle, RelationshipDraft, RelationshipFields, RelationshipResult,
+    Relationships, TrustDomains, UpdateFederatedBundles, UpdateRelationships,
+};
+pub use self::housekeeping::{
+    EntryFields, EntryUpdate, PruneAgents, PruneEntries, PruneJoinTokens, UpdateEntries,
+};
+
+use crate::model::{Authority, BundleAuthority, DownstreamCa, Entry, JoinToken, Selector};
 
 /// Names one request for ever: a retry with the same id is applied once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Message)]
@@ -36,7 +48,7 @@ pub struct Proposal {
     #[prost(
         oneof = "Command",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
-                32, 33, 50"
+                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60"
     )]
     pub command: Option<Command>,
 }
@@ -107,6 +119,48 @@ pub enum Command {
     /// Records a CA certificate that was signed for a downstream server.
     #[prost(message, tag = "50")]
     RecordDownstreamCa(RecordDownstreamCa),
+    /// Changes entries, each on its own.
+    #[prost(message, tag = "28")]
+    UpdateEntries(UpdateEntries),
+    /// Deletes entries that have expired.
+    #[prost(message, tag = "29")]
+    PruneEntries(PruneEntries),
+    /// Evicts agents whose SVID ended long ago.
+    #[prost(message, tag = "30")]
+    PruneAgents(PruneAgents),
+    /// Deletes join tokens that nobody redeemed in time.
+    #[prost(message, tag = "31")]
+    PruneJoinTokens(PruneJoinTokens),
+    /// Makes bundles of other trust domains known, each on its own.
+    #[prost(message, tag = "40")]
+    CreateFederatedBundles(FederatedBundles),
+    /// Changes chosen parts of bundles of other trust domains, each on its own.
+    #[prost(message, tag = "41")]
+    UpdateFederatedBundles(UpdateFederatedBundles),
+    /// Creates or replaces bundles of other trust domains, each on its own.
+    #[prost(message, tag = "42")]
+    SetFederatedBundles(FederatedBundles),
+    /// Deletes bundles of other trust domains, each on its own.
+    #[prost(message, tag = "43")]
+    DeleteFederatedBundles(DeleteFederatedBundles),
+    /// Makes federation relationships known, each on its own.
+    #[prost(message, tag = "44")]
+    CreateRelationships(Relationships),
+    /// Changes chosen parts of federation relationships, each on its own.
+    #[prost(message, tag = "45")]
+    UpdateRelationships(UpdateRelationships),
+    /// Deletes federation relationships, each on its own. Their bundles stay.
+    #[prost(message, tag = "46")]
+    DeleteRelationships(TrustDomains),
+    /// Adds authorities to the own bundle, all or none.
+    #[prost(message, tag = "47")]
+    AppendBundle(AppendBundle),
+    /// Takes appended authorities that ended out of the own bundle.
+    #[prost(message, tag = "48")]
+    PruneBundle(PruneBundle),
+    /// Bans an agent that another server banned, known here or not.
+    #[prost(message, tag = "60")]
+    ImportBan(ImportBan),
 }
 
 /// See [`Command::Found`].
@@ -188,6 +242,9 @@ pub struct CreateJoinToken {
     /// Entry that gives the agent a second name.
     #[prost(message, optional, tag = "3")]
     pub alias: Option<Entry>,
+    /// A similar entry that is there already serves as the alias.
+    #[prost(bool, tag = "4")]
+    pub similar_alias_serves: bool,
 }
 
 /// See [`Command::AttestAgent`].
@@ -349,6 +406,26 @@ pub struct RecordDownstreamCa {
     pub ca: Option<DownstreamCa>,
 }
 
+/// See [`Command::ImportBan`].
+#[derive(Clone, PartialEq, Message)]
+pub struct ImportBan {
+    /// Path of the agent's SPIFFE ID.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Name of the attestor.
+    #[prost(string, tag = "2")]
+    pub attestation_type: String,
+    /// What attestation found there.
+    #[prost(message, repeated, tag = "3")]
+    pub selectors: Vec<Selector>,
+    /// May attest again, were it not banned.
+    #[prost(bool, tag = "4")]
+    pub can_reattest: bool,
+    /// Unix seconds at which its last SVID ended.
+    #[prost(int64, tag = "5")]
+    pub expires_at: i64,
+}
+
 /// Why a command changed nothing. Replicated, so every node says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
 #[repr(i32)]
@@ -379,6 +456,18 @@ pub enum Refusal {
     AlreadyTainted = 21,
     /// The authority has to be tainted first.
     NotTainted = 22,
+    /// An entry for SVID stores would have selectors of several types.
+    EntryMixedSelectors = 28,
+    /// The entry would be larger than [`Entry::BYTES_MAX`].
+    EntryTooLarge = 29,
+    /// Entries federate with the bundle that is to be deleted.
+    FederatedWith = 40,
+    /// An entry federates with a trust domain whose bundle is not there.
+    NoFederatedBundle = 41,
+    /// The own bundle has as many foreign authorities as it may have.
+    BundleFull = 42,
+    /// Pruning would leave the own bundle without a root, or without a JWT key.
+    LastAuthority = 43,
 }
 
 /// Result of one item of a batch.
@@ -390,6 +479,9 @@ pub struct EntryResult {
     /// The entry as it is now; the existing one when a similar one was there.
     #[prost(message, optional, tag = "2")]
     pub entry: Option<Entry>,
+    /// With [`Refusal::NoFederatedBundle`]: name of the trust domain.
+    #[prost(string, tag = "40")]
+    pub unknown_bundle: String,
 }
 
 /// What `apply` answers: the same on every node.
@@ -398,7 +490,8 @@ pub struct Outcome {
     /// Why nothing was changed, if so.
     #[prost(enumeration = "Refusal", tag = "1")]
     pub refusal: i32,
-    /// Positional results of a batch.
+    /// Positional results of a batch; of a pruning of agents the entries that went with
+    /// them.
     #[prost(message, repeated, tag = "2")]
     pub entries: Vec<EntryResult>,
     /// A node id that was given out.
@@ -407,6 +500,18 @@ pub struct Outcome {
     /// Expiry of a join token in Unix seconds.
     #[prost(int64, tag = "4")]
     pub expires_at: i64,
+    /// Records that a pruning took away, entries that went with an agent aside.
+    #[prost(uint64, tag = "28")]
+    pub removed: u64,
+    /// Positional results of a batch of federated bundles.
+    #[prost(message, repeated, tag = "40")]
+    pub federated_bundles: Vec<FederatedBundleResult>,
+    /// Positional results of a batch of federation relationships.
+    #[prost(message, repeated, tag = "41")]
+    pub relationships: Vec<RelationshipResult>,
+    /// What was pruned, without DER.
+    #[prost(message, repeated, tag = "42")]
+    pub pruned: Vec<BundleAuthority>,
 }
 
 impl Outcome {
@@ -463,6 +568,20 @@ impl Command {
             Self::TaintAuthority(_) => "taint_authority",
             Self::RevokeAuthority(_) => "revoke_authority",
             Self::RecordDownstreamCa(_) => "record_downstream_ca",
+            Self::UpdateEntries(_) => "update_entries",
+            Self::PruneEntries(_) => "prune_entries",
+            Self::PruneAgents(_) => "prune_agents",
+            Self::PruneJoinTokens(_) => "prune_join_tokens",
+            Self::CreateFederatedBundles(_) => "create_federated_bundles",
+            Self::UpdateFederatedBundles(_) => "update_federated_bundles",
+            Self::SetFederatedBundles(_) => "set_federated_bundles",
+            Self::DeleteFederatedBundles(_) => "delete_federated_bundles",
+            Self::CreateRelationships(_) => "create_relationships",
+            Self::UpdateRelationships(_) => "update_relationships",
+            Self::DeleteRelationships(_) => "delete_relationships",
+            Self::AppendBundle(_) => "append_bundle",
+            Self::PruneBundle(_) => "prune_bundle",
+            Self::ImportBan(_) => "import_ban",
         }
     }
 }

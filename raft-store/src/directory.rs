@@ -3,13 +3,19 @@
 //! It is fed with the very rows that `apply` wrote, after they were stored, so it
 //! never says more than the tables do. A lookup costs what it returns.
 
+mod expiry;
+mod federation;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message;
 
+use self::expiry::Expiry;
+pub use self::federation::Federation;
 use crate::model::{
-    Agent, Authority, AuthorityKind, Cluster, DownstreamCa, Entry, KeyIntent, Member, Selector,
+    Agent, Authority, AuthorityKind, Cluster, DownstreamCa, Entry, JoinToken, KeyIntent, Member,
+    Selector,
 };
 use crate::store::StoreError;
 use crate::view::{Table, Writes, decode, meta};
@@ -23,21 +29,27 @@ pub struct Directory {
     cluster: Cluster,
     entries: BTreeMap<String, Arc<Entry>>,
     entry_sequence: BTreeMap<u64, Arc<Entry>>,
-    /// Entries by parent path, then id; node aliases are nobody's children.
-    children: BTreeMap<String, BTreeMap<String, Arc<Entry>>>,
-    /// Entries by SPIFFE path, then id.
-    named: BTreeMap<String, BTreeMap<String, Arc<Entry>>>,
-    /// Node aliases by one of their selectors, then id: an alias can only apply
+    entry_expiry: Expiry<String>,
+    /// Entries by parent path, then sequence; node aliases are the server's.
+    children: BTreeMap<String, BTreeMap<u64, Arc<Entry>>>,
+    /// Entries by SPIFFE path, then sequence.
+    named: BTreeMap<String, BTreeMap<u64, Arc<Entry>>>,
+    /// Node aliases by one of their selectors, then sequence: an alias can only apply
     /// to an agent that has that selector.
-    aliases: BTreeMap<Selector, BTreeMap<String, Arc<Entry>>>,
+    aliases: BTreeMap<Selector, BTreeMap<u64, Arc<Entry>>>,
     agents: BTreeMap<String, Arc<Agent>>,
     agent_sequence: BTreeMap<u64, Arc<Agent>>,
-    join_tokens: BTreeSet<Vec<u8>>,
+    /// Without banned agents.
+    agent_expiry: Expiry<String>,
+    /// End of each by digest.
+    join_tokens: BTreeMap<Vec<u8>, i64>,
+    join_token_expiry: Expiry<Vec<u8>>,
     authorities: BTreeMap<(i32, String), Arc<Authority>>,
     intents: BTreeMap<String, KeyIntent>,
     members: BTreeMap<u64, Arc<Member>>,
     /// By row key, which begins with their end.
     downstream_cas: BTreeMap<Vec<u8>, Arc<DownstreamCa>>,
+    federation: Federation,
     digest: Vec<u8>,
 }
 
@@ -76,19 +88,25 @@ impl Directory {
                 let path = text(table, key)?;
                 if let Some(old) = self.agents.remove(&path) {
                     self.agent_sequence.remove(&old.sequence);
+                    self.agent_expiry.remove(old.expires_at, path.clone());
                 }
                 if let Some(agent) = value_of::<Agent>(table, value)? {
                     let agent = Arc::new(agent);
+                    if !agent.is_banned() {
+                        self.agent_expiry.add(agent.expires_at, path.clone());
+                    }
                     self.agent_sequence
                         .insert(agent.sequence, Arc::clone(&agent));
                     self.agents.insert(path, agent);
                 }
             }
             Table::JoinTokens => {
-                if value.is_some() {
-                    self.join_tokens.insert(key.to_vec());
-                } else {
-                    self.join_tokens.remove(key);
+                if let Some(old) = self.join_tokens.remove(key) {
+                    self.join_token_expiry.remove(old, key.to_vec());
+                }
+                if let Some(token) = value_of::<JoinToken>(table, value)? {
+                    self.join_token_expiry.add(token.expires_at, key.to_vec());
+                    self.join_tokens.insert(key.to_vec(), token.expires_at);
                 }
             }
             Table::Authorities => {
@@ -123,6 +141,9 @@ impl Directory {
                     None => self.downstream_cas.remove(key),
                 };
             }
+            Table::FederatedBundles | Table::Relationships | Table::BundleAuthorities => {
+                self.federation.absorb(table, key, value)?;
+            }
             // Indexes and request memory are read from the tables only.
             Table::Meta
             | Table::EntrySequence
@@ -132,39 +153,42 @@ impl Directory {
             | Table::Requests
             | Table::RequestOrder
             | Table::RequestFloor
-            | Table::DeletedEntries => {}
+            | Table::DeletedEntries
+            | Table::EntryFederation => {}
         }
         Ok(())
     }
 
     fn index_entry(&mut self, entry: Arc<Entry>) {
-        let id = &entry.id;
-        self.entry_sequence
-            .insert(entry.sequence, Arc::clone(&entry));
+        let sequence = entry.sequence;
+        self.entry_sequence.insert(sequence, Arc::clone(&entry));
+        if entry.expires_at != 0 {
+            self.entry_expiry.add(entry.expires_at, entry.id.clone());
+        }
         self.named
             .entry(entry.spiffe_path.clone())
             .or_default()
-            .insert(id.clone(), Arc::clone(&entry));
-        if entry.parent_path != SERVER_PATH {
-            self.children
-                .entry(entry.parent_path.clone())
-                .or_default()
-                .insert(id.clone(), Arc::clone(&entry));
-        } else if let Some(selector) = alias_selector(&entry) {
+            .insert(sequence, Arc::clone(&entry));
+        self.children
+            .entry(entry.parent_path.clone())
+            .or_default()
+            .insert(sequence, Arc::clone(&entry));
+        if let Some(selector) = alias_selector(&entry) {
             self.aliases
                 .entry(selector.clone())
                 .or_default()
-                .insert(id.clone(), Arc::clone(&entry));
+                .insert(sequence, Arc::clone(&entry));
         }
-        self.entries.insert(id.clone(), entry);
+        self.entries.insert(entry.id.clone(), entry);
     }
 
     fn unindex_entry(&mut self, entry: &Entry) {
         self.entry_sequence.remove(&entry.sequence);
-        remove_from(&mut self.children, &entry.parent_path, &entry.id);
-        remove_from(&mut self.named, &entry.spiffe_path, &entry.id);
+        self.entry_expiry.remove(entry.expires_at, entry.id.clone());
+        remove_from(&mut self.children, &entry.parent_path, entry.sequence);
+        remove_from(&mut self.named, &entry.spiffe_path, entry.sequence);
         if let Some(selector) = alias_selector(entry) {
-            remove_from(&mut self.aliases, selector, &entry.id);
+            remove_from(&mut self.aliases, selector, entry.sequence);
         }
     }
 }
@@ -203,12 +227,36 @@ impl Directory {
         self.entries.len()
     }
 
-    /// Entries that issue this SPIFFE path.
+    /// Entries that issue this SPIFFE path, in insertion order.
     pub fn entries_named(&self, spiffe_path: &str) -> impl Iterator<Item = &Arc<Entry>> {
         self.named
             .get(spiffe_path)
             .into_iter()
             .flat_map(BTreeMap::values)
+    }
+
+    /// Those of them that were inserted after `sequence`.
+    pub fn entries_named_after(
+        &self,
+        spiffe_path: &str,
+        sequence: u64,
+    ) -> impl Iterator<Item = &Arc<Entry>> {
+        after(&self.named, spiffe_path, sequence)
+    }
+
+    /// Entries whose parent has this path and that were inserted after `sequence`, in
+    /// insertion order.
+    pub fn entries_of_parent_after(
+        &self,
+        parent_path: &str,
+        sequence: u64,
+    ) -> impl Iterator<Item = &Arc<Entry>> {
+        after(&self.children, parent_path, sequence)
+    }
+
+    /// Ids of entries that may be pruned at this Unix second, the longest expired first.
+    pub fn expired_entries(&self, now: i64) -> impl Iterator<Item = &String> {
+        self.entry_expiry.before(now)
     }
 
     /// Agent by path.
@@ -228,9 +276,22 @@ impl Directory {
         self.agents.len()
     }
 
+    /// Agents, without banned ones, whose SVID ended before this Unix second, the longest
+    /// ended first.
+    pub fn agents_ended_before(&self, second: i64) -> impl Iterator<Item = &Arc<Agent>> {
+        self.agent_expiry
+            .before(second)
+            .filter_map(|path| self.agents.get(path))
+    }
+
     /// Whether a join token with this digest waits to be redeemed.
     pub fn has_join_token(&self, sha256: &[u8]) -> bool {
-        self.join_tokens.contains(sha256)
+        self.join_tokens.contains_key(sha256)
+    }
+
+    /// Digests of join tokens that ended before this Unix second, the longest ended first.
+    pub fn join_tokens_ended_before(&self, second: i64) -> impl Iterator<Item = &Vec<u8>> {
+        self.join_token_expiry.before(second)
     }
 
     /// Authorities of a kind, in the order they came to be.
@@ -248,6 +309,12 @@ impl Directory {
     /// Key intent of a slot.
     pub fn intent(&self, slot: &str) -> Option<&KeyIntent> {
         self.intents.get(slot)
+    }
+
+    /// Bundles and relationships of other trust domains, and the authorities of the own
+    /// bundle that are not this cluster's.
+    pub fn federation(&self) -> &Federation {
+        &self.federation
     }
 
     /// Member by id.
@@ -291,11 +358,13 @@ impl Directory {
             }
         }
         while let Some(parent) = todo.pop() {
-            if !seen.insert(parent) {
+            // Node aliases are nobody's entries.
+            if parent == SERVER_PATH || !seen.insert(parent) {
                 continue;
             }
-            for (id, entry) in self.children.get(parent).into_iter().flatten() {
-                found.insert(id.clone(), Arc::clone(entry));
+            let children = self.children.get(parent).into_iter();
+            for entry in children.flat_map(BTreeMap::values) {
+                found.insert(entry.id.clone(), Arc::clone(entry));
                 todo.push(&entry.spiffe_path);
             }
         }
@@ -346,14 +415,21 @@ fn alias_selector(entry: &Entry) -> Option<&Selector> {
         .flatten()
 }
 
-fn remove_from<K: Ord + Clone>(
-    index: &mut BTreeMap<K, BTreeMap<String, Arc<Entry>>>,
-    key: &K,
-    id: &str,
-) {
-    if let Some(ids) = index.get_mut(key) {
-        ids.remove(id);
-        if ids.is_empty() {
+fn after<'a>(
+    index: &'a BTreeMap<String, BTreeMap<u64, Arc<Entry>>>,
+    path: &str,
+    sequence: u64,
+) -> impl Iterator<Item = &'a Arc<Entry>> + use<'a> {
+    let entries = index.get(path).into_iter();
+    entries
+        .flat_map(move |entries| entries.range(sequence.saturating_add(1)..))
+        .map(|(_, entry)| entry)
+}
+
+fn remove_from<K: Ord>(index: &mut BTreeMap<K, BTreeMap<u64, Arc<Entry>>>, key: &K, sequence: u64) {
+    if let Some(entries) = index.get_mut(key) {
+        entries.remove(&sequence);
+        if entries.is_empty() {
             index.remove(key);
         }
     }

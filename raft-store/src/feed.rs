@@ -39,6 +39,14 @@ pub enum ChangeKind {
     MemberSet(u64),
     /// A CA certificate of this serial was signed for a downstream server.
     DownstreamCaSet(String),
+    /// The bundle of another trust domain was created or changed.
+    FederatedBundleSet(String),
+    /// The bundle of another trust domain was deleted.
+    FederatedBundleRemoved(String),
+    /// A federation relationship was created or changed.
+    RelationshipSet(String),
+    /// A federation relationship was deleted.
+    RelationshipRemoved(String),
     /// A snapshot took the place of the state: whatever was read before is old.
     StateReplaced,
 }

@@ -77,6 +77,26 @@ pub struct Entry {
     pub jwt_svid_include_jti: bool,
 }
 
+impl Entry {
+    /// Largest entry, encoded: every agent it is for keeps it in memory, and a page of
+    /// them must fit an answer.
+    pub const BYTES_MAX: usize = 256 << 10;
+
+    /// Whether it is of the form in which a join token's second name is written: it goes
+    /// when the agent that came by the token goes.
+    pub fn is_join_token_alias(&self, trust_domain: &str) -> bool {
+        let [only] = self.selectors.as_slice() else {
+            return false;
+        };
+        let of_parent = || {
+            only.value
+                .strip_prefix("spiffe://")?
+                .strip_prefix(trust_domain)
+        };
+        only.kind == "spiffe_id" && of_parent() == Some(self.parent_path.as_str())
+    }
+}
+
 /// A renewed agent SVID that has not been used yet.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct PendingSvid {
@@ -123,6 +143,9 @@ pub struct Agent {
 impl Agent {
     /// Renewed SVIDs that may wait for their first use at a time.
     pub const PENDING_MAX: usize = 4;
+
+    /// Attestor name of agents that came with a join token.
+    pub const JOIN_TOKEN: &str = "join_token";
 
     /// A banned agent keeps its record and loses every serial.
     pub fn is_banned(&self) -> bool {
@@ -341,4 +364,114 @@ pub struct RequestMemory {
     /// Encoded outcome.
     #[prost(bytes = "vec", tag = "2")]
     pub outcome: Vec<u8>,
+}
+
+/// A certificate of a trust bundle.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BundleCertificate {
+    /// DER of exactly one certificate.
+    #[prost(bytes = "vec", tag = "1")]
+    pub certificate: Vec<u8>,
+}
+
+/// A key of a trust bundle that signs JWT-SVIDs.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BundleJwtKey {
+    /// DER of the SubjectPublicKeyInfo.
+    #[prost(bytes = "vec", tag = "1")]
+    pub public_key: Vec<u8>,
+    /// Key id; never empty.
+    #[prost(string, tag = "2")]
+    pub key_id: String,
+    /// Unix seconds; 0 where no end is known.
+    #[prost(int64, tag = "3")]
+    pub expires_at: i64,
+}
+
+/// The bundle of another trust domain.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct FederatedBundle {
+    /// Trust domain name; never the cluster's own.
+    #[prost(string, tag = "1")]
+    pub trust_domain: String,
+    /// Insertion sequence: order and page token.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// In the order they were given.
+    #[prost(message, repeated, tag = "3")]
+    pub x509_authorities: Vec<BundleCertificate>,
+    /// In the order they were given.
+    #[prost(message, repeated, tag = "4")]
+    pub jwt_authorities: Vec<BundleJwtKey>,
+    /// Seconds; 0 where there is none.
+    #[prost(int64, tag = "5")]
+    pub refresh_hint: i64,
+    /// As its trust domain, or whoever wrote it, says.
+    #[prost(uint64, tag = "6")]
+    pub sequence_number: u64,
+}
+
+/// How the endpoint of a foreign bundle proves who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum EndpointProfile {
+    /// Never stored.
+    Unspecified = 0,
+    /// By a certificate of the web's public authorities.
+    HttpsWeb = 1,
+    /// By an X.509-SVID.
+    HttpsSpiffe = 2,
+}
+
+/// Where the bundle of another trust domain is fetched, and how.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct FederationRelationship {
+    /// Trust domain name; never the cluster's own.
+    #[prost(string, tag = "1")]
+    pub trust_domain: String,
+    /// Insertion sequence: order and page token.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// `https://`, with a host and without user information.
+    #[prost(string, tag = "3")]
+    pub endpoint_url: String,
+    /// How the endpoint proves who it is.
+    #[prost(enumeration = "EndpointProfile", tag = "4")]
+    pub profile: i32,
+    /// SPIFFE ID of the endpoint; empty where the web's authorities vouch for it.
+    #[prost(string, tag = "5")]
+    pub endpoint_spiffe_id: String,
+}
+
+/// An authority of the own bundle whose key this cluster does not hold: one that an
+/// administrator appended or a downstream server published.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BundleAuthority {
+    /// What it signs.
+    #[prost(enumeration = "AuthorityKind", tag = "1")]
+    pub kind: i32,
+    /// X.509: lower-case hex of the subject key id. JWT: the key id. Several may have
+    /// the same.
+    #[prost(string, tag = "2")]
+    pub id: String,
+    /// Insertion sequence.
+    #[prost(uint64, tag = "3")]
+    pub sequence: u64,
+    /// X.509: DER of the certificate. JWT: DER of the SubjectPublicKeyInfo.
+    #[prost(bytes = "vec", tag = "4")]
+    pub der: Vec<u8>,
+    /// Unix seconds; 0 where no end is known.
+    #[prost(int64, tag = "5")]
+    pub expires_at: i64,
+    /// Still trusted, about to be revoked.
+    #[prost(bool, tag = "6")]
+    pub tainted: bool,
+}
+
+impl BundleAuthority {
+    /// Records of this kind in the own bundle at most, both kinds together: a bundle of
+    /// them still fits the message that a stock agent takes.
+    pub const COUNT_MAX: usize = 512;
+    /// Their DER together, in bytes.
+    pub const BYTES_MAX: usize = 1 << 20;
 }

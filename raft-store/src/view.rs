@@ -4,6 +4,7 @@
 //! what a command wrote over what was there before, so that a command sees its
 //! own writes and a refused one leaves nothing behind.
 
+mod federation;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,14 @@ pub enum Table {
     RequestFloor = 14,
     /// Creation second, by id, of entries deleted within that second.
     DeletedEntries = 15,
+    /// [`crate::model::FederatedBundle`] by trust domain.
+    FederatedBundles = 16,
+    /// [`crate::model::FederationRelationship`] by trust domain.
+    Relationships = 17,
+    /// [`crate::model::BundleAuthority`] by kind, id and insertion sequence.
+    BundleAuthorities = 18,
+    /// Nothing, by trust domain that an entry federates with, a zero byte, and entry id.
+    EntryFederation = 19,
     /// [`DownstreamCa`] by its end (8 bytes big-endian), authority, a zero byte, and serial.
     DownstreamCas = 20,
 }
@@ -79,7 +88,7 @@ impl Table {
 
     /// Table of a row key, if it is one that this version knows.
     pub fn of(row_key: &[u8]) -> Option<(Self, &[u8])> {
-        const ALL: [Table; 16] = [
+        const ALL: [Table; 20] = [
             Table::Meta,
             Table::Entries,
             Table::EntrySequence,
@@ -95,6 +104,10 @@ impl Table {
             Table::RequestOrder,
             Table::RequestFloor,
             Table::DeletedEntries,
+            Table::FederatedBundles,
+            Table::Relationships,
+            Table::BundleAuthorities,
+            Table::EntryFederation,
             Table::DownstreamCas,
         ];
         let (tag, key) = row_key.split_first()?;
@@ -303,7 +316,20 @@ impl Txn<'_> {
             &parent_key(&entry.parent_path, Some(&entry.id)),
             Vec::new(),
         );
+        self.index_federation(entry);
         self.changed(ChangeKind::EntrySet(entry.id.clone()));
+    }
+
+    /// Replaces an entry by one with the same id and sequence, and moves its indexes.
+    pub fn replace_entry(&mut self, before: &Entry, entry: &Entry) {
+        self.remove(Table::EntrySimilar, &similar_key(before, Some(&before.id)));
+        self.remove(
+            Table::EntryParent,
+            &parent_key(&before.parent_path, Some(&before.id)),
+        );
+        self.unindex_federation(before);
+        // Puts back what was removed where the place is the same.
+        self.insert_entry(entry);
     }
 
     /// Removes an entry and its indexes.
@@ -319,6 +345,7 @@ impl Txn<'_> {
             Table::EntryParent,
             &parent_key(&entry.parent_path, Some(&entry.id)),
         );
+        self.unindex_federation(entry);
         self.changed(ChangeKind::EntryRemoved(entry.id.clone()));
     }
 

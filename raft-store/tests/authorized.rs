@@ -16,8 +16,12 @@ const AGENT: &str = "/spire/agent/a";
 
 fn directory(entries: &[Entry], agent: Option<&[String]>) -> Directory {
     let mut directory = Directory::default();
-    for entry in entries {
+    for (sequence, entry) in (1..).zip(entries) {
         let row = Table::Entries.key(entry.id.as_bytes());
+        let entry = Entry {
+            sequence,
+            ..entry.clone()
+        };
         directory
             .absorb_row(&row, Some(&entry.encode_to_vec()))
             .unwrap();

@@ -8,14 +8,20 @@ use std::fs;
 use std::path::PathBuf;
 
 use chancery_raft_store::command::{
-    AbandonKey, ActivateAgents, Activation, AgentPath, AnnounceMember, AttestAgent, AuthorityName,
-    BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, EntryResult, Found, ProveAuthority,
-    RecordAuthority, RecordDownstreamCa, RecordServerSvid, RenewAgent, SetAgentVersion,
+    AbandonKey, ActivateAgents, Activation, AgentPath, AnnounceMember, AppendBundle, AttestAgent,
+    AuthorityName, BeginKey, BundleFields, CreateEntries, CreateJoinToken, DeleteEntries,
+    DeleteFederatedBundles, DeleteMode, EntryFields, EntryResult, EntryUpdate,
+    FederatedBundleResult, FederatedBundles, Found, ImportBan, ProveAuthority, PruneAgents,
+    PruneBundle, PruneEntries, PruneJoinTokens, RecordAuthority, RecordDownstreamCa,
+    RecordServerSvid, RelationshipDraft, RelationshipFields, RelationshipResult, Relationships,
+    RenewAgent, SetAgentVersion, TrustDomains, UpdateEntries, UpdateFederatedBundles,
+    UpdateRelationships,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
-    Agent, Authority, AuthorityKind, AuthorityStatus, Cluster, DownstreamCa, Entry, JoinToken,
-    KeyIntent, Member, PendingSvid, RequestMemory, Selector,
+    Agent, Authority, AuthorityKind, AuthorityStatus, BundleAuthority, BundleCertificate,
+    BundleJwtKey, Cluster, DownstreamCa, EndpointProfile, Entry, FederatedBundle,
+    FederationRelationship, JoinToken, KeyIntent, Member, PendingSvid, RequestMemory, Selector,
 };
 use chancery_raft_store::snapshot::{self, Encoder, Header};
 use chancery_raft_store::types::{LogEntry, StoredMembership, Vote};
@@ -148,7 +154,7 @@ fn joining() -> [Command; 4] {
     ]
 }
 
-fn registering() -> [Command; 9] {
+fn registering() -> [Command; 10] {
     let path = agent_path().path;
     [
         Command::CreateEntries(CreateEntries {
@@ -164,6 +170,8 @@ fn registering() -> [Command; 9] {
             }),
             ttl: 600,
             alias: Some(entry()),
+            // Younger than the sample, like `pruned` of the outcome.
+            similar_alias_serves: false,
         }),
         Command::AttestAgent(AttestAgent {
             path: path.clone(),
@@ -187,9 +195,43 @@ fn registering() -> [Command; 9] {
         }),
         Command::BanAgent(agent_path()),
         Command::DeleteAgent(agent_path()),
+        Command::ImportBan(ImportBan {
+            path: path.clone(),
+            attestation_type: "x509pop".into(),
+            selectors: vec![selector("x509pop", "subject:cn:a")],
+            can_reattest: true,
+            expires_at: 1_800_003_600,
+        }),
         Command::SetAgentVersion(SetAgentVersion {
             path,
             version: "1.14.0".into(),
+        }),
+    ]
+}
+
+fn keeping_house() -> [Command; 4] {
+    [
+        Command::UpdateEntries(UpdateEntries {
+            updates: vec![
+                EntryUpdate {
+                    id: entry().id,
+                    values: Some(entry()),
+                    fields: Some(EntryFields::ALL),
+                },
+                EntryUpdate::default(),
+            ],
+        }),
+        Command::PruneEntries(PruneEntries {
+            ids: vec!["a".into(), "b".into()],
+        }),
+        Command::PruneAgents(PruneAgents {
+            paths: vec![agent_path().path],
+            expired_for: 86_400,
+            include_non_reattestable: true,
+        }),
+        Command::PruneJoinTokens(PruneJoinTokens {
+            sha256: vec![vec![1; 32]],
+            expired_for: 3_600,
         }),
     ]
 }
@@ -223,6 +265,89 @@ fn making_keys() -> [Command; 8] {
     ]
 }
 
+fn federated_bundle() -> FederatedBundle {
+    FederatedBundle {
+        trust_domain: "other.example".into(),
+        sequence: 12,
+        x509_authorities: vec![BundleCertificate {
+            certificate: vec![0x30, 3],
+        }],
+        jwt_authorities: vec![BundleJwtKey {
+            public_key: vec![0x30, 4],
+            key_id: "kid-2".into(),
+            expires_at: 1_900_000_000,
+        }],
+        refresh_hint: 300,
+        sequence_number: 7,
+    }
+}
+
+fn relationship() -> FederationRelationship {
+    FederationRelationship {
+        trust_domain: "other.example".into(),
+        sequence: 13,
+        endpoint_url: "https://bundle.other.example:8443/".into(),
+        profile: EndpointProfile::HttpsSpiffe.into(),
+        endpoint_spiffe_id: "spiffe://other.example/bundle".into(),
+    }
+}
+
+fn bundle_authority() -> BundleAuthority {
+    BundleAuthority {
+        kind: AuthorityKind::Jwt.into(),
+        id: "kid-3".into(),
+        sequence: 14,
+        der: vec![0x30, 5],
+        expires_at: 1_850_000_000,
+        tainted: true,
+    }
+}
+
+fn federating() -> [Command; 9] {
+    let bundles = || vec![federated_bundle()];
+    let drafts = || {
+        vec![RelationshipDraft {
+            relationship: Some(relationship()),
+            bundle: Some(federated_bundle()),
+        }]
+    };
+    [
+        Command::CreateFederatedBundles(FederatedBundles { bundles: bundles() }),
+        Command::UpdateFederatedBundles(UpdateFederatedBundles {
+            bundles: bundles(),
+            fields: Some(BundleFields {
+                x509_authorities: true,
+                jwt_authorities: true,
+                refresh_hint: true,
+                sequence_number: true,
+            }),
+        }),
+        Command::SetFederatedBundles(FederatedBundles { bundles: bundles() }),
+        Command::DeleteFederatedBundles(DeleteFederatedBundles {
+            trust_domains: vec!["other.example".into()],
+            mode: DeleteMode::Dissociate.into(),
+        }),
+        Command::CreateRelationships(Relationships { drafts: drafts() }),
+        Command::UpdateRelationships(UpdateRelationships {
+            drafts: drafts(),
+            fields: Some(RelationshipFields {
+                endpoint_url: true,
+                profile: true,
+                bundle: true,
+            }),
+        }),
+        Command::DeleteRelationships(TrustDomains {
+            names: vec!["other.example".into()],
+        }),
+        Command::AppendBundle(AppendBundle {
+            authorities: vec![bundle_authority()],
+        }),
+        Command::PruneBundle(PruneBundle {
+            expires_before: 1_799_913_600,
+        }),
+    ]
+}
+
 fn proposal(command: Command) -> Proposal {
     let request = Some(RequestId {
         node: 2,
@@ -240,7 +365,9 @@ fn commands() -> Vec<(String, Sample)> {
     let all = joining()
         .into_iter()
         .chain(registering())
-        .chain(making_keys());
+        .chain(keeping_house())
+        .chain(making_keys())
+        .chain(federating());
     all.map(|command| {
         let name = format!("command-{}", command.name());
         let encode = |p: &Proposal| codec::encode_proposal(p);
@@ -373,9 +500,31 @@ fn records() -> Vec<(String, Sample)> {
         entries: vec![EntryResult {
             refusal: Refusal::AlreadyExists.into(),
             entry: Some(entry()),
+            ..EntryResult::default()
         }],
         node_id: 4,
         expires_at: 1_800_000_600,
+        ..Outcome::default()
+    };
+    let pruning = Outcome {
+        removed: 3,
+        ..Outcome::default()
+    };
+    let of_federation = Outcome {
+        entries: vec![EntryResult {
+            refusal: Refusal::NoFederatedBundle.into(),
+            entry: None,
+            unknown_bundle: "other.example".into(),
+        }],
+        federated_bundles: vec![FederatedBundleResult {
+            refusal: Refusal::FederatedWith.into(),
+            entries: 2,
+        }],
+        relationships: vec![RelationshipResult {
+            refusal: Refusal::LastAuthority.into(),
+        }],
+        pruned: vec![bundle_authority()],
+        ..Outcome::refused(Refusal::BundleFull)
     };
     [
         ("record-entry", message(entry())),
@@ -407,9 +556,24 @@ fn records() -> Vec<(String, Sample)> {
                 sequence: 4,
             }),
         ),
+        ("record-federated-bundle", message(federated_bundle())),
+        ("record-relationship", message(relationship())),
+        ("record-bundle-authority", message(bundle_authority())),
+        (
+            "outcome-of-federation",
+            sample(of_federation, codec::encode_outcome, |b| {
+                codec::decode_outcome(b).unwrap()
+            }),
+        ),
         (
             "outcome",
             sample(outcome, codec::encode_outcome, |b| {
+                codec::decode_outcome(b).unwrap()
+            }),
+        ),
+        (
+            "outcome-pruning",
+            sample(pruning, codec::encode_outcome, |b| {
                 codec::decode_outcome(b).unwrap()
             }),
         ),
@@ -552,7 +716,7 @@ fn every_command_has_a_sample() {
     let known: BTreeSet<String> = known
         .map(|command| format!("command-{}", command.name()))
         .collect();
-    assert!(known.len() >= 18);
+    assert!(known.len() >= 31);
     assert_eq!(sampled, known);
 }
 

@@ -77,6 +77,17 @@ impl X509Authority {
         }
     }
 
+    /// Last second at which its certificate is valid, Unix time.
+    #[must_use]
+    pub fn not_after(&self) -> i64 {
+        let certificate = Certificate::parse(&self.der);
+        certificate
+            .expect("the certificate was read when the authority was made")
+            .tbs
+            .not_after
+            .at
+    }
+
     fn public_key(&self) -> PublicKey {
         public_key_of(&self.der).expect("the key was read when the authority was made")
     }

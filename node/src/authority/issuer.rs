@@ -3,14 +3,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chancery_hsm::SignerError;
-use chancery_identity::bundle::{Bundle, JwtAuthority as BundleJwt, X509Authority as BundleX509};
+use chancery_identity::bundle::Bundle;
 use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_identity::key::PublicKey;
 use chancery_identity::x509_svid::Profile;
-use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus, Entry};
+use chancery_raft_store::model::{Authority, AuthorityKind, Entry};
 use tonic::Status;
 use zeroize::Zeroizing;
 
+use super::own_bundle::own_bundle;
 use super::server_svid::ServerSvid;
 use super::{Custody, key_ref};
 use crate::environment::Stopwatch;
@@ -473,33 +474,10 @@ impl Issuer {
         })
     }
 
-    /// The own trust bundle, as this node's state has it.
+    /// The own trust bundle, as this node's state has it: the cluster's authorities and
+    /// those that were appended or published, in the order they came.
     pub fn bundle(&self) -> Bundle {
-        let directory = self.inner.doors.local();
-        let mut bundle = Bundle::new(self.inner.trust_domain.clone());
-        bundle.sequence = directory.cluster().bundle_sequence;
-        // One unreadable record must not take the others out of the bundle.
-        let unreadable = |id: &str, e: &dyn std::error::Error| {
-            tracing::error!(authority = id, error = %crate::app::chain(e), "a recorded authority cannot be read");
-        };
-        let trusted = |kind| {
-            let mut authorities = directory.authorities(kind);
-            authorities.retain(|a| a.status() != AuthorityStatus::Revoked);
-            authorities
-        };
-        for a in trusted(AuthorityKind::X509) {
-            match BundleX509::new(a.certificate.clone(), a.tainted) {
-                Ok(authority) => bundle.x509_authorities.push(authority),
-                Err(e) => unreadable(&a.id, &e),
-            }
-        }
-        for a in trusted(AuthorityKind::Jwt) {
-            match BundleJwt::new(&a.public_key, a.id.clone(), a.expires_at, a.tainted) {
-                Ok(authority) => bundle.jwt_authorities.push(authority),
-                Err(e) => unreadable(&a.id, &e),
-            }
-        }
-        bundle
+        own_bundle(&self.inner.trust_domain, &self.inner.doors.local())
     }
 
     /// What keeps this node from signing X.509-SVIDs, if anything does.

@@ -6,8 +6,11 @@
 //! tried since the process started.
 
 mod driver;
+mod foreign_roots;
 mod issuer;
+mod own_bundle;
 pub mod plan;
+mod prune;
 mod server_svid;
 mod steward;
 
@@ -18,7 +21,9 @@ use chancery_hsm::{BackendKind, KeyId, KeyRef, Signer};
 use chancery_raft_store::model::{Authority, AuthorityStatus};
 
 pub use driver::{Driver, Making};
+pub use foreign_roots::keep_foreign_roots;
 pub use issuer::{IssueFailed, Issuer, JwtSvid, Lifetimes, Mint, X509Svid};
+pub use prune::{INTERVAL as PRUNE_INTERVAL, keep_bundle_pruned};
 pub use server_svid::{ServerSvid, keep_server_svid};
 pub use steward::{Slot, StepFailed, Steward};
 

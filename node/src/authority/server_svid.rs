@@ -93,6 +93,10 @@ pub async fn keep_server_svid(
             match renew(&issuer, &tls).await {
                 Ok(next) => {
                     tracing::info!(authority = %next.authority_id, expires_at = next.not_after, "server SVID issued");
+                    // SPIRE's line for the same.
+                    let id = chancery_identity::id::SpiffeId::server(issuer.trust_domain());
+                    let expiration = crate::telemetry::rfc3339(next.not_after);
+                    tracing::debug!(spiffe_id = %id, expiration, "Signed X509 SVID");
                     told.clear();
                     served.set(Some(next));
                 }

@@ -121,6 +121,21 @@ impl Steward {
         Slot::of(&self.slot_name(kind), self.doors.local().authorities(kind))
     }
 
+    /// A JWT key of the bundle that is none of this node's slot: another node's authority, or
+    /// one whose key is kept elsewhere, which cannot be tainted here.
+    pub fn other_jwt_key(&self, id: &str) -> Option<Option<Arc<Authority>>> {
+        let directory = self.doors.local();
+        let own = directory.authorities(AuthorityKind::Jwt);
+        let own = own
+            .into_iter()
+            .find(|a| a.id == id && a.status() != AuthorityStatus::Revoked);
+        if own.is_some() {
+            return Some(own);
+        }
+        let foreign = directory.federation().authorities_of(AuthorityKind::Jwt);
+        foreign.iter().any(|a| a.id == id).then_some(None)
+    }
+
     /// Members seen lately whose agreement counts.
     fn lately(&self) -> BTreeSet<u64> {
         let seen = self.members.seen_within(PROVERS_SEEN_WITHIN);

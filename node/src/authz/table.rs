@@ -74,6 +74,10 @@ const fn row(method: &'static str, callers: Callers) -> Row {
 /// Every method that is served, sorted by path.
 pub(super) const TABLE: &[Row] = &[
     row("/chancery.cluster.v1.Cluster/Status", ADMIN_OR_LOCAL),
+    row(
+        "/chancery.migrate.v1.Migration/ImportAgentBan",
+        ADMIN_OR_LOCAL,
+    ),
     row("/grpc.health.v1.Health/Check", LOCAL),
     row("/grpc.health.v1.Health/List", LOCAL),
     row("/grpc.health.v1.Health/Watch", LOCAL),
@@ -309,6 +313,7 @@ mod tests {
                     "/spire.api.server.",
                     "/grpc.health.v1.",
                     "/chancery.cluster.v1.",
+                    "/chancery.migrate.v1.",
                 ]
                 .iter()
                 .any(|p| m.starts_with(p))

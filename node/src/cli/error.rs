@@ -11,6 +11,7 @@ use chancery_identity::id::IdError;
 
 use super::text::code_name;
 use crate::config::ConfigErrors;
+use crate::migrate::hcl::HclError;
 
 /// One failed command. Causes hang on `source()`; [`CliError::with_causes`] joins them.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,33 @@ pub(super) enum CliError {
         path: PathBuf,
         /// The limit.
         bytes_max: u64,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// As given.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A configuration of SPIRE's is neither HCL nor JSON.
+    #[error("{}", path.display())]
+    Hcl {
+        /// As given.
+        path: PathBuf,
+        /// Where and why.
+        source: HclError,
+    },
+    /// `migrate data` between servers that have nothing to give each other.
+    #[error(
+        "the source's trust domain is {from:?} and the target's {to:?}: nothing can be copied between \
+         them"
+    )]
+    TrustDomains {
+        /// The source's.
+        from: String,
+        /// The target's.
+        to: String,
     },
     /// A data file is not the JSON that is expected.
     #[error("{}", path.display())]

@@ -24,6 +24,7 @@ mod flags;
 mod healthcheck;
 mod host;
 mod hsm;
+mod migrate;
 mod notices;
 mod output;
 mod server;
@@ -118,6 +119,12 @@ enum Noun {
         after_help = "Example:\n  chancery hsm init -config /etc/chancery/chancery.toml -soPinFile /root/so-pin"
     )]
     Hsm(hsm::Verb),
+    /// From SPIRE's servers to this one
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chancery migrate config server.conf -out chancery.toml"
+    )]
+    Migrate(migrate::Verb),
 }
 
 /// Whether the command succeeded.
@@ -152,6 +159,7 @@ fn dispatch(noun: Noun, host: &mut Host<'_>) -> Result<(), CliError> {
         Noun::Healthcheck(verb) => verb.run(host),
         Noun::Cluster(verb) => verb.run(host),
         Noun::Hsm(verb) => verb.run(host),
+        Noun::Migrate(verb) => verb.run(host),
     }
 }
 

@@ -2,7 +2,7 @@
 //! printing in the format asked for.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -126,6 +126,11 @@ impl<'h, 'p> Session<'h, 'p> {
             },
             None => CliError::Refused(Box::new(status)),
         }
+    }
+
+    /// Where the server is.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Whether programs read the output.

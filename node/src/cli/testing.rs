@@ -130,6 +130,18 @@ impl FakeServer {
         run(&words.collect::<Vec<_>>(), input)
     }
 
+    /// The requests so far, of whatever calls.
+    pub(super) fn raw_requests(&self) -> Vec<Bytes> {
+        self.script.lock().unwrap().requests.clone()
+    }
+
+    /// Fails where an answer is still waiting for its call.
+    pub(super) fn all_answered(&self) {
+        let script = self.script.lock().unwrap();
+        let waiting: Vec<_> = script.answers.iter().map(|answer| answer.path).collect();
+        assert!(waiting.is_empty(), "calls that were not made: {waiting:?}");
+    }
+
     /// The requests so far, which all are an `M`.
     pub(super) fn requests<M: Message + Default>(&self) -> Vec<M> {
         let script = self.script.lock().unwrap();

@@ -45,6 +45,8 @@ pub struct Config {
     pub raft: Raft,
     /// Lifetimes and limits of documents.
     pub issuance: Issuance,
+    /// What becomes of agents that stay away.
+    pub agents: Agents,
     /// Custody of the authorities' keys.
     pub keys: Keys,
     /// Where `/metrics` is served.
@@ -159,6 +161,17 @@ pub struct Issuance {
     pub disable_jwt_svids: bool,
     /// Subject of a new authority.
     pub ca_subject: CaSubject,
+}
+
+/// What becomes of agents that stay away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agents {
+    /// Time since the end of its SVID after which an agent is evicted; never without.
+    pub prune_expired_for: Option<Duration>,
+    /// Agents that are evicted at a time.
+    pub prune_batch_size: u32,
+    /// Whether also those are that cannot attest again by themselves.
+    pub prune_tofu: bool,
 }
 
 /// Subject of a new authority.
@@ -451,6 +464,11 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
             entries_kept_after_snapshot: raw.raft.entries_kept_after_snapshot,
         },
         issuance,
+        agents: Agents {
+            prune_expired_for: raw.agents.prune_expired_for.map(|time| time.0),
+            prune_batch_size: raw.agents.prune_batch_size,
+            prune_tofu: raw.agents.prune_tofu,
+        },
         keys: keys?,
         metrics: raw.metrics.address,
         health: raw.health.address,

@@ -23,8 +23,8 @@ use std::fmt;
 use std::path::Path;
 
 pub use checked::{
-    Api, CaKeyType, CaSubject, Cluster, Config, HealthPaths, HostPort, Issuance, Keys, LogFormat,
-    LogLevel, Peer, Pkcs11, Raft, RaftProfile, TokenName,
+    Agents, Api, CaKeyType, CaSubject, Cluster, Config, HealthPaths, HostPort, Issuance, Keys,
+    LogFormat, LogLevel, Peer, Pkcs11, Raft, RaftProfile, TokenName,
 };
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use secret::{SecretFileError, read_secret_file};

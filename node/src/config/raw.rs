@@ -46,6 +46,7 @@ pub(super) struct RawConfig {
     pub(super) cluster: RawCluster,
     pub(super) raft: RawRaft,
     pub(super) issuance: RawIssuance,
+    pub(super) agents: RawAgents,
     pub(super) keys: RawKeys,
     #[serde(default)]
     pub(super) metrics: RawListener,
@@ -118,6 +119,14 @@ pub(super) struct RawSubject {
     pub(super) country: Option<Vec<String>>,
     pub(super) organization: Option<Vec<String>>,
     pub(super) common_name: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAgents {
+    pub(super) prune_expired_for: Option<RawDuration>,
+    pub(super) prune_batch_size: u32,
+    pub(super) prune_tofu: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -196,6 +196,13 @@ pub const KEYS: &[Key] = &[
     key("issuance.ca_subject.common_name", Kind::Text { bytes_max: 64 }, Absent("none"),
         "Common name in the subject of a new authority."),
 
+    key("agents.prune_expired_for", span(seconds(1), seconds(3_653 * DAY)), Absent("agents are not pruned"),
+        "Time since the end of an agent's SVID after which the agent is evicted, looked at every hour. Banned agents stay. The same on every node: the one that leads acts. SPIRE: `prune_attested_nodes_expired_for`."),
+    key("agents.prune_batch_size", count(1, 100_000), Literal("1000"),
+        "Agents that are evicted so at a time. SPIRE: `prune_attested_nodes_batch_size`."),
+    key("agents.prune_tofu", Kind::Bool, Literal("false"),
+        "Whether agents that cannot attest again by themselves (as those by join token) are evicted too. SPIRE: `prune_tofu_nodes`."),
+
     key("keys.backend", one_of(&["memory", "pkcs11"], &[]), Literal("\"memory\""),
         "Where the authorities' keys live: in this process, lost when it ends, or in a PKCS#11 token, which they never leave."),
     key("keys.pkcs11.module", Kind::Path, Absent("required with `keys.backend = \"pkcs11\"`"),
@@ -222,6 +229,13 @@ pub const KEYS: &[Key] = &[
     key("health.ready_path", Kind::Text { bytes_max: 256 }, Literal("\"/ready\""),
         "Path that says whether this node can issue now."),
 ];
+
+/// Whether `value` may stand under `path`, and if not, why not; worded to follow the path.
+/// `None` for a path that is no key.
+pub fn judge(path: &str, value: &Value) -> Option<Result<(), String>> {
+    let key = KEYS.iter().find(|key| key.path == path)?;
+    Some(check_value(key.kind, value))
+}
 
 /// Makes `table` hold known keys of the right kind only, fills in defaults, and
 /// returns what was wrong. A wrong value is replaced by the default, so that

@@ -54,6 +54,14 @@ fn minimal_file_has_the_documented_defaults() {
         Duration::from_secs(600)
     );
     assert_eq!(config.issuance.ca_subject.organization, ["SPIFFE"]);
+    assert_eq!(
+        config.agents,
+        Agents {
+            prune_expired_for: None,
+            prune_batch_size: 1000,
+            prune_tofu: false
+        }
+    );
     assert_eq!(config.raft.heartbeat(), Duration::from_millis(70));
     assert_eq!(
         config.raft.election(),
@@ -132,6 +140,21 @@ fn misplaced_keys_are_found_elsewhere() {
     assert_eq!(
         problems("api = 1\ntrust_domain='a'\ndata_dir='/a'")[0],
         "api: is a section, write [api]"
+    );
+}
+
+#[test]
+fn pruning_of_agents_is_as_written() {
+    let text = "[agents]\nprune_expired_for = '720h'\nprune_batch_size = 5\nprune_tofu = true";
+    let expected = Agents {
+        prune_expired_for: Some(Duration::from_secs(720 * 3_600)),
+        prune_batch_size: 5,
+        prune_tofu: true,
+    };
+    assert_eq!(parse(&with("", text)).unwrap().agents, expected);
+    assert_eq!(
+        problems(&with("", "[agents]\nprune_tofu = 'yes'")),
+        ["agents.prune_tofu: must be true or false, not string"]
     );
 }
 
@@ -422,6 +445,7 @@ fn schema_and_raw_config_have_the_same_keys() {
         "raft",
         "issuance",
         "issuance.ca_subject",
+        "agents",
         "keys",
         "keys.pkcs11",
         "metrics",

@@ -130,12 +130,12 @@ impl Subject {
     fn attributes(&self) -> [(Kind, &[String]); 9] {
         [
             (COUNTRY, &self.country),
-            (Kind(10, "O"), &self.organization),
-            (Kind(11, "OU"), &self.organizational_unit),
-            (Kind(7, "L"), &self.locality),
             (Kind(8, "ST"), &self.state),
+            (Kind(7, "L"), &self.locality),
             (Kind(9, "STREET"), &self.street),
             (Kind(17, "POSTALCODE"), &self.postal_code),
+            (Kind(10, "O"), &self.organization),
+            (Kind(11, "OU"), &self.organizational_unit),
             (Kind(3, "CN"), self.common_name.as_slice()),
             (SERIAL_NUMBER, self.serial_number.as_slice()),
         ]
@@ -307,8 +307,8 @@ mod tests {
         assert_eq!(Subject::of_svids().to_string(), "O=SPIRE,C=US");
         assert_eq!(
             full().to_string(),
-            "SERIALNUMBER=7,CN=name,POSTALCODE=12345,STREET=1\\, Main St,ST=S,L=L,OU=überall,\
-             O=Zulu+O=Alfa,C=US+C=DE"
+            "SERIALNUMBER=7,CN=name,OU=überall,O=Zulu+O=Alfa,POSTALCODE=12345,STREET=1\\, Main St,\
+             L=L,ST=S,C=US+C=DE"
         );
         let odd = |name: &str| {
             let subject = Subject {

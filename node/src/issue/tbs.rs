@@ -124,10 +124,12 @@ fn params(contents: &Contents<'_>) -> Result<CertificateParams, IssueError> {
 
 fn names(contents: &Contents<'_>) -> Result<Vec<SanType>, IssueError> {
     let text = |text: &str| text.try_into().map_err(IssueError::Build);
-    let mut names = vec![SanType::URI(text(contents.id.as_str())?)];
+    // In Go's order, for whoever compares.
+    let mut names = Vec::new();
     for name in contents.profile.dns_names() {
         names.push(SanType::DnsName(text(name)?));
     }
+    names.push(SanType::URI(text(contents.id.as_str())?));
     Ok(names)
 }
 

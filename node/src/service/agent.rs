@@ -2,7 +2,6 @@
 
 mod attest;
 mod filter;
-mod moment;
 mod renew;
 mod versions;
 
@@ -20,9 +19,11 @@ use tonic::{Request, Response, Status, Streaming};
 use self::filter::Filter;
 pub(super) use self::versions::Versions;
 use super::page::{self, PageRequest};
-use super::{Context, holds, permit, status, wire};
+use super::status::{self, Subject};
+use super::{Context, holds, permit, wire};
 use crate::attest::join_token::JoinToken;
 use crate::environment::uuid_v4;
+use crate::housekeeping::events;
 
 /// The service.
 pub(super) struct AgentService {
@@ -55,17 +56,48 @@ impl AgentService {
     /// The agent that an administrator names.
     fn named(&self, id: Option<&types::Spiffeid>) -> Result<SpiffeId, Status> {
         wire::agent_id(self.trust_domain(), id)
-            .map_err(|e| Status::invalid_argument(format!("invalid agent ID: {e}")))
+            .map_err(|e| status::logged(Status::invalid_argument(format!("invalid agent ID: {e}"))))
     }
 
-    /// Takes an agent's standing away, and tells from when on that holds.
-    async fn take_away(&self, what: Command) -> Result<Response<()>, Status> {
+    /// Takes an agent's standing away, and tells from when on that holds; `done` is what
+    /// the log says of it.
+    async fn take_away(
+        &self,
+        id: &SpiffeId,
+        what: Command,
+        done: &'static str,
+    ) -> Result<Response<()>, Status> {
         let outcome = self.context.doors.write(what).await?;
         outcome
             .accepted()
-            .map_err(|refusal| status::refused(refusal, "agent"))?;
+            .map_err(|refusal| refused(id, status::refused(refusal, "agent")))?;
+        tracing::info!(spiffe_id = %id, "{done}");
         Ok(holds::mark(&self.context, Response::new(())).await)
     }
+
+    /// The entries that go when a join-token agent goes, as they are here now.
+    fn aliases(&self, agent: &SpiffeId) -> Vec<Arc<Entry>> {
+        let directory = self.context.doors.local();
+        let by_token = |agent: &Arc<Record>| agent.attestation_type == Record::JOIN_TOKEN;
+        if !directory.agent(agent.path()).is_some_and(by_token) {
+            return Vec::new();
+        }
+        directory
+            .entries_of_parent_after(agent.path(), 0)
+            .filter(|entry| entry.is_join_token_alias(self.trust_domain().as_str()))
+            .cloned()
+            .collect()
+    }
+}
+
+/// A refusal about an agent, once it is in the log.
+fn refused(agent: &SpiffeId, status: Status) -> Status {
+    let subject = Subject {
+        entry_id: None,
+        spiffe_id: Some(agent.as_str()),
+    };
+    status::log(&status, subject);
+    status
 }
 
 #[tonic::async_trait]
@@ -78,7 +110,8 @@ impl Agent for AgentService {
     ) -> Result<Response<api::CountAgentsResponse>, Status> {
         permit(&request)?;
         let filter = match request.into_inner().filter {
-            Some(filter) => Filter::parse("failed to count agents", filter::of_count(filter))?,
+            Some(filter) => Filter::parse("failed to count agents", filter::of_count(filter))
+                .map_err(status::logged)?,
             None => Filter::default(),
         };
         let freshness = self.context.doors.linearizable().await;
@@ -94,10 +127,11 @@ impl Agent for AgentService {
         permit(&request)?;
         let request = request.into_inner();
         let filter = match request.filter {
-            Some(filter) => Filter::parse(WHAT, filter)?,
+            Some(filter) => Filter::parse(WHAT, filter).map_err(status::logged)?,
             None => Filter::default(),
         };
-        let pages = PageRequest::new(WHAT, request.page_size, &request.page_token)?;
+        let pages = PageRequest::new(WHAT, request.page_size, &request.page_token)
+            .map_err(status::logged)?;
         let freshness = self.context.doors.linearizable().await;
         let (trust_domain, mask) = (self.trust_domain(), request.output_mask.as_ref());
         let convert = |a: &Arc<Record>| {
@@ -124,7 +158,7 @@ impl Agent for AgentService {
         let id = self.named(request.id.as_ref())?;
         let freshness = self.context.doors.linearizable().await;
         let record = self.context.doors.local().agent(id.path()).cloned();
-        let record = record.ok_or_else(|| Status::not_found("agent not found"))?;
+        let record = record.ok_or_else(|| refused(&id, Status::not_found("agent not found")))?;
         let told = filter::message(self.trust_domain(), &record, request.output_mask.as_ref());
         Ok(freshness.mark(Response::new(told)))
     }
@@ -134,9 +168,17 @@ impl Agent for AgentService {
         request: Request<api::DeleteAgentRequest>,
     ) -> Result<Response<()>, Status> {
         permit(&request)?;
-        let path = self.named(request.get_ref().id.as_ref())?.path().to_owned();
-        self.take_away(Command::DeleteAgent(AgentPath { path }))
-            .await
+        let id = self.named(request.get_ref().id.as_ref())?;
+        let path = id.path().to_owned();
+        let aliases = self.aliases(&id);
+        let command = Command::DeleteAgent(AgentPath { path });
+        let answer = self.take_away(&id, command, "Agent deleted").await?;
+        for alias in aliases {
+            if self.context.doors.local().entry(&alias.id).is_none() {
+                events::cascade_deleted(self.trust_domain(), &alias);
+            }
+        }
+        Ok(answer)
     }
 
     async fn ban_agent(
@@ -144,8 +186,10 @@ impl Agent for AgentService {
         request: Request<api::BanAgentRequest>,
     ) -> Result<Response<()>, Status> {
         permit(&request)?;
-        let path = self.named(request.get_ref().id.as_ref())?.path().to_owned();
-        self.take_away(Command::BanAgent(AgentPath { path })).await
+        let id = self.named(request.get_ref().id.as_ref())?;
+        let path = id.path().to_owned();
+        let command = Command::BanAgent(AgentPath { path });
+        self.take_away(&id, command, "Agent banned").await
     }
 
     async fn attest_agent(
@@ -176,7 +220,7 @@ impl Agent for AgentService {
     ) -> Result<Response<types::JoinToken>, Status> {
         permit(&request)?;
         let request = request.into_inner();
-        let (value, command) = join_token(self.trust_domain(), &request)?;
+        let (value, command) = join_token(self.trust_domain(), &request).map_err(status::logged)?;
         let outcome = self
             .context
             .doors
@@ -184,10 +228,10 @@ impl Agent for AgentService {
             .await?;
         let outcome = outcome.accepted().map_err(|refusal| {
             let status = status::refused(refusal, "join token");
-            Status::new(
+            status::logged(Status::new(
                 status.code(),
                 format!("failed to create token: {}", status.message()),
-            )
+            ))
         })?;
         Ok(Response::new(types::JoinToken {
             value,
@@ -199,15 +243,15 @@ impl Agent for AgentService {
         &self,
         request: Request<api::PostStatusRequest>,
     ) -> Result<Response<api::PostStatusResponse>, Status> {
-        let path = super::agent(&request)?.path().to_owned();
+        let agent = super::agent(&request)?.clone();
         let version = request.into_inner().agent_version;
         if version.len() > versions::VERSION_BYTES_MAX {
-            return Err(Status::invalid_argument(
-                "agent version is too long (max 255 characters)",
-            ));
+            let text = "agent version is too long (max 255 characters)";
+            return Err(refused(&agent, Status::invalid_argument(text)));
         }
         if !version.is_empty() {
-            self.context.versions.told(path, version);
+            tracing::debug!(spiffe_id = %agent, agent_version = %version, "Agent status updated");
+            self.context.versions.told(agent.path().to_owned(), version);
         }
         Ok(Response::new(api::PostStatusResponse {}))
     }
@@ -252,6 +296,7 @@ fn join_token(
         token: Some(stored),
         ttl: request.ttl,
         alias,
+        similar_alias_serves: true,
     };
     Ok((value, command))
 }

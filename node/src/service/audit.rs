@@ -6,12 +6,11 @@
 
 use chancery_identity::id::SpiffeId;
 use chancery_raft_store::model::{DownstreamCa, Entry};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::authority::{JwtSvid, X509Svid};
 use crate::authz::Permit;
 use crate::issue::Subject;
+use crate::telemetry::rfc3339;
 
 /// Target of audit events.
 const TARGET: &str = "chancery::audit";
@@ -144,24 +143,10 @@ fn who(permit: &Permit) -> String {
         .map_or_else(|| permit.role().as_str().to_owned(), ToString::to_string)
 }
 
-/// A Unix second as SPIRE's logs write it; the number where no calendar reaches.
-fn rfc3339(seconds: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(seconds)
-        .ok()
-        .and_then(|at| at.format(&Rfc3339).ok())
-        .unwrap_or_else(|| seconds.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::authz::Role;
-
-    #[test]
-    fn moments_read_as_in_logs_of_spire() {
-        assert_eq!(rfc3339(1_767_225_600), "2026-01-01T00:00:00Z");
-        assert_eq!(rfc3339(i64::MAX), i64::MAX.to_string());
-    }
 
     #[test]
     fn an_administrator_without_an_id_came_through_the_socket() {

@@ -1,16 +1,23 @@
-//! `spire.api.server.bundle.v1.Bundle`: the own trust bundle.
+//! `spire.api.server.bundle.v1.Bundle`: the own trust bundle and those of other trust
+//! domains.
 //!
-//! Agents read it without an identity when they start, so a bundle that no root is in
-//! yet is not shown to anyone: it is not found.
+//! Agents read the own bundle without an identity when they start, so a bundle that no
+//! root is in yet is not shown to anyone: it is not found.
+
+pub(super) mod convert;
+mod federated;
 
 use chancery_api::spire::api::server::bundle::v1 as api;
 use chancery_api::spire::api::server::bundle::v1::bundle_server::Bundle;
 use chancery_api::spire::api::types;
-use chancery_identity::bundle;
-use tonic::{Request, Response, Status};
+use chancery_identity::id::TrustDomain;
+use chancery_raft_store::Refusal;
+use chancery_raft_store::command::{AppendBundle, Command};
+use chancery_raft_store::model::{BundleAuthority, FederatedBundle};
+use tonic::{Code, Request, Response, Status};
 
-use super::{Context, permit, status};
-use crate::transport::Caller;
+use super::page::PageRequest;
+use super::{Context, batch, holds, permit, refusal, status};
 
 /// The service.
 pub(super) struct BundleService {
@@ -22,41 +29,58 @@ impl BundleService {
     pub(super) fn new(context: Context) -> Self {
         Self { context }
     }
+
+    fn own(&self) -> &TrustDomain {
+        self.context.issuer.trust_domain()
+    }
+
+    fn stored(&self, trust_domain: &TrustDomain) -> Option<types::Bundle> {
+        let directory = self.context.doors.local();
+        let bundle = directory.federation().bundle(trust_domain.as_str())?;
+        Some(convert::federated_message(bundle, None))
+    }
+
+    /// Adds authorities to the own bundle. What was added is seen here when it returns.
+    async fn append(&self, authorities: Vec<BundleAuthority>, message: &str) -> Result<(), Status> {
+        let command = Command::AppendBundle(AppendBundle { authorities });
+        let outcome = self.context.doors.write(command).await?;
+        let own = self.own().as_str();
+        match outcome.accepted() {
+            Ok(_) => Ok(()),
+            Err(Refusal::AlreadyExists) => Err(refusal::failed(
+                Code::AlreadyExists,
+                own,
+                message,
+                "another key of the bundle has this key ID",
+            )),
+            Err(other) => {
+                let status = status::refused(other, "bundle");
+                let detail = status.message();
+                Err(refusal::failed(status.code(), own, message, detail))
+            }
+        }
+    }
 }
 
-/// The bundle as it is told; nothing before it has a root. No mask is everything.
-fn message(bundle: &bundle::Bundle, mask: Option<&types::BundleMask>) -> Option<types::Bundle> {
-    if bundle.x509_authorities.is_empty() {
-        return None;
+/// A trust domain that another one's bundle may be of.
+fn foreign(own: &TrustDomain, name: &str, not_allowed: &str) -> Result<TrustDomain, Status> {
+    let trust_domain = TrustDomain::parse_name_or_id(name)
+        .map_err(|error| refusal::invalid(name, "trust domain argument is not valid", error))?;
+    if trust_domain == *own {
+        return Err(refusal::invalid_alone(name, not_allowed));
     }
-    let shown = |field: fn(&types::BundleMask) -> bool| mask.is_none_or(field);
-    let mut told = types::Bundle {
-        trust_domain: bundle.trust_domain.to_string(),
-        ..Default::default()
-    };
-    if shown(|m| m.x509_authorities) {
-        let one = |authority: &bundle::X509Authority| types::X509Certificate {
-            asn1: authority.der().to_vec(),
-            tainted: authority.is_tainted(),
-        };
-        told.x509_authorities = bundle.x509_authorities.iter().map(one).collect();
-    }
-    if shown(|m| m.jwt_authorities) {
-        let one = |authority: &bundle::JwtAuthority| types::JwtKey {
-            public_key: authority.spki_der().to_vec(),
-            key_id: authority.kid().to_owned(),
-            expires_at: authority.expires_at(),
-            tainted: authority.is_tainted(),
-        };
-        told.jwt_authorities = bundle.jwt_authorities.iter().map(one).collect();
-    }
-    if shown(|m| m.refresh_hint) {
-        told.refresh_hint = bundle.refresh_hint;
-    }
-    if shown(|m| m.sequence_number) {
-        told.sequence_number = bundle.sequence;
-    }
-    Some(told)
+    Ok(trust_domain)
+}
+
+/// The bundle of another trust domain that a caller hands in.
+fn foreign_bundle(
+    own: &TrustDomain,
+    bundle: types::Bundle,
+    not_allowed: &str,
+) -> Result<FederatedBundle, Status> {
+    foreign(own, &bundle.trust_domain, not_allowed)?;
+    convert::federated(&bundle)
+        .map_err(|error| refusal::invalid(&bundle.trust_domain, "failed to convert bundle", error))
 }
 
 #[tonic::async_trait]
@@ -66,20 +90,22 @@ impl Bundle for BundleService {
         request: Request<api::GetBundleRequest>,
     ) -> Result<Response<types::Bundle>, Status> {
         permit(&request)?;
-        let local = matches!(request.extensions().get::<Caller>(), Some(Caller::Local(_)));
-        // Everyone may ask over the network, so nothing is known of who does: that
-        // is answered like an agent's reads.
-        let freshness = if local {
+        // Everyone may ask. Agents, and those who show nothing, are answered from local
+        // state; whoever else may have changed the bundle on another node a moment ago.
+        let exact = convert::may_administer(self.own(), request.extensions().get());
+        let freshness = if exact {
             Some(self.context.doors.linearizable().await)
         } else {
             self.context.doors.fresh().await?;
             None
         };
-        let told = message(
+        let told = convert::own_message(
             &self.context.issuer.bundle(),
             request.get_ref().output_mask.as_ref(),
         );
-        let response = Response::new(told.ok_or_else(|| Status::not_found("bundle not found"))?);
+        let told =
+            told.ok_or_else(|| refusal::not_found(self.own().as_str(), "bundle not found"))?;
+        let response = Response::new(told);
         Ok(match freshness {
             Some(freshness) => freshness.mark(response),
             None => response,
@@ -90,176 +116,194 @@ impl Bundle for BundleService {
         &self,
         request: Request<api::CountBundlesRequest>,
     ) -> Result<Response<api::CountBundlesResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        permit(&request)?;
+        let freshness = self.context.doors.linearizable().await;
+        let own = convert::is_there(&self.context.issuer.bundle());
+        let others = self.context.doors.local().federation().bundle_count();
+        let count = i32::try_from(others).unwrap_or(i32::MAX);
+        let count = count.saturating_add(own.into());
+        Ok(freshness.mark(Response::new(api::CountBundlesResponse { count })))
     }
 
     async fn append_bundle(
         &self,
         request: Request<api::AppendBundleRequest>,
     ) -> Result<Response<types::Bundle>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        permit(&request)?;
+        let request = request.into_inner();
+        let own = self.own().as_str();
+        if request.jwt_authorities.is_empty() && request.x509_authorities.is_empty() {
+            return Err(refusal::invalid_alone(own, "no authorities to append"));
+        }
+        let keys = convert::jwt_authorities(&request.jwt_authorities)
+            .map_err(|e| refusal::invalid(own, "failed to convert JWT authority", e))?;
+        let roots = convert::x509_authorities(&request.x509_authorities)
+            .map_err(|e| refusal::invalid(own, "failed to convert X.509 authority", e))?;
+        let roots = roots.into_iter().map(convert::root_record);
+        let keys = keys.into_iter().map(convert::key_record);
+        let authorities = roots.chain(keys).collect();
+        self.append(authorities, "failed to append bundle").await?;
+        let bundle = self.context.issuer.bundle();
+        let told = convert::whole_message(&bundle, request.output_mask.as_ref());
+        Ok(Response::new(told))
     }
 
     async fn publish_jwt_authority(
         &self,
         request: Request<api::PublishJwtAuthorityRequest>,
     ) -> Result<Response<api::PublishJwtAuthorityResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        permit(&request)?;
+        let own = self.own().as_str();
+        let key = request.into_inner().jwt_authority;
+        let key = key.ok_or_else(|| refusal::invalid_alone(own, "missing JWT authority"))?;
+        let keys = convert::jwt_authorities(&[key])
+            .map_err(|error| refusal::invalid(own, "invalid JWT authority", error))?;
+        let authorities = keys.into_iter().map(convert::key_record).collect();
+        self.append(authorities, "failed to publish JWT key")
+            .await?;
+        let told = convert::whole_message(&self.context.issuer.bundle(), None);
+        Ok(Response::new(api::PublishJwtAuthorityResponse {
+            jwt_authorities: told.jwt_authorities,
+        }))
     }
 
     async fn publish_wit_authority(
         &self,
         request: Request<api::PublishWitAuthorityRequest>,
     ) -> Result<Response<api::PublishWitAuthorityResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        permit(&request)?;
+        Err(Status::unimplemented(
+            "WIT-SVID functionality is not yet implemented",
+        ))
     }
 
     async fn list_federated_bundles(
         &self,
         request: Request<api::ListFederatedBundlesRequest>,
     ) -> Result<Response<api::ListFederatedBundlesResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        permit(&request)?;
+        let request = request.into_inner();
+        let (size, token) = (request.page_size, &request.page_token);
+        let pages =
+            PageRequest::new("failed to list bundles", size, token).map_err(refusal::bad_token)?;
+        let freshness = self.context.doors.linearizable().await;
+        let next = |after, limit| {
+            let directory = self.context.doors.local();
+            let bundles = directory.federation().bundles_after(after);
+            bundles.take(limit).cloned().collect::<Vec<_>>()
+        };
+        let mask = request.output_mask.as_ref();
+        let page = pages
+            .collect(
+                next,
+                |b| b.sequence,
+                |b| Some(convert::federated_message(b, mask)),
+            )
+            .await?;
+        let response = api::ListFederatedBundlesResponse {
+            bundles: page.items,
+            next_page_token: page.next,
+        };
+        Ok(freshness.mark(Response::new(response)))
     }
 
     async fn get_federated_bundle(
         &self,
         request: Request<api::GetFederatedBundleRequest>,
     ) -> Result<Response<types::Bundle>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        let by_agent = permit(&request)?.agent().is_some();
+        let request = request.into_inner();
+        let not_allowed =
+            "getting a federated bundle for the server's own trust domain is not allowed";
+        let trust_domain = foreign(self.own(), &request.trust_domain, not_allowed)?;
+        let mut freshness = None;
+        let stored = if by_agent {
+            self.context.doors.fresh().await?;
+            let mut stored = self.stored(&trust_domain);
+            // An agent takes the bundle from its workloads when it is told that there
+            // is none: this node may only be behind.
+            if stored.is_none() {
+                self.context.doors.exact().await?;
+                stored = self.stored(&trust_domain);
+            }
+            stored
+        } else {
+            freshness = Some(self.context.doors.linearizable().await);
+            self.stored(&trust_domain)
+        };
+        let mut told =
+            stored.ok_or_else(|| refusal::not_found(&request.trust_domain, "bundle not found"))?;
+        convert::apply_mask(&mut told, request.output_mask.as_ref());
+        let response = Response::new(told);
+        Ok(match freshness {
+            Some(freshness) => freshness.mark(response),
+            None => response,
+        })
     }
 
     async fn batch_create_federated_bundle(
         &self,
         request: Request<api::BatchCreateFederatedBundleRequest>,
     ) -> Result<Response<api::BatchCreateFederatedBundleResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        permit(&request)?;
+        let request = request.into_inner();
+        batch::check_size(&request.bundle)?;
+        let (doors, mask) = (&self.context.doors, request.output_mask.as_ref());
+        let results = federated::create(doors, self.own(), request.bundle, mask).await?;
+        Ok(Response::new(api::BatchCreateFederatedBundleResponse {
+            results,
+        }))
     }
 
     async fn batch_update_federated_bundle(
         &self,
         request: Request<api::BatchUpdateFederatedBundleRequest>,
     ) -> Result<Response<api::BatchUpdateFederatedBundleResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        permit(&request)?;
+        let request = request.into_inner();
+        batch::check_size(&request.bundle)?;
+        let masks = federated::Masks {
+            input: request.input_mask.as_ref(),
+            output: request.output_mask.as_ref(),
+        };
+        let doors = &self.context.doors;
+        let results = federated::update(doors, self.own(), request.bundle, masks).await?;
+        Ok(Response::new(api::BatchUpdateFederatedBundleResponse {
+            results,
+        }))
     }
 
     async fn batch_set_federated_bundle(
         &self,
         request: Request<api::BatchSetFederatedBundleRequest>,
     ) -> Result<Response<api::BatchSetFederatedBundleResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        permit(&request)?;
+        let request = request.into_inner();
+        batch::check_size(&request.bundle)?;
+        let (doors, mask) = (&self.context.doors, request.output_mask.as_ref());
+        let results = federated::set(doors, self.own(), request.bundle, mask).await?;
+        Ok(Response::new(api::BatchSetFederatedBundleResponse {
+            results,
+        }))
     }
 
     async fn batch_delete_federated_bundle(
         &self,
         request: Request<api::BatchDeleteFederatedBundleRequest>,
     ) -> Result<Response<api::BatchDeleteFederatedBundleResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use chancery_identity::id::TrustDomain;
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, PublicKeyData};
-
-    use super::*;
-
-    fn full() -> bundle::Bundle {
-        let pair = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&pair).unwrap();
-        let spki = pair.subject_public_key_info();
-        let mut bundle = bundle::Bundle::new(TrustDomain::parse("example.org").unwrap());
-        bundle.x509_authorities =
-            vec![bundle::X509Authority::new(certificate.der().to_vec(), true).unwrap()];
-        bundle.jwt_authorities =
-            vec![bundle::JwtAuthority::new(&spki, "kid".into(), 99, false).unwrap()];
-        bundle.sequence = 5;
-        bundle.refresh_hint = 60;
-        bundle
-    }
-
-    #[test]
-    fn a_bundle_is_told_as_it_is() {
-        let bundle = full();
-        let told = message(&bundle, None).unwrap();
-        assert_eq!(told.trust_domain, "example.org");
-        assert_eq!((told.sequence_number, told.refresh_hint), (5, 60));
-        assert_eq!(
-            told.x509_authorities[0].asn1,
-            bundle.x509_authorities[0].der()
-        );
-        assert!(told.x509_authorities[0].tainted);
-        let key = &told.jwt_authorities[0];
-        assert_eq!(
-            (key.key_id.as_str(), key.expires_at, key.tainted),
-            ("kid", 99, false)
-        );
-        assert!(told.wit_authorities.is_empty());
-    }
-
-    #[test]
-    fn the_mask_hides_everything_but_the_trust_domain() {
-        let bundle = full();
-        let all = message(&bundle, None).unwrap();
-        let none = types::Bundle {
-            trust_domain: "example.org".into(),
-            ..Default::default()
-        };
-        assert_eq!(
-            message(&bundle, Some(&types::BundleMask::default())),
-            Some(none.clone())
-        );
-        let only = |mask| message(&bundle, Some(&mask)).unwrap();
-        let mask = types::BundleMask::default();
-        assert_eq!(
-            only(types::BundleMask {
-                x509_authorities: true,
-                ..mask
-            }),
-            types::Bundle {
-                x509_authorities: all.x509_authorities,
-                ..none.clone()
-            }
-        );
-        assert_eq!(
-            only(types::BundleMask {
-                jwt_authorities: true,
-                ..mask
-            }),
-            types::Bundle {
-                jwt_authorities: all.jwt_authorities,
-                ..none.clone()
-            }
-        );
-        assert_eq!(
-            only(types::BundleMask {
-                refresh_hint: true,
-                ..mask
-            }),
-            types::Bundle {
-                refresh_hint: 60,
-                ..none.clone()
-            }
-        );
-        assert_eq!(
-            only(types::BundleMask {
-                sequence_number: true,
-                ..mask
-            }),
-            types::Bundle {
-                sequence_number: 5,
-                ..none
-            }
-        );
-    }
-
-    #[test]
-    fn a_bundle_without_a_root_is_not_there() {
-        let mut bundle = full();
-        bundle.x509_authorities.clear();
-        assert_eq!(message(&bundle, None), None);
+        permit(&request)?;
+        let request = request.into_inner();
+        let mode = federated::delete_mode(request.mode)?;
+        batch::check_names(&request.trust_domains)?;
+        let doors = &self.context.doors;
+        let results = federated::delete(doors, self.own(), request.trust_domains, mode).await?;
+        let ok = status::item_ok();
+        let any = results.iter().any(|result| result.status == ok);
+        let response = Response::new(api::BatchDeleteFederatedBundleResponse { results });
+        Ok(if any {
+            holds::mark(&self.context, response).await
+        } else {
+            response
+        })
     }
 }

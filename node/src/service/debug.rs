@@ -8,7 +8,6 @@ use chancery_api::spire::api::server::debug::v1::debug_server::Debug;
 use chancery_api::spire::api::server::debug::v1::get_info_response::Cert;
 use chancery_identity::bundle::Bundle;
 use chancery_identity::x509_svid::{CaFacts, Purpose, verify_chain};
-use chancery_raft_store::Directory;
 use rustls_pki_types::CertificateDer;
 use tonic::{Request, Response, Status};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -34,11 +33,6 @@ impl DebugService {
             uptime,
         }
     }
-}
-
-/// How many bundles of other trust domains the state holds.
-fn federated_bundles(_directory: &Directory) -> usize {
-    0
 }
 
 /// A chain as it is told, from the leaf to the root that it leads to. SPIRE's answer
@@ -133,7 +127,7 @@ impl Debug for DebugService {
             agents_count: count(directory.agent_count()),
             entries_count: count(directory.entry_count()),
             // SPIRE counts every bundle that it stores, and its own is one of them.
-            federated_bundles_count: count(1 + federated_bundles(&directory)),
+            federated_bundles_count: count(1 + directory.federation().bundle_count()),
         };
         Ok(freshness.mark(Response::new(info)))
     }

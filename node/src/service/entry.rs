@@ -12,14 +12,15 @@ use chancery_api::spire::api::server::entry::v1 as api;
 use chancery_api::spire::api::server::entry::v1::entry_server::Entry;
 use chancery_api::spire::api::types;
 use chancery_identity::id::TrustDomain;
-use chancery_raft_store::Directory;
 use chancery_raft_store::model::Entry as Record;
 use futures::stream::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::filter::Filter;
+use super::gate::Standing;
 use super::page::{self, ANSWER_BYTES_MAX, PageRequest};
-use super::{Context, holds, permit, status};
+use super::status::{self, Subject};
+use super::{Context, holds, permit};
 
 /// The service.
 pub(super) struct EntryService {
@@ -38,33 +39,8 @@ impl EntryService {
 
     /// Entries after a sequence that may pass the filter, as many as asked for.
     fn records(&self, filter: &Filter) -> impl Fn(u64, usize) -> Vec<Arc<Record>> {
-        |after, limit| candidates(&self.context.doors.local(), filter, after, limit)
+        |after, limit| filter.candidates(&self.context.doors.local(), after, limit)
     }
-}
-
-/// Entries after a sequence in their order, as many as asked for; through the index
-/// where the filter names a SPIFFE ID.
-fn candidates(
-    directory: &Directory,
-    filter: &Filter,
-    after: u64,
-    limit: usize,
-) -> Vec<Arc<Record>> {
-    let Some(path) = filter.spiffe_path() else {
-        return directory
-            .entries_after(after)
-            .take(limit)
-            .cloned()
-            .collect();
-    };
-    let mut named: Vec<_> = directory
-        .entries_named(path)
-        .filter(|entry| entry.sequence > after)
-        .cloned()
-        .collect();
-    named.sort_unstable_by_key(|entry| entry.sequence);
-    named.truncate(limit);
-    named
 }
 
 #[tonic::async_trait]
@@ -78,7 +54,8 @@ impl Entry for EntryService {
     ) -> Result<Response<api::CountEntriesResponse>, Status> {
         permit(&request)?;
         let filter = match request.into_inner().filter {
-            Some(filter) => Filter::parse(self.trust_domain(), filter::of_count(filter))?,
+            Some(filter) => Filter::parse(self.trust_domain(), filter::of_count(filter))
+                .map_err(status::logged)?,
             None => Filter::default(),
         };
         let freshness = self.context.doors.linearizable().await;
@@ -97,14 +74,15 @@ impl Entry for EntryService {
         permit(&request)?;
         let request = request.into_inner();
         let filter = match request.filter {
-            Some(filter) => Filter::parse(self.trust_domain(), filter)?,
+            Some(filter) => Filter::parse(self.trust_domain(), filter).map_err(status::logged)?,
             None => Filter::default(),
         };
         let pages = PageRequest::new(
             "failed to list entries",
             request.page_size,
             &request.page_token,
-        )?;
+        )
+        .map_err(status::logged)?;
         let freshness = self.context.doors.linearizable().await;
         let (trust_domain, mask) = (self.trust_domain(), request.output_mask.as_ref());
         let convert = |e: &Arc<Record>| {
@@ -129,11 +107,19 @@ impl Entry for EntryService {
         permit(&request)?;
         let request = request.into_inner();
         if request.id.is_empty() {
-            return Err(Status::invalid_argument("missing ID"));
+            return Err(status::logged(Status::invalid_argument("missing ID")));
         }
         let freshness = self.context.doors.linearizable().await;
         let entry = self.context.doors.local().entry(&request.id).cloned();
-        let entry = entry.ok_or_else(|| Status::not_found("entry not found"))?;
+        let entry = entry.ok_or_else(|| {
+            let status = Status::not_found("entry not found");
+            let subject = Subject {
+                entry_id: Some(&request.id),
+                spiffe_id: None,
+            };
+            status::log(&status, subject);
+            status
+        })?;
         let told = convert::message(self.trust_domain(), &entry, request.output_mask.as_ref());
         Ok(freshness.mark(Response::new(told)))
     }
@@ -160,7 +146,17 @@ impl Entry for EntryService {
         &self,
         request: Request<api::BatchUpdateEntryRequest>,
     ) -> Result<Response<api::BatchUpdateEntryResponse>, Status> {
-        Err(status::unimplemented(permit(&request)?.method()))
+        permit(&request)?;
+        let request = request.into_inner();
+        let results = batch::update(
+            &self.context.doors,
+            self.trust_domain(),
+            request.entries,
+            request.input_mask.as_ref(),
+            request.output_mask.as_ref(),
+        )
+        .await?;
+        Ok(Response::new(api::BatchUpdateEntryResponse { results }))
     }
 
     async fn batch_delete_entry(
@@ -183,9 +179,12 @@ impl Entry for EntryService {
         request: Request<api::GetAuthorizedEntriesRequest>,
     ) -> Result<Response<api::GetAuthorizedEntriesResponse>, Status> {
         let caller = super::agent(&request)?.clone();
+        let standing = Standing::of(&self.context, &request)?;
         let mask = request.into_inner().output_mask;
         self.context.doors.fresh().await?;
-        let authorized = self.context.doors.local().authorized_entries(caller.path());
+        let authorized = standing
+            .read(|directory| directory.authorized_entries(caller.path()))
+            .await?;
         let mut bytes = 0;
         let mut entries = Vec::new();
         for entry in authorized.values() {
@@ -206,78 +205,22 @@ impl Entry for EntryService {
         request: Request<Streaming<api::SyncAuthorizedEntriesRequest>>,
     ) -> Result<Response<Self::SyncAuthorizedEntriesStream>, Status> {
         let caller = super::agent(&request)?.clone();
+        let standing = Standing::of(&self.context, &request)?;
         let mut requests = request.into_inner();
         let Some(first) = sync::next_request(&mut requests).await? else {
             return Ok(Response::new(Box::pin(futures::stream::empty())));
         };
         let mask = sync::first_mask(first)?;
         self.context.doors.fresh().await?;
-        let entries = self.context.doors.local().authorized_entries(caller.path());
+        let entries = standing
+            .read(|directory| directory.authorized_entries(caller.path()))
+            .await?;
         let snapshot = sync::Snapshot {
             trust_domain: self.trust_domain().clone(),
             entries,
             mask,
         };
-        Ok(Response::new(Box::pin(sync::responses(snapshot, requests))))
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use chancery_api::spire::api::server::entry::v1::list_entries_request;
-    use chancery_raft_store::view::Table;
-    use prost::Message;
-
-    use super::*;
-
-    fn directory() -> Directory {
-        let mut directory = Directory::default();
-        // Ids in another order than sequences.
-        for (id, sequence, path) in [
-            ("c", 1, "/a"),
-            ("b", 2, "/b"),
-            ("a", 3, "/a"),
-            ("d", 4, "/a"),
-        ] {
-            let entry = Record {
-                id: id.into(),
-                sequence,
-                spiffe_path: path.into(),
-                parent_path: "/p".into(),
-                ..Record::default()
-            };
-            let key = Table::Entries.key(id.as_bytes());
-            directory
-                .absorb_row(&key, Some(&entry.encode_to_vec()))
-                .unwrap();
-        }
-        directory
-    }
-
-    fn ids(filter: &Filter, after: u64, limit: usize) -> Vec<String> {
-        candidates(&directory(), filter, after, limit)
-            .iter()
-            .map(|e| e.id.clone())
-            .collect()
-    }
-
-    #[test]
-    fn candidates_come_in_insertion_order_with_and_without_an_index() {
-        let all = Filter::default();
-        assert_eq!(ids(&all, 0, 10), ["c", "b", "a", "d"]);
-        assert_eq!(ids(&all, 1, 2), ["b", "a"]);
-        let by_spiffe_id = types::Spiffeid {
-            trust_domain: "example.org".into(),
-            path: "/a".into(),
-        };
-        let message = list_entries_request::Filter {
-            by_spiffe_id: Some(by_spiffe_id),
-            ..Default::default()
-        };
-        let named = Filter::parse(&TrustDomain::parse("example.org").unwrap(), message).unwrap();
-        assert_eq!(ids(&named, 0, 10), ["c", "a", "d"]);
-        assert_eq!(ids(&named, 1, 1), ["a"]);
-        assert_eq!(ids(&named, 4, 10), [""; 0]);
+        let responses = sync::responses(snapshot, standing, requests);
+        Ok(Response::new(Box::pin(responses)))
     }
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_raft_store::Directory;
-use tonic::Status;
+use tonic::{Request, Status};
 
 use super::{Context, activator::Activator};
 use crate::authz::{
@@ -42,12 +42,7 @@ impl LocalGate {
 
     /// What the state that is here now says.
     fn ask(&self, method: &str, caller: &Caller) -> Result<Admitted, Denial> {
-        let now = self
-            .doors
-            .consensus()
-            .clock()
-            .now_unix_ms()
-            .div_euclid(1000);
+        let now = now(&self.doors);
         let directory = self.doors.local();
         let facts = Facts {
             directory: &directory,
@@ -77,6 +72,65 @@ impl Gate for LocalGate {
         }
         Ok(permit)
     }
+}
+
+/// The question that the gate answered for a call of an agent, to be asked again later
+/// in the call: time has passed, and a barrier may have brought newer state.
+pub(super) struct Standing {
+    doors: Doors,
+    trust_domain: TrustDomain,
+    method: &'static str,
+    caller: Caller,
+}
+
+impl Standing {
+    /// The question of this call.
+    ///
+    /// # Errors
+    /// `Internal` where the transport or the gate was missing: a mistake of ours.
+    pub(super) fn of<T>(context: &Context, request: &Request<T>) -> Result<Self, Status> {
+        let caller = request.extensions().get::<Caller>();
+        Ok(Self {
+            doors: context.doors.clone(),
+            trust_domain: context.issuer.trust_domain().clone(),
+            method: Permit::of(request.extensions())?.method(),
+            caller: caller
+                .ok_or_else(|| Status::internal("caller is unknown"))?
+                .clone(),
+        })
+    }
+
+    /// What `look` finds in the state of this node, if by that very state the caller may
+    /// still call the method.
+    ///
+    /// # Errors
+    /// The denial, exact; `Unavailable` where it cannot be made exact.
+    pub(super) async fn read<R>(&self, look: impl Fn(&Directory) -> R) -> Result<R, Status> {
+        match self.ask(&look) {
+            Err(denial) if denial.needs_barrier() => {
+                self.doors.exact().await?;
+                self.ask(&look).map_err(Denial::into_status)
+            }
+            answer => answer.map_err(Denial::into_status),
+        }
+    }
+
+    fn ask<R>(&self, look: impl Fn(&Directory) -> R) -> Result<R, Denial> {
+        let now = now(&self.doors);
+        let directory = self.doors.local();
+        let facts = Facts {
+            directory: &directory,
+            trust_domain: &self.trust_domain,
+            // Administrators do not come here as such.
+            admin_ids: &BTreeSet::new(),
+        };
+        authorize(self.method, &self.caller, now, &facts)?;
+        Ok(look(&directory))
+    }
+}
+
+fn now(doors: &Doors) -> i64 {
+    doors.consensus().clock().now_unix_ms().div_euclid(1000)
 }
 
 /// What the state says of a caller, at one moment.

@@ -86,9 +86,20 @@ impl LocalAuthorityService {
         until: Instant,
     ) -> Result<api::AuthorityState, Status> {
         let slot = self.exact(kind).await?;
-        let authority = to_revoke(kind, &slot, id)?;
         let what = format!("failed to revoke {} authority", name(kind));
-        let done = self.context.steward.revoke(authority, until).await;
+        let steward = &self.context.steward;
+        let done = match to_revoke(kind, &slot, id) {
+            Ok(authority) => steward.revoke(authority, until).await,
+            // As SPIRE: any other JWT key of the bundle, if it is tainted.
+            Err(unknown) if kind == AuthorityKind::Jwt && is_none_of(&slot, id) => {
+                match steward.other_jwt_key(id) {
+                    Some(Some(other)) if other.tainted => steward.revoke(&other, until).await,
+                    Some(_) => Err(StepFailed::Refused(Refusal::NotTainted)),
+                    None => return Err(unknown),
+                }
+            }
+            Err(refused) => return Err(refused),
+        };
         done.map_err(|e| failed(kind, &what, &e))?;
         tracing::info!(local_authority_id = %id, "{} authority revoked successfully", name(kind));
         Ok(api::AuthorityState {
@@ -142,6 +153,11 @@ fn states(slot: &Slot) -> Result<[Option<api::AuthorityState>; 3], Status> {
 
 fn is(authority: Option<&std::sync::Arc<Authority>>, id: &str) -> bool {
     authority.is_some_and(|a| a.id == id)
+}
+
+/// Whether an ID is neither missing nor that of an authority of this slot.
+fn is_none_of(slot: &Slot, id: &str) -> bool {
+    !id.is_empty() && !is(slot.active.as_ref(), id) && !is(slot.prepared.as_ref(), id)
 }
 
 fn to_activate<'a>(slot: &'a Slot, id: &str) -> Result<&'a Authority, Status> {

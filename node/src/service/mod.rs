@@ -13,20 +13,26 @@
 mod activator;
 mod agent;
 mod audit;
+mod batch;
 mod bundle;
 mod debug;
 mod entry;
 pub mod gate;
 mod health;
 mod holds;
+pub mod inputs;
 mod local_authority;
 mod logger;
-mod page;
+mod migrate;
+pub mod moment;
+pub mod page;
+mod refusal;
 mod status;
 mod svid;
-mod unimplemented;
+mod trust_domain;
 mod wire;
 
+use chancery_api::chancery::migrate::v1::migration_server::MigrationServer;
 use chancery_api::grpc::health::v1::health_server::HealthServer;
 use chancery_api::spire::api::server::agent::v1::agent_server::AgentServer;
 use chancery_api::spire::api::server::bundle::v1::bundle_server::BundleServer;
@@ -35,6 +41,7 @@ use chancery_api::spire::api::server::entry::v1::entry_server::EntryServer;
 use chancery_api::spire::api::server::localauthority::v1::local_authority_server::LocalAuthorityServer;
 use chancery_api::spire::api::server::logger::v1::logger_server::LoggerServer;
 use chancery_api::spire::api::server::svid::v1::svid_server::SvidServer;
+use chancery_api::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
 use chancery_identity::id::SpiffeId;
 use tonic::service::Routes;
 use tonic::{Request, Status};
@@ -90,10 +97,15 @@ pub fn tcp_routes(context: &Context) -> Routes {
         .add_service(BundleServer::new(bundle::BundleService::new(
             context.clone(),
         )))
-        .add_service(unimplemented::TrustDomains)
         .add_service(LocalAuthorityServer::new(
             local_authority::LocalAuthorityService::new(context.clone()),
         ))
+        .add_service(TrustDomainServer::new(
+            trust_domain::TrustDomainService::new(context.clone()),
+        ))
+        .add_service(MigrationServer::new(migrate::MigrationService::new(
+            context.clone(),
+        )))
 }
 
 /// The same and what only the admin socket has. The cluster's own service is added

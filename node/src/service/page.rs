@@ -21,7 +21,7 @@ const CHUNK: usize = 512;
 
 /// Which page is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PageRequest {
+pub enum PageRequest {
     /// Everything in one answer, or nothing.
     All,
     /// At most `size` records after the sequence `after`.
@@ -45,7 +45,10 @@ pub(super) struct Page<W> {
 impl PageRequest {
     /// Reads what a list request says; `what` begins the message of a refusal. As in
     /// SPIRE a size that is not positive means no pages, and then the token is ignored.
-    pub(super) fn new(what: &str, size: i32, token: &str) -> Result<Self, Status> {
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a token that no page ends with.
+    pub fn new(what: &str, size: i32, token: &str) -> Result<Self, Status> {
         let Some(size) = usize::try_from(size).ok().filter(|size| *size > 0) else {
             return Ok(Self::All);
         };

@@ -20,6 +20,10 @@ pub(super) fn refused(refusal: Refusal, subject: &str) -> Status {
         Refusal::AgentBanned => typed_denial(Reason::AgentBanned, "agent is banned"),
         Refusal::AgentMustReattest => must_reattest(),
         Refusal::Conflict => Status::aborted("the state changed meanwhile; try again"),
+        Refusal::EntryMixedSelectors => {
+            Status::invalid_argument("selector types must be the same when store SVID is enabled")
+        }
+        Refusal::EntryTooLarge => Status::invalid_argument(format!("{subject} is too large")),
         Refusal::OutcomeUnknown => {
             Status::aborted("outcome unknown: an earlier attempt may or may not have taken effect")
         }
@@ -30,6 +34,16 @@ pub(super) fn refused(refusal: Refusal, subject: &str) -> Status {
             Status::invalid_argument(format!("{subject} is already tainted"))
         }
         Refusal::NotTainted => Status::invalid_argument(format!("{subject} is not tainted")),
+        Refusal::FederatedWith => {
+            Status::failed_precondition("registration entries federate with the bundle")
+        }
+        Refusal::NoFederatedBundle => Status::internal("unable to find federated bundle"),
+        Refusal::BundleFull => {
+            Status::resource_exhausted("the trust bundle has as many authorities as it may have")
+        }
+        Refusal::LastAuthority => {
+            Status::failed_precondition("the trust bundle would lose its last authority")
+        }
         // Neither can come of a request: the node made a command that it must not make.
         Refusal::None | Refusal::Malformed => {
             Status::internal("this node proposed a malformed command")
@@ -50,11 +64,6 @@ pub(super) fn must_reattest() -> Status {
     )
 }
 
-/// A method that this server does not have, by its full name.
-pub(super) fn unimplemented(method: &str) -> Status {
-    Status::unimplemented(format!("{method} is not implemented by this server"))
-}
-
 /// Status of an item of a batch that went well. Agents read it without asking
 /// whether it is there.
 pub(super) fn item_ok() -> Option<types::Status> {
@@ -62,6 +71,48 @@ pub(super) fn item_ok() -> Option<types::Status> {
         code: Code::Ok.into(),
         message: "OK".into(),
     })
+}
+
+/// Puts a refusal into the log as SPIRE does, so that its operators' searches go on
+/// working: what is wrong as the message, why as the field `error`, and of what. Not an
+/// error of ours, so it is a warning here.
+pub(super) fn log(status: &Status, subject: Subject<'_>) {
+    let (what, error) = match status.message().split_once(": ") {
+        // SPIRE drops the cause where something is not there.
+        Some((what, error)) if status.code() != Code::NotFound => (what, Some(error)),
+        _ => (status.message(), None),
+    };
+    let Subject {
+        entry_id,
+        spiffe_id,
+    } = subject;
+    if status.code() == Code::InvalidArgument {
+        tracing::warn!(error, entry_id, spiffe_id, "Invalid argument: {what}");
+    } else {
+        let what = capitalized(what);
+        tracing::warn!(error, entry_id, spiffe_id, "{what}");
+    }
+}
+
+/// Whom or what a refusal was about, as far as it is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Subject<'a> {
+    /// Id of a registration entry.
+    pub(super) entry_id: Option<&'a str>,
+    /// SPIFFE ID of an agent or an entry.
+    pub(super) spiffe_id: Option<&'a str>,
+}
+
+/// The status of a call, once it is in the log.
+pub(super) fn logged(status: Status) -> Status {
+    log(&status, Subject::default());
+    status
+}
+
+fn capitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(characters).collect()
 }
 
 /// Status of an item of a batch that did not.
@@ -115,6 +166,36 @@ mod tests {
                 Refusal::OutcomeUnknown,
                 Code::Aborted,
                 "outcome unknown: an earlier attempt may or may not have taken effect",
+            ),
+            (
+                Refusal::EntryMixedSelectors,
+                Code::InvalidArgument,
+                "selector types must be the same when store SVID is enabled",
+            ),
+            (
+                Refusal::EntryTooLarge,
+                Code::InvalidArgument,
+                "entry is too large",
+            ),
+            (
+                Refusal::FederatedWith,
+                Code::FailedPrecondition,
+                "registration entries federate with the bundle",
+            ),
+            (
+                Refusal::NoFederatedBundle,
+                Code::Internal,
+                "unable to find federated bundle",
+            ),
+            (
+                Refusal::BundleFull,
+                Code::ResourceExhausted,
+                "the trust bundle has as many authorities as it may have",
+            ),
+            (
+                Refusal::LastAuthority,
+                Code::FailedPrecondition,
+                "the trust bundle would lose its last authority",
             ),
             (
                 Refusal::Malformed,

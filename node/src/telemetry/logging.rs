@@ -7,6 +7,8 @@
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -116,6 +118,14 @@ pub fn logging(level: LogLevel, format: LogFormat) -> Result<LogLevels, LoggingE
     Ok(LogLevels::new(level, Arc::new(apply)))
 }
 
+/// A Unix second as SPIRE's logs write it; the number where no calendar reaches.
+pub fn rfc3339(seconds: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|at| at.format(&Rfc3339).ok())
+        .unwrap_or_else(|| seconds.to_string())
+}
+
 /// Our own messages from `level` on. Libraries speak when something is wrong: what
 /// else they say drowns what the server says.
 fn filter(level: LogLevel) -> EnvFilter {
@@ -176,6 +186,12 @@ mod tests {
         });
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn moments_read_as_in_logs_of_spire() {
+        assert_eq!(rfc3339(1_767_225_600), "2026-01-01T00:00:00Z");
+        assert_eq!(rfc3339(i64::MAX), i64::MAX.to_string());
     }
 
     #[test]

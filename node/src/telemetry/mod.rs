@@ -21,7 +21,7 @@ use tonic::Code;
 
 pub use metrics_exporter_prometheus::PrometheusHandle;
 
-pub use logging::{LogLevels, LoggingError, logging};
+pub use logging::{LogLevels, LoggingError, logging, rfc3339};
 pub use recorder::{InstallError, install};
 pub use store::MeteredStore;
 

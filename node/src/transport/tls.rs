@@ -121,6 +121,14 @@ impl TlsState {
         });
     }
 
+    /// The other trust domains that an administrator is of: whose roots are wanted.
+    pub fn foreign_trust_domains(&self) -> BTreeSet<TrustDomain> {
+        let domains = self.admins.iter().map(SpiffeId::trust_domain);
+        domains
+            .filter(|domain| *domain != self.trust_domain)
+            .collect()
+    }
+
     /// Waits until there is an identity, or until there is none.
     pub(super) async fn until_identity(&self, present: bool) {
         let mut watcher = self.identity.subscribe();

@@ -1,17 +1,14 @@
-//! Agents: join tokens, attestation, renewal, bans, eviction.
+//! Agents: join tokens, attestation, renewal, bans, eviction, pruning.
 
 use super::{Ruling, entry};
 use crate::command::{
-    ActivateAgents, AgentPath, AttestAgent, CreateJoinToken, Outcome, Refusal, RenewAgent,
-    SetAgentVersion,
+    ActivateAgents, AgentPath, AttestAgent, CreateJoinToken, EntryResult, ImportBan, Outcome,
+    PruneAgents, PruneJoinTokens, Refusal, RenewAgent, SetAgentVersion,
 };
-use crate::model::{Agent, JoinToken, PendingSvid};
+use crate::model::{Agent, Entry, JoinToken, PendingSvid};
+use crate::store::StoreError;
 use crate::view::Txn;
 
-/// Attestor name of agents that came with a join token.
-const JOIN_TOKEN: &str = "join_token";
-/// Selector type of the entry that gives a join-token agent its second name.
-const SPIFFE_ID: &str = "spiffe_id";
 /// Entries below one agent that are looked at for its alias. More than one alias
 /// cannot come to be; the bound only keeps a command from growing without end.
 const ALIAS_SCAN: usize = 10_000;
@@ -37,7 +34,9 @@ pub(super) fn create_join_token(txn: &mut Txn<'_>, command: &CreateJoinToken) ->
     };
     if let Some(alias) = &command.alias {
         let result = entry::create_one(txn, alias)?;
-        if result.refusal() != Refusal::None {
+        // With an entry only where a similar one is there.
+        let serves = command.similar_alias_serves && result.entry.is_some();
+        if result.refusal() != Refusal::None && !serves {
             return Ok(Err(result.refusal()));
         }
         outcome.entries.push(result);
@@ -141,27 +140,109 @@ pub(super) fn ban(txn: &mut Txn<'_>, command: &AgentPath) -> Ruling {
     Ok(Ok(Outcome::default()))
 }
 
-/// Removes the agent, and with a join-token agent the entry that gave it its
-/// second name.
+/// A ban of another server's. An agent that never came here gets a record without a serial, which
+/// keeps it from attesting; one that is known here is banned and keeps what is known of it.
+pub(super) fn import_ban(txn: &mut Txn<'_>, command: &ImportBan) -> Ruling {
+    if command.path.is_empty() {
+        return Ok(Err(Refusal::Malformed));
+    }
+    let agent = match txn.agent(&command.path)? {
+        Some(agent) => Agent {
+            serial: String::new(),
+            pending: Vec::new(),
+            ..agent
+        },
+        None => {
+            let mut selectors = command.selectors.clone();
+            selectors.sort();
+            selectors.dedup();
+            Agent {
+                path: command.path.clone(),
+                sequence: txn.next_sequence()?,
+                attestation_type: command.attestation_type.clone(),
+                selectors,
+                can_reattest: command.can_reattest,
+                expires_at: command.expires_at,
+                ..Agent::default()
+            }
+        }
+    };
+    txn.put_agent(&agent);
+    Ok(Ok(Outcome::default()))
+}
+
 pub(super) fn delete(txn: &mut Txn<'_>, command: &AgentPath) -> Ruling {
     let Some(agent) = txn.agent(&command.path)? else {
         return Ok(Err(Refusal::NotFound));
     };
-    txn.remove_agent(&agent);
-    if agent.attestation_type == JOIN_TOKEN
+    remove(txn, &agent)?;
+    Ok(Ok(Outcome::default()))
+}
+
+/// Evicts those of the candidates whose SVID ended long enough ago by the cluster
+/// clock. A banned agent stays: its record is the ban.
+pub(super) fn prune(txn: &mut Txn<'_>, command: &PruneAgents) -> Ruling {
+    if command.expired_for < 0 {
+        return Ok(Err(Refusal::Malformed));
+    }
+    txn.forget_deleted_entries()?;
+    let before = txn.now().saturating_sub(command.expired_for);
+    let mut outcome = Outcome::default();
+    for path in &command.paths {
+        let Some(agent) = txn.agent(path)? else {
+            continue;
+        };
+        let may_come_back = agent.can_reattest || command.include_non_reattestable;
+        if agent.is_banned() || !may_come_back || agent.expires_at >= before {
+            continue;
+        }
+        outcome.removed += 1;
+        for alias in remove(txn, &agent)? {
+            outcome.entries.push(EntryResult {
+                refusal: Refusal::None.into(),
+                entry: Some(alias),
+                ..EntryResult::default()
+            });
+        }
+    }
+    Ok(Ok(outcome))
+}
+
+/// Removes the agent, and with a join-token agent the entry that gave it its
+/// second name, which it returns.
+fn remove(txn: &mut Txn<'_>, agent: &Agent) -> Result<Vec<Entry>, StoreError> {
+    txn.remove_agent(agent);
+    let mut aliases = Vec::new();
+    if agent.attestation_type == Agent::JOIN_TOKEN
         && let Some(cluster) = txn.cluster()?
     {
-        let parent_id = format!("spiffe://{}{}", cluster.trust_domain, agent.path);
         for entry in txn.entries_of_parent(&agent.path, ALIAS_SCAN)? {
-            if let [only] = entry.selectors.as_slice()
-                && only.kind == SPIFFE_ID
-                && only.value == parent_id
-            {
+            if entry.is_join_token_alias(&cluster.trust_domain) {
                 txn.remove_entry(&entry);
+                aliases.push(entry);
             }
         }
     }
-    Ok(Ok(Outcome::default()))
+    Ok(aliases)
+}
+
+/// Deletes those of the candidates that ended long enough ago by the cluster clock.
+pub(super) fn prune_join_tokens(txn: &mut Txn<'_>, command: &PruneJoinTokens) -> Ruling {
+    if command.expired_for < 0 {
+        return Ok(Err(Refusal::Malformed));
+    }
+    let before = txn.now().saturating_sub(command.expired_for);
+    let mut outcome = Outcome::default();
+    for sha256 in &command.sha256 {
+        if txn
+            .join_token(sha256)?
+            .is_some_and(|token| token.expires_at < before)
+        {
+            txn.remove_join_token(sha256);
+            outcome.removed += 1;
+        }
+    }
+    Ok(Ok(outcome))
 }
 
 pub(super) fn set_version(txn: &mut Txn<'_>, command: &SetAgentVersion) -> Ruling {

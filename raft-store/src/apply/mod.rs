@@ -8,8 +8,10 @@
 
 mod agent;
 mod authority;
+mod bundle;
 mod downstream;
 mod entry;
+mod federation;
 mod member;
 
 use prost::Message;
@@ -131,13 +133,18 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::AnnounceMember(c) => member::announce(txn, c),
         Command::RecordServerSvid(c) => member::record_server_svid(txn, c),
         Command::CreateEntries(c) => entry::create(txn, c),
+        Command::UpdateEntries(c) => entry::update(txn, c),
         Command::DeleteEntries(c) => entry::delete(txn, c),
+        Command::PruneEntries(c) => entry::prune(txn, c),
         Command::CreateJoinToken(c) => agent::create_join_token(txn, c),
         Command::AttestAgent(c) => agent::attest(txn, c),
         Command::RenewAgent(c) => agent::renew(txn, c),
         Command::ActivateAgents(c) => agent::activate(txn, c),
         Command::BanAgent(c) => agent::ban(txn, c),
         Command::DeleteAgent(c) => agent::delete(txn, c),
+        Command::PruneAgents(c) => agent::prune(txn, c),
+        Command::PruneJoinTokens(c) => agent::prune_join_tokens(txn, c),
+        Command::ImportBan(c) => agent::import_ban(txn, c),
         Command::SetAgentVersion(c) => agent::set_version(txn, c),
         Command::BeginKey(c) => authority::begin_key(txn, c),
         Command::AbandonKey(c) => authority::abandon_key(txn, c),
@@ -147,6 +154,15 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::TaintAuthority(c) => authority::taint(txn, c),
         Command::RevokeAuthority(c) => authority::revoke(txn, c),
         Command::RecordDownstreamCa(c) => downstream::record(txn, c),
+        Command::CreateFederatedBundles(c) => federation::create_bundles(txn, c),
+        Command::UpdateFederatedBundles(c) => federation::update_bundles(txn, c),
+        Command::SetFederatedBundles(c) => federation::set_bundles(txn, c),
+        Command::DeleteFederatedBundles(c) => federation::delete_bundles(txn, c),
+        Command::CreateRelationships(c) => federation::create_relationships(txn, c),
+        Command::UpdateRelationships(c) => federation::update_relationships(txn, c),
+        Command::DeleteRelationships(c) => federation::delete_relationships(txn, c),
+        Command::AppendBundle(c) => bundle::append(txn, c),
+        Command::PruneBundle(c) => bundle::prune(txn, c),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Agents: attestation, renewal, bans.
 
-use chancery_raft_store::command::{ActivateAgents, Activation, AttestAgent, SetAgentVersion};
+use chancery_raft_store::command::{
+    ActivateAgents, Activation, AttestAgent, ImportBan, SetAgentVersion,
+};
 use chancery_raft_store::{Command, Refusal};
 
 use super::{AGENT, World, agent_path, attest, attestation, renew};
@@ -76,6 +78,58 @@ fn a_banned_agent_neither_attests_nor_renews_nor_activates() {
     assert_eq!(
         world.refused(Command::BanAgent(agent_path("/spire/agent/x509pop/none"))),
         Refusal::NotFound
+    );
+}
+
+fn imported(path: &str) -> ImportBan {
+    ImportBan {
+        path: path.into(),
+        attestation_type: "x509pop".into(),
+        selectors: vec![selector("b"), selector("a"), selector("b")],
+        can_reattest: true,
+        expires_at: 77,
+    }
+}
+
+#[test]
+fn an_imported_ban_keeps_an_agent_out_that_never_came_here() {
+    let mut world = World::new();
+    world.ok(Command::ImportBan(imported(AGENT)));
+    let agent = world.agent(AGENT).unwrap();
+    assert!(agent.is_banned() && agent.can_reattest && agent.sequence > 0);
+    assert_eq!(agent.selectors, [selector("a"), selector("b")]);
+    assert_eq!(
+        (agent.attestation_type.as_str(), agent.expires_at),
+        ("x509pop", 77)
+    );
+    assert_eq!(world.refused(attest(AGENT, "1")), Refusal::AgentBanned);
+    assert_eq!(world.refused(renew("1")), Refusal::AgentBanned);
+
+    // Once more changes nothing.
+    let before = world.rows_but_clock();
+    world.ok(Command::ImportBan(imported(AGENT)));
+    assert_eq!(world.rows_but_clock(), before);
+
+    world.ok(Command::DeleteAgent(agent_path(AGENT)));
+    world.ok(attest(AGENT, "2"));
+    assert_eq!(
+        world.refused(Command::ImportBan(imported(""))),
+        Refusal::Malformed
+    );
+}
+
+#[test]
+fn an_imported_ban_takes_the_serials_of_an_agent_that_is_known() {
+    let mut world = World::new();
+    world.ok(attest(AGENT, "1"));
+    world.ok(renew("2"));
+    let before = world.agent(AGENT).unwrap();
+    world.ok(Command::ImportBan(imported(AGENT)));
+    let agent = world.agent(AGENT).unwrap();
+    assert!(agent.is_banned() && agent.pending.is_empty());
+    assert_eq!(
+        (agent.sequence, agent.selectors, agent.expires_at),
+        (before.sequence, before.selectors, before.expires_at)
     );
 }
 

@@ -2,11 +2,15 @@
 
 mod agents;
 mod authorities;
+mod bundle;
 mod downstream;
 mod entries;
+mod federation;
 mod members;
+mod pruning;
 mod retries;
 mod tokens;
+mod updates;
 
 use chancery_raft_store::apply::apply;
 use chancery_raft_store::command::{
@@ -143,6 +147,7 @@ fn token(sha256: u8, ttl: i32) -> CreateJoinToken {
         }),
         ttl,
         alias: None,
+        similar_alias_serves: false,
     }
 }
 

@@ -85,10 +85,33 @@ fn a_join_token_whose_alias_exists_is_not_made() {
         ..token(7, 60)
     };
     assert_eq!(
-        world.refused(Command::CreateJoinToken(command)),
+        world.refused(Command::CreateJoinToken(command.clone())),
         Refusal::AlreadyExists
     );
     assert_eq!(world.of(Table::JoinTokens), 0);
+
+    // Unless that one serves as well.
+    let command = CreateJoinToken {
+        similar_alias_serves: true,
+        ..command
+    };
+    let made = world.ok(Command::CreateJoinToken(command.clone()));
+    assert_eq!(made.entries[0].entry.as_ref().unwrap().id, "1");
+    assert_eq!(
+        (world.of(Table::JoinTokens), world.of(Table::Entries)),
+        (1, 1)
+    );
+    // An entry with the alias' id that is another one does not.
+    let command = CreateJoinToken {
+        alias: Some(entry("1", "/spire/agent/join_token/u", "/group", &["a"])),
+        similar_alias_serves: true,
+        ..token(8, 60)
+    };
+    assert_eq!(
+        world.refused(Command::CreateJoinToken(command)),
+        Refusal::AlreadyExists
+    );
+    assert_eq!(world.of(Table::JoinTokens), 1);
 }
 
 #[test]

@@ -1,11 +1,18 @@
 //! Random commands over few names, so that they meet each other often.
 
 use chancery_raft_store::command::{
-    AbandonKey, ActivateAgents, Activation, AdmitMember, AgentPath, AnnounceMember, AttestAgent,
-    AuthorityName, BeginKey, CreateEntries, CreateJoinToken, DeleteEntries, Found, ProveAuthority,
-    RecordAuthority, RecordDownstreamCa, RecordServerSvid, RenewAgent, SetAgentVersion,
+    AbandonKey, ActivateAgents, Activation, AdmitMember, AgentPath, AnnounceMember, AppendBundle,
+    AttestAgent, AuthorityName, BeginKey, BundleFields, CreateEntries, CreateJoinToken,
+    DeleteEntries, DeleteFederatedBundles, EntryFields, EntryUpdate, FederatedBundles, Found,
+    ImportBan, ProveAuthority, PruneAgents, PruneBundle, PruneEntries, PruneJoinTokens,
+    RecordAuthority, RecordDownstreamCa, RecordServerSvid, RelationshipDraft, RelationshipFields,
+    Relationships, RenewAgent, SetAgentVersion, TrustDomains, UpdateEntries,
+    UpdateFederatedBundles, UpdateRelationships,
 };
-use chancery_raft_store::model::{Authority, DownstreamCa, Entry, JoinToken, Selector};
+use chancery_raft_store::model::{
+    Authority, BundleAuthority, BundleCertificate, DownstreamCa, Entry, FederatedBundle,
+    FederationRelationship, JoinToken, Selector,
+};
 use chancery_raft_store::{Command, Proposal, RequestId};
 use proptest::prelude::*;
 
@@ -40,14 +47,134 @@ fn serial() -> impl Strategy<Value = String> {
 }
 
 fn draft() -> impl Strategy<Value = Entry> {
-    (entry_id(), path(), path(), selectors(), any::<bool>()).prop_map(
-        |(id, parent, name, selectors, admin)| Entry {
-            selectors,
-            admin,
-            downstream: admin,
-            ..entry(&id, &parent, &name, &[])
-        },
+    let federates_with = prop::collection::vec(trust_domain(), 0..3);
+    let federates_with = prop::option::weighted(0.4, federates_with);
+    (
+        entry_id(),
+        path(),
+        path(),
+        selectors(),
+        (any::<bool>(), any::<bool>(), 0i64..6),
+        federates_with,
     )
+        .prop_map(
+            |(id, parent, name, selectors, (admin, store_svid, expires_at), federates_with)| {
+                Entry {
+                    selectors,
+                    admin,
+                    store_svid,
+                    expires_at,
+                    federates_with: federates_with.unwrap_or_default(),
+                    ..entry(&id, &parent, &name, &[])
+                }
+            },
+        )
+}
+
+fn trust_domain() -> impl Strategy<Value = String> {
+    one_of(&["a.test", "b.test", "c.test"])
+}
+
+fn federated_bundle() -> impl Strategy<Value = FederatedBundle> {
+    let name = prop_oneof![9 => trust_domain(), 1 => one_of(&["example.org", "A B"])];
+    (name, 0u64..3).prop_map(|(trust_domain, sequence_number)| FederatedBundle {
+        trust_domain,
+        x509_authorities: vec![BundleCertificate {
+            certificate: vec![1],
+        }],
+        sequence_number,
+        ..FederatedBundle::default()
+    })
+}
+
+fn federated_bundles() -> impl Strategy<Value = Vec<FederatedBundle>> {
+    prop::collection::vec(federated_bundle(), 1..3)
+}
+
+fn relationships() -> impl Strategy<Value = Vec<RelationshipDraft>> {
+    let draft = (
+        trust_domain(),
+        0i32..3,
+        "(spiffe://a.test)?",
+        prop::option::of(federated_bundle()),
+    );
+    let draft =
+        draft.prop_map(
+            |(trust_domain, profile, endpoint_spiffe_id, bundle)| RelationshipDraft {
+                relationship: Some(FederationRelationship {
+                    trust_domain,
+                    endpoint_url: "https://x".into(),
+                    profile,
+                    endpoint_spiffe_id,
+                    ..FederationRelationship::default()
+                }),
+                bundle,
+            },
+        );
+    prop::collection::vec(draft, 1..3)
+}
+
+fn bundle_authority() -> impl Strategy<Value = BundleAuthority> {
+    (1i32..3, "k[0-3]", 1u8..3, 0i64..3).prop_map(|(kind, id, der, expires_at)| BundleAuthority {
+        kind,
+        id,
+        der: vec![der],
+        expires_at,
+        ..BundleAuthority::default()
+    })
+}
+
+fn federation_command() -> impl Strategy<Value = Command> {
+    let fields = (any::<bool>(), any::<bool>());
+    let bundle_fields = fields.prop_map(|(x509_authorities, sequence_number)| BundleFields {
+        x509_authorities,
+        sequence_number,
+        ..BundleFields::default()
+    });
+    let relationship_fields =
+        (any::<bool>(), any::<bool>()).prop_map(|(profile, bundle)| RelationshipFields {
+            profile,
+            bundle,
+            ..RelationshipFields::default()
+        });
+    let names = || prop::collection::vec(trust_domain(), 1..3);
+    prop_oneof![
+        2 => federated_bundles()
+            .prop_map(|bundles| Command::CreateFederatedBundles(FederatedBundles { bundles })),
+        2 => federated_bundles().prop_map(|bundles| Command::SetFederatedBundles(FederatedBundles { bundles })),
+        2 => (federated_bundles(), prop::option::of(bundle_fields)).prop_map(|(bundles, fields)| {
+            Command::UpdateFederatedBundles(UpdateFederatedBundles { bundles, fields })
+        }),
+        2 => (names(), 0i32..4).prop_map(|(trust_domains, mode)| {
+            Command::DeleteFederatedBundles(DeleteFederatedBundles { trust_domains, mode })
+        }),
+        1 => relationships().prop_map(|drafts| Command::CreateRelationships(Relationships { drafts })),
+        1 => (relationships(), prop::option::of(relationship_fields)).prop_map(|(drafts, fields)| {
+            Command::UpdateRelationships(UpdateRelationships { drafts, fields })
+        }),
+        1 => names().prop_map(|names| Command::DeleteRelationships(TrustDomains { names })),
+        2 => prop::collection::vec(bundle_authority(), 1..3)
+            .prop_map(|authorities| Command::AppendBundle(AppendBundle { authorities })),
+        1 => Just(Command::PruneBundle(PruneBundle { expires_before: 9 })),
+    ]
+}
+
+fn update() -> impl Strategy<Value = EntryUpdate> {
+    let fields = any::<[bool; 7]>().prop_map(|chosen| EntryFields {
+        spiffe_path: chosen[0],
+        parent_path: chosen[1],
+        selectors: chosen[2],
+        admin: chosen[3],
+        store_svid: chosen[4],
+        expires_at: chosen[5],
+        federates_with: chosen[6],
+        ..EntryFields::default()
+    });
+    (entry_id(), draft(), fields).prop_map(|(id, values, fields)| EntryUpdate {
+        id,
+        values: Some(values),
+        fields: Some(fields),
+    })
 }
 
 fn alias() -> impl Strategy<Value = Entry> {
@@ -96,9 +223,17 @@ fn entry_command() -> impl Strategy<Value = Command> {
         3 => prop::collection::vec(draft(), 1..4)
             .prop_map(|entries| Command::CreateEntries(CreateEntries { entries })),
         2 => prop::collection::vec(entry_id(), 1..3).prop_map(|ids| Command::DeleteEntries(DeleteEntries { ids })),
-        1 => (token_sha256(), 0i32..4, prop::option::of(alias())).prop_map(|(sha256, ttl, alias)| {
-            let token = Some(JoinToken { sha256, expires_at: 0 });
-            Command::CreateJoinToken(CreateJoinToken { token, ttl, alias })
+        2 => prop::collection::vec(update(), 1..4)
+            .prop_map(|updates| Command::UpdateEntries(UpdateEntries { updates })),
+        1 => prop::collection::vec(entry_id(), 1..4).prop_map(|ids| Command::PruneEntries(PruneEntries { ids })),
+        1 => (token_sha256(), 0i32..4, prop::option::of(alias()), any::<bool>()).prop_map(
+            |(sha256, ttl, alias, similar_alias_serves)| {
+                let token = Some(JoinToken { sha256, expires_at: 0 });
+                Command::CreateJoinToken(CreateJoinToken { token, ttl, alias, similar_alias_serves })
+            }
+        ),
+        1 => (prop::collection::vec(token_sha256(), 1..3), -1i64..3).prop_map(|(sha256, expired_for)| {
+            Command::PruneJoinTokens(PruneJoinTokens { sha256, expired_for })
         }),
     ]
 }
@@ -112,7 +247,7 @@ fn agent_command() -> impl Strategy<Value = Command> {
                 attestation_type: if token.is_some() { "join_token".into() } else { "x509pop".into() },
                 selectors,
                 serial,
-                expires_at: 9,
+                expires_at: 3,
                 can_reattest,
                 token_sha256: token.unwrap_or_default(),
             })
@@ -123,6 +258,22 @@ fn agent_command() -> impl Strategy<Value = Command> {
             .prop_map(|activations| Command::ActivateAgents(ActivateAgents { activations })),
         1 => agent().prop_map(|path| Command::BanAgent(AgentPath { path })),
         1 => agent().prop_map(|path| Command::DeleteAgent(AgentPath { path })),
+        1 => (prop::collection::vec(agent(), 1..3), -1i64..3, any::<bool>()).prop_map(
+            |(paths, expired_for, include_non_reattestable)| Command::PruneAgents(PruneAgents {
+                paths,
+                expired_for,
+                include_non_reattestable,
+            })
+        ),
+        1 => (agent(), selectors(), any::<bool>()).prop_map(|(path, selectors, can_reattest)| {
+            Command::ImportBan(ImportBan {
+                path,
+                attestation_type: "x509pop".into(),
+                selectors,
+                can_reattest,
+                expires_at: 8,
+            })
+        }),
         1 => (agent(), "[12]").prop_map(|(path, version)| Command::SetAgentVersion(SetAgentVersion { path, version })),
     ]
 }
@@ -179,6 +330,8 @@ fn key_command() -> impl Strategy<Value = Command> {
             Command::ProveAuthority(ProveAuthority { authority: Some(name), node_id })
         }),
         2 => authority_name().prop_map(Command::ActivateAuthority),
+        2 => authority_name().prop_map(Command::TaintAuthority),
+        2 => authority_name().prop_map(Command::RevokeAuthority),
         2 => downstream_ca().prop_map(|ca| {
             Command::RecordDownstreamCa(RecordDownstreamCa { ca: Some(ca) })
         }),
@@ -186,7 +339,13 @@ fn key_command() -> impl Strategy<Value = Command> {
 }
 
 fn command() -> impl Strategy<Value = Command> {
-    prop_oneof![4 => entry_command(), 4 => agent_command(), 1 => cluster_command(), 2 => key_command()]
+    prop_oneof![
+        4 => entry_command(),
+        4 => agent_command(),
+        1 => cluster_command(),
+        2 => key_command(),
+        3 => federation_command(),
+    ]
 }
 
 /// Proposals whose clocks step back and forth and whose requests repeat.

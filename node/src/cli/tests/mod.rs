@@ -3,6 +3,7 @@
 mod agent;
 mod entry;
 mod line;
+mod migrate;
 mod server;
 
 use chancery_api::spire::api::types::{Selector, Spiffeid};

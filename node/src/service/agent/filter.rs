@@ -8,7 +8,7 @@ use chancery_identity::id::TrustDomain;
 use chancery_raft_store::model::{Agent, Selector};
 use tonic::Status;
 
-use super::moment;
+use crate::service::moment;
 use crate::service::wire::{self, SetFilter};
 
 /// A checked filter; the default one lets everything pass.

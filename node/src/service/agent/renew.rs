@@ -28,6 +28,7 @@ pub(super) async fn renew(
         context.doors.exact().await?;
         may()?;
     }
+    tracing::info!("Renewing agent SVID");
     let params = params.ok_or_else(|| Status::invalid_argument("params cannot be nil"))?;
     if params.csr.is_empty() {
         return Err(Status::invalid_argument("missing CSR"));

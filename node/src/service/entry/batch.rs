@@ -1,4 +1,4 @@
-//! Creating and deleting entries in batches.
+//! Creating, updating and deleting entries in batches.
 //!
 //! A batch is not atomic: each item has its own status, in the order of the request
 //! (SPIRE's rule). It goes into the log in commands of bounded size, one after the
@@ -7,24 +7,27 @@
 
 use chancery_api::spire::api::server::entry::v1::batch_create_entry_response::Result as Created;
 use chancery_api::spire::api::server::entry::v1::batch_delete_entry_response::Result as Deleted;
+use chancery_api::spire::api::server::entry::v1::batch_update_entry_response::Result as Updated;
 use chancery_api::spire::api::types;
 use chancery_identity::entry::EntryId;
 use chancery_identity::id::TrustDomain;
-use chancery_raft_store::Refusal;
-use chancery_raft_store::command::{Command, CreateEntries, DeleteEntries, EntryResult, Outcome};
+use chancery_raft_store::command::{
+    Command, CreateEntries, DeleteEntries, EntryResult, EntryUpdate, Outcome, UpdateEntries,
+};
 use chancery_raft_store::model::Entry;
+use chancery_raft_store::{Directory, Refusal};
 use prost::Message;
 use tonic::{Code, Status};
 
-use super::convert::{self, ENTRY_BYTES_MAX};
+use super::convert;
 use crate::registry::Doors;
 use crate::service::page::{self, ANSWER_BYTES_MAX};
-use crate::service::status;
+use crate::service::status::{self, Subject};
 
 /// Items of one command.
 const ITEMS_MAX: usize = 256;
 /// Bytes of the items of one command.
-const COMMAND_BYTES_MAX: usize = 2 * ENTRY_BYTES_MAX;
+const COMMAND_BYTES_MAX: usize = 2 * Entry::BYTES_MAX;
 /// What an item of an answer has beside the entry that was sent: id, creation time,
 /// status, and their tags.
 const ITEM_OVERHEAD: usize = 128;
@@ -35,7 +38,11 @@ pub(super) fn check_size(entries: &[types::Entry]) -> Result<(), Status> {
         .iter()
         .map(|e| page::field_bytes(e) + ITEM_OVERHEAD)
         .sum();
-    if bytes > ANSWER_BYTES_MAX {
+    readable(bytes)
+}
+
+fn readable(answer_bytes: usize) -> Result<(), Status> {
+    if answer_bytes > ANSWER_BYTES_MAX {
         return Err(Status::resource_exhausted(format!(
             "the answer to this batch would be larger than {ANSWER_BYTES_MAX} bytes: send fewer \
              entries at a time"
@@ -58,6 +65,47 @@ pub(super) async fn create(
         .into_iter()
         .map(|result| created(trust_domain, result, mask))
         .collect())
+}
+
+/// Updates each entry for itself.
+pub(super) async fn update(
+    doors: &Doors,
+    trust_domain: &TrustDomain,
+    entries: Vec<types::Entry>,
+    input_mask: Option<&types::EntryMask>,
+    output_mask: Option<&types::EntryMask>,
+) -> Result<Vec<Updated>, Status> {
+    let ids: Vec<_> = entries.iter().map(|entry| entry.id.clone()).collect();
+    let batch = Batch::sort_out(entries, |e| convert::update(trust_domain, e, input_mask));
+    let message = |entry: &Entry| convert::message(trust_domain, entry, output_mask);
+    readable(answer_bytes(
+        &doors.local(),
+        ids.len(),
+        &batch.fit,
+        &message,
+    ))?;
+    let make = |updates| Command::UpdateEntries(UpdateEntries { updates });
+    let results = batch.write(doors, EntryUpdate::encoded_len, make).await?;
+    Ok(ids
+        .iter()
+        .zip(results)
+        .map(|(id, result)| updated(id, result, message))
+        .collect())
+}
+
+/// Size of the answer to updates, by the entries as they are here now: a masked update
+/// of a few bytes is answered with the whole entry.
+fn answer_bytes(
+    directory: &Directory,
+    items: usize,
+    updates: &[(usize, EntryUpdate)],
+    message: impl Fn(&Entry) -> types::Entry,
+) -> usize {
+    let whole = |(_, update): &(usize, EntryUpdate)| {
+        let entry = directory.entry(&update.id)?;
+        Some(page::field_bytes(&message(&update.onto(entry))))
+    };
+    items * ITEM_OVERHEAD + updates.iter().filter_map(whole).sum::<usize>()
 }
 
 /// Deletes each entry for itself.
@@ -158,6 +206,7 @@ fn created(
     let result = match result {
         Ok(result) => result,
         Err(status) => {
+            status::log(&status, Subject::default());
             return Created {
                 status: status::item(&status),
                 entry: None,
@@ -173,12 +222,36 @@ fn created(
         (Refusal::AlreadyExists, None) => status::item(&Status::already_exists(
             "failed to create entry: an entry with this ID already exists",
         )),
+        (Refusal::NoFederatedBundle, _) => {
+            status::item(&convert::unknown_bundle(convert::CREATE, &result))
+        }
         (refusal, _) => status::item(&status::refused(refusal, "entry")),
     };
     let entry = result
         .entry
         .map(|entry| convert::message(trust_domain, &entry, mask));
     Created { status, entry }
+}
+
+fn updated(
+    id: &str,
+    result: Result<EntryResult, Status>,
+    message: impl Fn(&Entry) -> types::Entry,
+) -> Updated {
+    let result = result.and_then(|result| match result.refusal() {
+        Refusal::None => Ok(result.entry),
+        _ => Err(convert::refused_update(&result)),
+    });
+    match result {
+        Ok(entry) => Updated {
+            status: status::item_ok(),
+            entry: entry.as_ref().map(message),
+        },
+        Err(status) => Updated {
+            status: refused_item(id, &status),
+            entry: None,
+        },
+    }
 }
 
 fn deleted(id: String, result: Result<EntryResult, Status>) -> Deleted {
@@ -188,9 +261,19 @@ fn deleted(id: String, result: Result<EntryResult, Status>) -> Deleted {
     });
     let status = match result {
         Ok(()) => status::item_ok(),
-        Err(status) => status::item(&status),
+        Err(status) => refused_item(&id, &status),
     };
     Deleted { status, id }
+}
+
+/// Status of an item that was refused, once it is in the log.
+fn refused_item(id: &str, status: &Status) -> Option<types::Status> {
+    let subject = Subject {
+        entry_id: Some(id),
+        spiffe_id: None,
+    };
+    status::log(status, subject);
+    status::item(status)
 }
 
 /// Whether anything was deleted.
@@ -241,6 +324,7 @@ mod tests {
         EntryResult {
             refusal: refusal.into(),
             entry,
+            ..EntryResult::default()
         }
     }
 
@@ -302,6 +386,85 @@ mod tests {
         assert_eq!((code, entry), (6, None));
         assert_ne!(text, "similar entry already exists");
         assert_eq!(told(Err(not_written())).0, 14);
+        let unknown = EntryResult {
+            unknown_bundle: "other.test".into(),
+            ..result(Refusal::NoFederatedBundle, None)
+        };
+        let text =
+            "failed to create entry: unable to find federated bundle \"spiffe://other.test\"";
+        assert_eq!(told(Ok(unknown)), (13, text.into(), None));
+    }
+
+    #[test]
+    fn each_outcome_of_an_update_is_told_in_the_words_of_spire() {
+        let told = |result| {
+            let message = |entry: &Entry| convert::message(&domain(), entry, None);
+            let updated = updated("a", result, message);
+            let status = updated.status.unwrap();
+            (status.code, status.message, updated.entry.map(|e| e.id))
+        };
+        let table = [
+            (Refusal::None, Some("a"), 0, "OK"),
+            (Refusal::NotFound, None, 5, "failed to update entry"),
+            (
+                Refusal::EntryMixedSelectors,
+                None,
+                3,
+                "failed to update entry: datastore-validation: invalid registration entry: \
+                 selector types must be the same when store SVID is enabled",
+            ),
+            (
+                Refusal::EntryTooLarge,
+                None,
+                3,
+                "failed to update entry: datastore-validation: invalid registration entry: \
+                 larger than 262144 bytes",
+            ),
+        ];
+        for (refusal, entry, code, text) in table {
+            assert_eq!(
+                told(Ok(result(refusal, entry))),
+                (code, text.into(), entry.map(String::from)),
+                "{refusal:?}"
+            );
+        }
+        let unknown = EntryResult {
+            unknown_bundle: "other.test".into(),
+            ..result(Refusal::NoFederatedBundle, None)
+        };
+        let text =
+            "failed to update entry: unable to find federated bundle \"spiffe://other.test\"";
+        assert_eq!(told(Ok(unknown)), (13, text.into(), None));
+        assert_eq!(told(Err(not_written())).0, 14);
+    }
+
+    #[test]
+    fn the_answer_to_updates_is_measured_by_what_the_entries_become() {
+        let mut directory = Directory::default();
+        let stored = Entry {
+            id: "a".into(),
+            sequence: 1,
+            hint: "x".repeat(1000),
+            ..Entry::default()
+        };
+        let key = chancery_raft_store::view::Table::Entries.key(b"a");
+        directory
+            .absorb_row(&key, Some(&stored.encode_to_vec()))
+            .unwrap();
+        let update = |id: &str| EntryUpdate {
+            id: id.into(),
+            ..EntryUpdate::default()
+        };
+        let message = |entry: &Entry| convert::message(&domain(), entry, None);
+        let bytes = |ids: &[&str]| {
+            let updates: Vec<_> = ids.iter().map(|id| (0, update(id))).collect();
+            answer_bytes(&directory, ids.len(), &updates, message)
+        };
+        assert!(bytes(&["a"]) > 1000 && bytes(&["a", "a"]) == 2 * bytes(&["a"]));
+        assert!(bytes(&["none"]) < 1000);
+        let hidden =
+            |entry: &Entry| convert::message(&domain(), entry, Some(&types::EntryMask::default()));
+        assert!(answer_bytes(&directory, 1, &[(0, update("a"))], hidden) < 1000);
     }
 
     #[test]
@@ -331,7 +494,7 @@ mod tests {
         assert_eq!(sizes(&[]), [0usize; 0]);
         assert_eq!(sizes(&[1; ITEMS_MAX]), [ITEMS_MAX]);
         assert_eq!(sizes(&[1; ITEMS_MAX + 1]), [ITEMS_MAX, 1]);
-        assert_eq!(sizes(&[ENTRY_BYTES_MAX; 5]), [2, 2, 1]);
+        assert_eq!(sizes(&[Entry::BYTES_MAX; 5]), [2, 2, 1]);
         assert_eq!(sizes(&[1, COMMAND_BYTES_MAX + 1, 1, 1]), [1, 1, 2]);
     }
 

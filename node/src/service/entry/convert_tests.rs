@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use tonic::Code;
+
 use super::*;
 
 fn domain() -> TrustDomain {
@@ -178,7 +180,7 @@ fn the_store_refuses_in_the_words_of_spire() {
             "invalid registration entry: JwtSvidTtl is not set",
         ),
         (
-            |e| e.selectors[0].value = "x".repeat(ENTRY_BYTES_MAX),
+            |e| e.selectors[0].value = "x".repeat(Entry::BYTES_MAX),
             "invalid registration entry: larger than 262144 bytes",
         ),
     ];
@@ -189,14 +191,17 @@ fn the_store_refuses_in_the_words_of_spire() {
 }
 
 #[test]
-fn a_trust_domain_without_a_bundle_is_not_federated_with() {
-    assert_eq!(
-        refused(|e| e.federates_with = vec!["spiffe://other.org".into()]),
-        (
-            Code::Internal,
-            "failed to create entry: unable to find federated bundle \"spiffe://other.org\"".into()
-        )
-    );
+fn trust_domains_to_federate_with_are_names_and_stand_once() {
+    let entry = types::Entry {
+        federates_with: vec![
+            "spiffe://other.org".into(),
+            "a.org".into(),
+            "other.org".into(),
+        ],
+        ..full()
+    };
+    let drafted = draft(&domain(), entry).unwrap();
+    assert_eq!(drafted.federates_with, ["other.org", "a.org"]);
 }
 
 #[test]
@@ -288,4 +293,172 @@ fn an_entry_without_additional_attributes_tells_none() {
     entry.additional_attributes = None;
     let entry = draft(&domain(), entry).unwrap();
     assert_eq!(message(&domain(), &entry, None).additional_attributes, None);
+}
+
+fn updated(
+    mask: Option<&types::EntryMask>,
+    change: impl FnOnce(&mut types::Entry),
+) -> Result<EntryUpdate, (Code, String)> {
+    let mut entry = full();
+    change(&mut entry);
+    update(&domain(), entry, mask).map_err(|s| (s.code(), s.message().to_owned()))
+}
+
+#[test]
+fn an_update_without_a_mask_is_of_everything() {
+    let update = updated(None, |_| ()).unwrap();
+    assert_eq!(
+        (update.id.as_str(), update.fields),
+        ("entry-1", Some(EntryFields::ALL))
+    );
+    let before = Entry {
+        id: "entry-1".into(),
+        sequence: 5,
+        revision_number: 3,
+        created_at: 4,
+        ..Entry::default()
+    };
+    assert_eq!(
+        message(&domain(), &update.onto(&before), None),
+        types::Entry {
+            revision_number: 3,
+            created_at: 4,
+            ..full()
+        }
+    );
+}
+
+#[test]
+fn an_update_looks_at_what_the_mask_names_and_at_nothing_else() {
+    let mask = types::EntryMask {
+        revision_number: true,
+        created_at: true,
+        ..Default::default()
+    };
+    // Nothing of this would pass if it were looked at.
+    let nonsense = types::Entry {
+        id: "entry-1".into(),
+        parent_id: id(""),
+        spiffe_id: None,
+        selectors: vec![selector("a:b", "")],
+        dns_names: vec!["ä".into()],
+        federates_with: vec!["No Domain".into()],
+        hint: "x".repeat(Entry::BYTES_MAX),
+        x509_svid_ttl: -1,
+        jwt_svid_ttl: -1,
+        ..full()
+    };
+    let update = updated(Some(&mask), |e| *e = nonsense.clone()).unwrap();
+    assert_eq!(update.values, Some(Entry::default()));
+    assert_eq!(update.fields, Some(EntryFields::default()));
+    type Named = (fn(&mut types::EntryMask), &'static str);
+    let each: [Named; 8] = [
+        (|m| m.parent_id = true, "convert entry: invalid parent ID: "),
+        (
+            |m| m.spiffe_id = true,
+            "convert entry: invalid spiffe ID: request must specify SPIFFE ID",
+        ),
+        (
+            |m| m.selectors = true,
+            "convert entry: selector type contains ':'",
+        ),
+        (
+            |m| m.dns_names = true,
+            "convert entry: invalid DNS name: name must be ascii",
+        ),
+        (
+            |m| m.federates_with = true,
+            "convert entry: invalid federated trust domain: ",
+        ),
+        (
+            |m| m.hint = true,
+            "convert entry: hint is too long, max length is 1024 characters",
+        ),
+        (
+            |m| m.x509_svid_ttl = true,
+            "update entry: datastore-validation: invalid registration entry: X509SvidTtl is not set",
+        ),
+        (
+            |m| m.jwt_svid_ttl = true,
+            "update entry: datastore-validation: invalid registration entry: JwtSvidTtl is not set",
+        ),
+    ];
+    for (name, text) in each {
+        let mut mask = types::EntryMask::default();
+        name(&mut mask);
+        let (code, told) = updated(Some(&mask), |e| *e = nonsense.clone()).unwrap_err();
+        assert_eq!(code, Code::InvalidArgument);
+        assert!(told.starts_with(&format!("failed to {text}")), "{told}");
+    }
+}
+
+#[test]
+fn each_field_of_an_input_mask_is_its_own() {
+    type Field = fn(&mut types::EntryMask);
+    let each: [Field; 13] = [
+        |m| m.spiffe_id = true,
+        |m| m.parent_id = true,
+        |m| m.selectors = true,
+        |m| m.x509_svid_ttl = true,
+        |m| m.jwt_svid_ttl = true,
+        |m| m.federates_with = true,
+        |m| m.admin = true,
+        |m| m.downstream = true,
+        |m| m.expires_at = true,
+        |m| m.dns_names = true,
+        |m| m.store_svid = true,
+        |m| m.hint = true,
+        |m| m.additional_attributes = true,
+    ];
+    let told = |mask: &types::EntryMask| {
+        let update = updated(Some(mask), |_| ()).unwrap();
+        message(&domain(), &update.onto(&Entry::default()), None)
+    };
+    let mut all = types::EntryMask::default();
+    for set in each {
+        let mut mask = types::EntryMask::default();
+        set(&mut mask);
+        set(&mut all);
+        let one = told(&mask);
+        // The same mask shows nothing of what it did not set.
+        let mut entry = draft(&domain(), full()).unwrap();
+        entry.id.clear();
+        let empty = types::Spiffeid {
+            trust_domain: "example.org".into(),
+            path: String::new(),
+        };
+        let mut expected = message(&domain(), &entry, Some(&mask));
+        expected.spiffe_id.get_or_insert(empty.clone());
+        expected.parent_id.get_or_insert(empty);
+        assert_eq!(one, expected, "{mask:?}");
+    }
+    assert_eq!(
+        updated(Some(&all), |_| ()).unwrap().fields,
+        Some(EntryFields::ALL)
+    );
+}
+
+#[test]
+fn an_update_of_an_id_that_no_entry_can_have_finds_none() {
+    for id in ["", "a/b", &"x".repeat(256)] {
+        let refused = updated(None, |e| e.id = id.into()).unwrap_err();
+        assert_eq!(
+            refused,
+            (Code::NotFound, "failed to update entry".into()),
+            "{id}"
+        );
+    }
+    // What is wrong with the entry itself is said first.
+    let refused = updated(None, |e| (e.id, e.x509_svid_ttl) = (String::new(), -1)).unwrap_err();
+    assert_eq!(refused.0, Code::InvalidArgument);
+}
+
+#[test]
+fn an_update_may_set_what_a_creation_may_not() {
+    // As SPIRE, which looks at the two together only when the entry is made.
+    let both = types::entry::AdditionalAttributes {
+        disable_x509_svid_prefetch: true,
+        jwt_svid_include_jti: false,
+    };
+    assert!(updated(None, |e| e.additional_attributes = Some(both)).is_ok());
 }

@@ -1,9 +1,11 @@
 //! Which entries a list or a count is about.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use chancery_api::spire::api::server::entry::v1::{count_entries_request, list_entries_request};
 use chancery_identity::id::TrustDomain;
+use chancery_raft_store::Directory;
 use chancery_raft_store::model::{Entry, Selector};
 use tonic::Status;
 
@@ -99,9 +101,28 @@ impl Filter {
                 .is_none_or(|f| f.matches(&entry.federates_with))
     }
 
-    /// The one SPIFFE path that can pass, where there is only one.
-    pub(super) fn spiffe_path(&self) -> Option<&str> {
-        self.spiffe_path.as_deref()
+    /// Entries after a sequence in their order, as many as asked for, with none left out
+    /// that may pass. Each call costs what it gives: a path that the filter names is
+    /// looked up, whatever else it names is not.
+    pub(super) fn candidates(
+        &self,
+        directory: &Directory,
+        after: u64,
+        limit: usize,
+    ) -> Vec<Arc<Entry>> {
+        if let Some(path) = &self.spiffe_path {
+            let named = directory.entries_named_after(path, after);
+            named.take(limit).cloned().collect()
+        } else if let Some(path) = &self.parent_path {
+            let children = directory.entries_of_parent_after(path, after);
+            children.take(limit).cloned().collect()
+        } else {
+            directory
+                .entries_after(after)
+                .take(limit)
+                .cloned()
+                .collect()
+        }
     }
 }
 
@@ -121,6 +142,8 @@ pub(super) fn of_count(filter: count_entries_request::Filter) -> list_entries_re
 #[allow(clippy::unwrap_used)]
 mod tests {
     use chancery_api::spire::api::types;
+    use chancery_raft_store::view::Table;
+    use prost::Message;
 
     use super::*;
 
@@ -199,6 +222,53 @@ mod tests {
             |f| f.by_federates_with = domains(0, &["spiffe://two.org", "one.org"])
         ));
         assert!(!passes(|f| f.by_federates_with = domains(0, &["two.org"])));
+    }
+
+    #[test]
+    fn candidates_come_in_insertion_order_with_and_without_an_index() {
+        let mut directory = Directory::default();
+        // Ids in another order than sequences.
+        for (id, sequence, path, parent) in [
+            ("c", 1, "/a", "/p"),
+            ("b", 2, "/b", "/p"),
+            ("a", 3, "/a", "/q"),
+            ("d", 4, "/a", "/spire/server"),
+        ] {
+            let entry = Entry {
+                id: id.into(),
+                sequence,
+                spiffe_path: path.into(),
+                parent_path: parent.into(),
+                ..Entry::default()
+            };
+            let key = Table::Entries.key(id.as_bytes());
+            directory
+                .absorb_row(&key, Some(&entry.encode_to_vec()))
+                .unwrap();
+        }
+        type Change = fn(&mut list_entries_request::Filter);
+        let ids = |change: Change, after, limit| {
+            let found = parse(change).unwrap().candidates(&directory, after, limit);
+            found.iter().map(|e| e.id.clone()).collect::<Vec<_>>()
+        };
+        let all: Change = |_| ();
+        assert_eq!(ids(all, 0, 10), ["c", "b", "a", "d"]);
+        assert_eq!(ids(all, 1, 2), ["b", "a"]);
+        let named: Change = |f| f.by_spiffe_id = id("/a");
+        assert_eq!(ids(named, 0, 10), ["c", "a", "d"]);
+        assert_eq!(ids(named, 1, 1), ["a"]);
+        assert_eq!(ids(named, 4, 10), [""; 0]);
+        let children: Change = |f| f.by_parent_id = id("/p");
+        assert_eq!(ids(children, 0, 10), ["c", "b"]);
+        assert_eq!(ids(children, 1, 10), ["b"]);
+        let aliases: Change = |f| f.by_parent_id = id("/spire/server");
+        assert_eq!(ids(aliases, 0, 10), ["d"]);
+        let both: Change = |f| (f.by_spiffe_id, f.by_parent_id) = (id("/b"), id("/q"));
+        assert_eq!(
+            ids(both, 0, 10),
+            ["b"],
+            "the filter itself is asked afterwards"
+        );
     }
 
     #[test]

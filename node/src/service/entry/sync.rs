@@ -5,7 +5,8 @@
 //! conversation are pages; the agent takes the first page's length as its own.
 //!
 //! The whole conversation is about one moment: entries that change meanwhile are seen
-//! by the agent's next sync.
+//! by the agent's next sync. An agent that is banned or evicted meanwhile is told so
+//! instead of the next entries that it asks for.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -20,6 +21,7 @@ use futures::Stream;
 use tonic::{Code, Status, Streaming};
 
 use super::convert;
+use crate::service::gate::Standing;
 use crate::service::page::{self, PAGE_BYTES_MAX};
 
 /// Entries or revisions of one response.
@@ -50,6 +52,7 @@ enum Step {
 
 struct Conversation {
     snapshot: Snapshot,
+    standing: Standing,
     requests: Streaming<api::SyncAuthorizedEntriesRequest>,
     step: Step,
 }
@@ -90,11 +93,13 @@ pub(super) fn first_mask(
 /// The responses to a sync whose first request has been read.
 pub(super) fn responses(
     snapshot: Snapshot,
+    standing: Standing,
     requests: Streaming<api::SyncAuthorizedEntriesRequest>,
 ) -> impl Stream<Item = Result<api::SyncAuthorizedEntriesResponse, Status>> + Send + 'static {
     let step = snapshot.whole().map_or(Step::Revisions(None), Step::Whole);
     let conversation = Conversation {
         snapshot,
+        standing,
         requests,
         step,
     };
@@ -120,7 +125,10 @@ impl Conversation {
                     return Ok(Some(page));
                 }
                 Step::Asked => match next_request(&mut self.requests).await? {
-                    Some(request) => self.step = Step::Full(self.snapshot.asked_for(request.ids)),
+                    Some(request) => {
+                        self.standing.read(|_| ()).await?;
+                        self.step = Step::Full(self.snapshot.asked_for(request.ids));
+                    }
                     None => return Ok(None),
                 },
                 Step::Full(mut entries) => {

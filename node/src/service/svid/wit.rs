@@ -3,7 +3,7 @@
 
 use chancery_api::spire::api::server::svid::v1::NewWitsvidParams;
 use chancery_api::spire::api::server::svid::v1::batch_new_witsvid_response::Result as Item;
-use chancery_identity::key::{KeyKind, PublicKey};
+use chancery_identity::key::{KeyError, KeyKind, PublicKey};
 use tonic::Status;
 
 use crate::service::status;
@@ -32,11 +32,19 @@ fn check(item: &NewWitsvidParams, entry: Result<(), Status>) -> Result<(), Statu
         return Err(Status::invalid_argument("missing public key"));
     }
     entry?;
-    let key = PublicKey::from_spki_der(&item.public_key)
-        .map_err(|e| Status::invalid_argument(format!("malformed public key: {e}")))?;
+    let key = PublicKey::from_spki_der(&item.public_key).map_err(malformed)?;
     check_algorithm(key.kind(), &item.signing_algorithm).map_err(|e| {
         Status::invalid_argument(format!("invalid signing algorithm or key type: {e}"))
     })
+}
+
+fn malformed(error: KeyError) -> Status {
+    // One that is no DER is called so by its own text.
+    let detail = match error {
+        KeyError::Malformed(der) => der.to_string(),
+        other => other.to_string(),
+    };
+    Status::invalid_argument(format!("malformed public key: {detail}"))
 }
 
 fn check_algorithm(kind: KeyKind, algorithm: &str) -> Result<(), String> {
@@ -100,7 +108,7 @@ mod tests {
                 item("e", b"x", ""),
                 Ok(()),
                 3,
-                "malformed public key: malformed public key: input ends inside a value",
+                "malformed public key: input ends inside a value",
             ),
             (
                 item("e", &key, "RS256"),

@@ -8,7 +8,7 @@ use time::{Date, Month};
 
 /// The Unix second of `text`, rounded up if it has a fraction, so that "before" stays
 /// true for every whole second before it; nothing for anything else.
-pub(super) fn parse(text: &str) -> Option<i64> {
+pub fn parse(text: &str) -> Option<i64> {
     let mut rest = text;
     let year = digits(&mut rest, 4, 4)?;
     literal(&mut rest, '-')?;
