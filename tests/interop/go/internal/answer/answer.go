@@ -104,7 +104,9 @@ func (m Mask) message(message protoreflect.Message) any {
 			for i := 0; i < value.List().Len(); i++ {
 				items = append(items, m.value(message, field, value.List().Get(i)))
 			}
-			if m.Unordered && field.Kind() == protoreflect.MessageKind {
+			// Selectors and trust domains are sets.
+			set := field.Name() == "selectors" || field.Name() == "federates_with"
+			if set || m.Unordered && field.Kind() == protoreflect.MessageKind {
 				sort.Slice(items, func(i, j int) bool { return fmt.Sprint(items[i]) < fmt.Sprint(items[j]) })
 			}
 			fields[string(field.Name())] = items

@@ -22,6 +22,7 @@ func bundleCases() []Case {
 		one("federated: create, no domain", Local, method, `{"bundle": [{"trust_domain": "not a domain"}]}`),
 		one("federated: create, certificate is none", Local, method, `{"bundle": [{"trust_domain": "bad.test", "x509_authorities": [{"asn1": "$bytes nonsense"}]}]}`),
 		one("federated: create, certificate is empty", Local, method, `{"bundle": [{"trust_domain": "bad.test", "x509_authorities": [{}]}]}`),
+		one("federated: delete what an empty certificate made", Local, "Bundle/BatchDeleteFederatedBundle", `{"trust_domains": ["bad.test"]}`),
 		one("federated: create, key is none", Local, method, `{"bundle": [{"trust_domain": "bad.test", "jwt_authorities": [{"key_id": "k", "public_key": "$bytes nonsense"}]}]}`),
 		one("federated: create, key without an id", Local, method, `{"bundle": [{"trust_domain": "bad.test", "jwt_authorities": [{"public_key": "$key one"}]}]}`),
 		one("federated: create, without authorities", Local, method, `{"bundle": [{"trust_domain": "empty.test"}]}`),
