@@ -20,6 +20,7 @@ use chancery_api::chancery::peer::v1::raft_server::RaftServer;
 use chancery_hsm::{
     KeyType, MemorySigner, Metered, Pkcs11Config, Pkcs11Signer, Signer, TokenSelector,
 };
+use chancery_identity::pki::Certificate;
 use chancery_raft_store::command::{AnnounceMember, Command};
 use chancery_raft_store::identity_record::IdentityRecord;
 use chancery_raft_store::snapshot::Snapshots;
@@ -33,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use zeroize::Zeroizing;
 
+use crate::attest::Attestors;
+use crate::attest::x509pop::{Roots, X509Pop};
 use crate::authority::{
     Custody, Driver, Issuer, Lifetimes, Making, PRUNE_INTERVAL, ServerSvid, Steward,
     keep_bundle_pruned, keep_foreign_roots, keep_server_svid,
@@ -43,7 +46,7 @@ use crate::cluster::peers::{GrpcPeers, PinBook};
 use crate::cluster::server::{PeerServer, pinned_only};
 use crate::cluster::status::{ClusterService, Members, SelfStatus};
 use crate::cluster::{Barriers, Consensus, Proposer, Start, Storage};
-use crate::config::{CaKeyType, Config, Keys, TokenName};
+use crate::config::{CaKeyType, Config, Keys, TokenName, X509PopConfig, X509PopRoots};
 use crate::environment::{Clock, Stopwatch, SystemClock, uuid_v4};
 use crate::health::Health;
 use crate::housekeeping::{AgentPruning, Housekeeping, Pace};
@@ -373,6 +376,7 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let plan = formation_plan(&config)?;
+    let external_roots = external_roots(&config)?;
     let _data_dir = own_data_dir(&config.data_dir)?;
     let bound = bind(&config).await?;
     let peer_port = bound.peers;
@@ -452,6 +456,7 @@ async fn serve(
         config.trust_domain.clone(),
         server_svid.clone(),
     );
+    let attestors = attestors(&config, external_roots, &issuer);
     let health = Health::new(doors.clone(), issuer.clone(), Arc::clone(&tls));
     let this: Arc<dyn SelfStatus> = Arc::new(health.clone());
     let stop = CancellationToken::new();
@@ -542,7 +547,8 @@ async fn serve(
         ));
     }
 
-    let context = service::Context::new(doors.clone(), issuer, steward, members.clone());
+    let context = service::Context::new(doors.clone(), issuer, steward, members.clone())
+        .with_attestors(attestors);
     let gate = Arc::new(LocalGate::new(&context, config.admin_ids.clone()));
     let layer = GateLayer::new(gate);
     let process = service::Process {
@@ -659,6 +665,51 @@ fn check_place(storage: &Storage, record: &IdentityRecord, plan: &Plan) -> anyho
         );
     }
     Ok(())
+}
+
+/// The roots of nodes' certificates that stand in files.
+fn external_roots(config: &Config) -> anyhow::Result<Vec<Certificate>> {
+    let Some(X509PopConfig {
+        roots: X509PopRoots::Files { key, paths },
+        ..
+    }) = &config.node_attestors.x509pop
+    else {
+        return Ok(Vec::new());
+    };
+    let mut roots = Vec::new();
+    for path in paths {
+        let read = crate::config::read_roots(path);
+        roots.extend(
+            read.with_context(|| format!("[node_attestors.x509pop] {key}: {}", path.display()))?,
+        );
+    }
+    Ok(roots)
+}
+
+/// The methods of node attestation that are switched on.
+fn attestors(config: &Config, external: Vec<Certificate>, issuer: &Issuer) -> Attestors {
+    let mut attestors = Attestors::default();
+    if let Some(x509pop) = &config.node_attestors.x509pop {
+        let roots = match &x509pop.roots {
+            X509PopRoots::Files { .. } => Roots::External(Arc::new(external)),
+            X509PopRoots::Spiffe { prefix } => {
+                let issuer = issuer.clone();
+                let authorities = move || {
+                    let authorities = issuer.bundle().x509_authorities;
+                    let der = authorities.iter().map(|a| a.der().to_vec());
+                    der.collect()
+                };
+                Roots::Spiffe {
+                    authorities: Box::new(authorities),
+                    prefix: prefix.clone(),
+                }
+            }
+        };
+        let trust_domain = config.trust_domain.clone();
+        let settings = x509pop.settings.clone();
+        attestors.add(Arc::new(X509Pop::new(trust_domain, roots, settings)));
+    }
+    attestors
 }
 
 fn lifetimes(config: &Config) -> Lifetimes {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::Problem;
 use super::duration::format_duration;
+use super::node_attestors::{self, NodeAttestors};
 use super::raw::{RawBackend, RawConfig, RawIssuance, RawKeys, RawMode, RawSubject};
 
 /// Longest path of a unix socket on Linux, in bytes.
@@ -49,6 +50,8 @@ pub struct Config {
     pub agents: Agents,
     /// Custody of the authorities' keys.
     pub keys: Keys,
+    /// How nodes attest beside join tokens.
+    pub node_attestors: NodeAttestors,
     /// Where `/metrics` is served.
     pub metrics: Option<SocketAddr>,
     /// Where health is served.
@@ -431,6 +434,7 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
         ready: raw.health.ready_path,
     };
     check_health_paths(&health_paths, problems);
+    let node_attestors = node_attestors::check(raw.node_attestors, problems);
     Some(Config {
         trust_domain: trust_domain?,
         data_dir: raw.data_dir?,
@@ -470,6 +474,7 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
             prune_tofu: raw.agents.prune_tofu,
         },
         keys: keys?,
+        node_attestors,
         metrics: raw.metrics.address,
         health: raw.health.address,
         health_paths,

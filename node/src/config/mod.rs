@@ -15,6 +15,7 @@
 mod checked;
 mod duration;
 mod environment;
+mod node_attestors;
 mod raw;
 pub mod schema;
 mod secret;
@@ -27,6 +28,7 @@ pub use checked::{
     LogFormat, LogLevel, Peer, Pkcs11, Raft, RaftProfile, TokenName,
 };
 pub use duration::{DurationError, format_duration, parse_duration};
+pub use node_attestors::{NodeAttestors, RootsFileError, X509PopConfig, X509PopRoots, read_roots};
 pub use secret::{SecretFileError, read_secret_file};
 
 /// Size from which on a file is not a configuration.

@@ -49,6 +49,8 @@ pub(super) struct RawConfig {
     pub(super) agents: RawAgents,
     pub(super) keys: RawKeys,
     #[serde(default)]
+    pub(super) node_attestors: RawNodeAttestors,
+    #[serde(default)]
     pub(super) metrics: RawListener,
     pub(super) health: RawHealth,
 }
@@ -153,6 +155,32 @@ pub(super) struct RawPkcs11 {
     pub(super) sessions: u32,
     pub(super) deadline: RawDuration,
     pub(super) queue: u32,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawNodeAttestors {
+    pub(super) x509pop: Option<RawX509Pop>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawX509PopMode {
+    ExternalPki,
+    Spiffe,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawX509Pop {
+    pub(super) mode: Option<RawX509PopMode>,
+    pub(super) ca_bundle_path: Option<PathBuf>,
+    pub(super) ca_bundle_paths: Option<Vec<PathBuf>>,
+    pub(super) spiffe_prefix: Option<String>,
+    pub(super) agent_path_template: Option<String>,
+    pub(super) max_intermediates: Option<u32>,
+    pub(super) max_rsa_key_size: Option<u32>,
+    pub(super) verify_client_ip: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

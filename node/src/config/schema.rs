@@ -54,6 +54,8 @@ pub enum Kind {
         /// What is planned but refused today, with a message of its own.
         reserved: &'static [&'static str],
     },
+    /// `true` or `false`.
+    Flag,
     /// A list of texts.
     Texts {
         /// Most items.
@@ -220,6 +222,23 @@ pub const KEYS: &[Key] = &[
     key("keys.pkcs11.queue", count(1, 65_536), Literal("1024"),
         "Signatures that may wait for a session; one more is refused at once."),
 
+    key("node_attestors.x509pop.mode", one_of(&["external_pki", "spiffe"], &[]), Absent("`\"external_pki\"` where the section is there; without it the method is off"),
+        "Where certificates of nodes must be rooted: in `ca_bundle_path`, or in this cluster's own trust bundle, to exchange X.509-SVIDs for agents' SVIDs."),
+    key("node_attestors.x509pop.ca_bundle_path", Kind::Path, Absent("this or `ca_bundle_paths` is required in mode `external_pki`"),
+        "PEM file with the roots of the nodes' certificates, read when the server starts."),
+    key("node_attestors.x509pop.ca_bundle_paths", Kind::Texts { items_max: 64 }, Absent("none"),
+        "Several such files, in the place of `ca_bundle_path`."),
+    key("node_attestors.x509pop.spiffe_prefix", Kind::Text { bytes_max: 1_024 }, Absent("`\"/spire-exchange/\"`"),
+        "How the path of an X.509-SVID must begin to be exchanged in mode `spiffe`; a slash is added at the end. `/` takes every SVID."),
+    key("node_attestors.x509pop.agent_path_template", Kind::Text { bytes_max: 4_096 }, Absent("`/{{ .PluginName }}/{{ .Fingerprint }}`, or `/{{ .PluginName }}/{{ .SVIDPathTrimmed }}` in mode `spiffe`"),
+        "The agent's path below `/spire/agent`; see [path templates](#path-templates)."),
+    key("node_attestors.x509pop.max_intermediates", count(1, 32), Absent("`4`"),
+        "Most certificates that a node may send beside its own."),
+    key("node_attestors.x509pop.max_rsa_key_size", count(1, 8_192), Absent("`8192`"),
+        "Largest RSA key in the certificates that a node sends, in bits."),
+    key("node_attestors.x509pop.verify_client_ip", Kind::Flag, Absent("`false`"),
+        "Whether a node must call from an IP address that is a subject alternative name of its certificate."),
+
     key("metrics.address", Kind::Bind, Absent("no listener"),
         "Where `/metrics` is served over HTTP. May equal `health.address`."),
     key("health.address", Kind::Bind, Absent("no listener"),
@@ -356,6 +375,10 @@ fn check_value(kind: Kind, value: &Value) -> Result<(), String> {
                 .unwrap_or_default();
             Err(format!("must be {}{hint}", choices(of)))
         }
+        Kind::Flag => value
+            .as_bool()
+            .map(drop)
+            .ok_or_else(|| format!("must be true or false, not {}", value.type_str())),
         Kind::Texts { items_max } => each(value, items_max, |text| check_text(text, 2_048)),
         Kind::Addresses { items_max } => {
             each(value, items_max, |text| text.parse::<HostPort>().map(drop))
@@ -513,6 +536,7 @@ fn describe(kind: Kind) -> String {
         Kind::Integer { min, max } => format!("integer, {min} to {max}"),
         Kind::Bool => "true or false".to_owned(),
         Kind::Choice { of, .. } => choices(of),
+        Kind::Flag => "true or false".to_owned(),
         Kind::Texts { items_max } => format!("list of strings, at most {items_max}"),
         Kind::Addresses { items_max } => format!("list of host and port, at most {items_max}"),
     }

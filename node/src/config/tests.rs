@@ -448,6 +448,8 @@ fn schema_and_raw_config_have_the_same_keys() {
         "agents",
         "keys",
         "keys.pkcs11",
+        "node_attestors",
+        "node_attestors.x509pop",
         "metrics",
         "health",
     ] {
@@ -583,5 +585,113 @@ mod machine {
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert_eq!(only(&file), ["data_dir"]);
+    }
+}
+
+mod node_attestors {
+    use super::*;
+    use crate::config::{X509PopConfig, X509PopRoots};
+
+    fn x509pop(keys: &str) -> Result<X509PopConfig, Vec<String>> {
+        let text = with("", &format!("[node_attestors.x509pop]\n{keys}"));
+        match parse(&text) {
+            Ok(config) => Ok(config.node_attestors.x509pop.unwrap()),
+            Err(errors) => Err(errors.problems.iter().map(ToString::to_string).collect()),
+        }
+    }
+
+    #[test]
+    fn without_its_section_the_method_is_off() {
+        assert_eq!(parse(MINIMAL).unwrap().node_attestors.x509pop, None);
+    }
+
+    #[test]
+    fn defaults_are_those_of_spire() {
+        let config = x509pop("ca_bundle_path = '/ca.pem'").unwrap();
+        let files = X509PopRoots::Files {
+            key: "ca_bundle_path",
+            paths: vec!["/ca.pem".into()],
+        };
+        assert_eq!(config.roots, files);
+        let settings = config.settings;
+        assert_eq!(
+            (settings.max_intermediates, settings.max_rsa_key_size),
+            (4, 8_192)
+        );
+        assert!(!settings.verify_client_ip && settings.agent_path_template.is_none());
+        let prefix = |keys| match x509pop(keys).unwrap().roots {
+            X509PopRoots::Spiffe { prefix } => prefix,
+            X509PopRoots::Files { .. } => panic!("not spiffe"),
+        };
+        assert_eq!(prefix("mode = 'spiffe'"), "/spire-exchange/");
+        assert_eq!(prefix("mode = 'spiffe'\nspiffe_prefix = '/a'"), "/a/");
+        assert_eq!(prefix("mode = 'spiffe'\nspiffe_prefix = '/'"), "/");
+    }
+
+    #[test]
+    fn contradictions_are_told_by_their_paths() {
+        for (keys, problem) in [
+            (
+                "",
+                "ca_bundle_path: one of ca_bundle_path or ca_bundle_paths must be configured",
+            ),
+            (
+                "ca_bundle_paths = []",
+                "ca_bundle_path: one of ca_bundle_path or ca_bundle_paths must be configured",
+            ),
+            (
+                "ca_bundle_path = '/a'\nca_bundle_paths = ['/b']",
+                "ca_bundle_paths: only one of ca_bundle_path or ca_bundle_paths can be configured, not both",
+            ),
+            (
+                "mode = 'spiffe'\nca_bundle_path = '/a'",
+                "ca_bundle_path: you can not use ca_bundle_path or ca_bundle_paths in spiffe mode",
+            ),
+            (
+                "ca_bundle_path = '/a'\nspiffe_prefix = '/x'",
+                "spiffe_prefix: has no effect unless mode is \"spiffe\"",
+            ),
+            (
+                "ca_bundle_path = '/a'\nagent_path_template = '/{{ .Nope }}'",
+                "agent_path_template: field .Nope is not supported",
+            ),
+            (
+                "ca_bundle_path = '/a'\nverify_client_ip = 'yes'",
+                "verify_client_ip: must be true or false, not string",
+            ),
+            (
+                "mode = 'external'",
+                "mode: must be \"external_pki\" or \"spiffe\"",
+            ),
+            (
+                "ca_bundle_path = '/a'\nmax_intermediates = 0",
+                "max_intermediates: must be at least 1",
+            ),
+        ] {
+            let told = x509pop(keys).unwrap_err();
+            let wanted = format!("node_attestors.x509pop.{problem}");
+            assert!(
+                told.iter().any(|p| p.starts_with(&wanted)),
+                "{keys}: {told:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn files_without_roots_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let told =
+            |path: &std::path::Path| crate::config::read_roots(path).unwrap_err().to_string();
+        assert_eq!(told(&file("empty", "")), "no certificates found in file");
+        let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        assert_eq!(told(&file("key", key)), "no certificates found in file");
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(told(&file("broken", broken)).starts_with("unable to parse certificate 1: "));
+        assert!(told(&dir.path().join("absent")).starts_with("cannot be read: "));
     }
 }

@@ -47,6 +47,7 @@ use tonic::service::Routes;
 use tonic::{Request, Status};
 
 use self::agent::Versions;
+use crate::attest::Attestors;
 use crate::authority::{Issuer, ServerSvid, Steward};
 use crate::authz::Permit;
 use crate::cluster::status::Members;
@@ -62,6 +63,7 @@ pub struct Context {
     steward: Steward,
     members: Members,
     versions: Versions,
+    attestors: Attestors,
 }
 
 impl Context {
@@ -74,7 +76,15 @@ impl Context {
             steward,
             members,
             versions,
+            attestors: Attestors::default(),
         }
+    }
+
+    /// The same with methods of node attestation beside join tokens.
+    #[must_use]
+    pub fn with_attestors(mut self, attestors: Attestors) -> Self {
+        self.attestors = attestors;
+        self
     }
 }
 
