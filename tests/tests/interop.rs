@@ -192,7 +192,14 @@ async fn every_method_answers_as_spire_does() -> anyhow::Result<()> {
         .display()
         .to_string();
     // A follower may lag a moment behind what another node acknowledged.
-    let args = ["-answers", &answers, "-accepted", &accepted, "-settle", "500ms"];
+    let args = [
+        "-answers",
+        &answers,
+        "-accepted",
+        &accepted,
+        "-settle",
+        "500ms",
+    ];
     println!("{}", run(&cluster, ca.path(), "compare", &args)?);
     undisturbed(&cluster).await
 }
