@@ -66,6 +66,12 @@ async fn run(doors: Doors, mut uses: mpsc::Receiver<Activation>) {
 /// What comes within the window, each once.
 async fn collect(first: Activation, uses: &mut mpsc::Receiver<Activation>) -> BTreeSet<Activation> {
     let mut batch = BTreeSet::from([first]);
+    // What waits already is taken however slow the machine is.
+    while batch.len() < BATCH_MAX
+        && let Ok(next) = uses.try_recv()
+    {
+        batch.insert(next);
+    }
     let window = async {
         while batch.len() < BATCH_MAX {
             let Some(next) = uses.recv().await else {
