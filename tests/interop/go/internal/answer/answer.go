@@ -107,7 +107,7 @@ func (m Mask) message(message protoreflect.Message) any {
 			// Selectors and trust domains are sets.
 			set := field.Name() == "selectors" || field.Name() == "federates_with"
 			if set || m.Unordered && field.Kind() == protoreflect.MessageKind {
-				sort.Slice(items, func(i, j int) bool { return fmt.Sprint(items[i]) < fmt.Sprint(items[j]) })
+				sort.Slice(items, func(i, j int) bool { return sortKey(items[i]) < sortKey(items[j]) })
 			}
 			fields[string(field.Name())] = items
 		} else if field.IsMap() {
@@ -118,6 +118,14 @@ func (m Mask) message(message protoreflect.Message) any {
 		return true
 	})
 	return fields
+}
+
+// sortKey is the id of what has one.
+func sortKey(item any) string {
+	if fields, ok := item.(map[string]any); ok && fields["id"] != nil {
+		return fmt.Sprint(fields["id"], fields)
+	}
+	return fmt.Sprint(item)
 }
 
 func (m Mask) any(message protoreflect.Message) any {
@@ -214,7 +222,11 @@ func (m Mask) string(field protoreflect.FieldDescriptor, value string) any {
 
 func (m Mask) number(of protoreflect.Message, field protoreflect.FieldDescriptor, value protoreflect.Value) any {
 	switch field.Name() {
-	case "expires_at", "issued_at", "created_at", "x509svid_expires_at":
+	case "created_at":
+		if age := m.Now.Unix() - value.Int(); age >= -5 && age < 3600 {
+			return "<lately>"
+		}
+	case "expires_at", "issued_at", "x509svid_expires_at":
 		// Where a caller chose the time it is far from now and stays as it is.
 		const week = 7 * 24 * 3600
 		if delta := value.Int() - m.Now.Unix(); delta > -week && delta < week {

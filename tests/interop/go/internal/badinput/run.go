@@ -43,9 +43,9 @@ type Options struct {
 	Log    func(format string, args ...any)
 }
 
-// workers call at once, each over connections of its own from an address of its own:
-// some limits are for each address.
-const workers = 32
+// workersMax call at once, each over a connection of its own from an address of its
+// own: some limits are for each address.
+const workersMax = 32
 
 // callLimit is far more than any of these calls needs.
 const callLimit = 30 * time.Second
@@ -90,6 +90,7 @@ func Run(ctx context.Context, options Options) error {
 		if options.Method != "" && options.Method != short {
 			continue
 		}
+		started := time.Now()
 		seen, err := one(ctx, options, method, materials, nodes, number)
 		if err != nil {
 			// The other methods are tried too: one look at all that is wrong.
@@ -100,7 +101,7 @@ func Run(ctx context.Context, options Options) error {
 		for code, count := range seen {
 			total[code] += count
 		}
-		options.Log("%-48s %s", short, counts(seen))
+		options.Log("%-48s %5.1f s: %s", short, time.Since(started).Seconds(), counts(seen))
 	}
 	options.Log("all: %s", counts(total))
 	if len(failures) > 0 {
@@ -234,6 +235,11 @@ func flood(ctx context.Context, options Options, method call.Method, materials M
 		next.Store(int64(options.Only))
 		options.Count = options.Only + 1
 		firstIndex = options.Count
+	}
+	// A connection costs more than a few calls.
+	workers := max(1, min(workersMax, options.Count/8))
+	if options.Only >= 0 {
+		workers = 1
 	}
 	for worker := 0; worker < workers; worker++ {
 		group.Add(1)

@@ -84,7 +84,7 @@ func agentCases() []Case {
 		one("renew: banned", Banned, "Agent/RenewAgent", `{"params": {"csr": "$csr"}}`),
 		one("renew: evicted", Evicted, "Agent/RenewAgent", `{"params": {"csr": "$csr"}}`),
 		one("status", Agent, "Agent/PostStatus", `{"agent_version": "1.2.3"}`),
-		one("status: shown", Local, "Agent/GetAgent", `{"id": "@/spire/agent/join_token/interop-agent", "output_mask": {"agent_version": true}}`),
+		one("status: shown", Local, "Agent/GetAgent", `{"id": "@/spire/agent/join_token/interop-agent", "output_mask": {"agent_version": true}}`).settled(),
 		one("status: no version", Agent, "Agent/PostStatus", `{}`),
 		one("status: longest version", Agent, "Agent/PostStatus", `{"agent_version": "$long 255"}`),
 		one("status: version too long", Agent, "Agent/PostStatus", `{"agent_version": "$long 256"}`),

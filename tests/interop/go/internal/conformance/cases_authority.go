@@ -14,7 +14,7 @@ func authorityCases() []Case {
 		first, second, third := "first "+kind, "second "+kind, "third "+kind
 		mask := map[string]string{"X509": "x509_authorities", "JWT": "jwt_authorities"}[kind]
 		bundle := func(when string) Case {
-			return one(kind+" authority: bundle "+when, Anonymous, "Bundle/GetBundle", `{"output_mask": {"`+mask+`": true}}`)
+			return one(kind+" authority: bundle "+when, Anonymous, "Bundle/GetBundle", `{"output_mask": {"`+mask+`": true}}`).settled()
 		}
 		prepare := func(step, name string) Case {
 			return one(kind+" authority: "+step, Admin, "LocalAuthority/Prepare"+kind+"Authority", `{}`).saving(name, "prepared_authority.authority_id")

@@ -15,7 +15,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"regexp"
 	"sort"
 	"strings"
@@ -151,7 +150,7 @@ func Certificate(c *x509.Certificate) map[string]any {
 // hours where it ends with its authority.
 func Lifetime(of time.Duration) string {
 	if of > 2*time.Hour {
-		return fmt.Sprintf("about %.0f hours", of.Hours())
+		return "about " + hours(of)
 	}
 	return of.String()
 }
@@ -168,6 +167,15 @@ func keyID(id []byte, c *x509.Certificate) string {
 		}
 	}
 	return fmt.Sprintf("%d other bytes", len(id))
+}
+
+// hours tells a long time. An authority lives a day here, and what it cuts short may
+// end up to a tenth earlier, so that not everything is renewed in one moment.
+func hours(of time.Duration) string {
+	if of > 20*time.Hour && of < 28*time.Hour {
+		return "a day"
+	}
+	return fmt.Sprintf("%.0f hours", of.Hours())
 }
 
 // Token is a compact JWS, taken apart without a look at its signature.
@@ -225,24 +233,21 @@ func JWT(text string, now time.Time) any {
 	return map[string]any{"header": token.Header, "claims": token.Claims}
 }
 
-// Near tells a Unix time relative to now, by steps of ten seconds: a call may take
-// a while. What ends with an authority is told in hours: it is older than the call.
+// Near tells a Unix time relative to now, in minutes and with half a minute's patience:
+// a call may take a while on a busy machine. What is about an hour away, as most SVIDs'
+// ends are, may have been issued some minutes before the call that shows it.
 func Near(seconds int64, now time.Time) string {
-	delta := seconds - now.Unix()
-	if delta > 2*3600 || delta < -2*3600 {
-		return fmt.Sprintf("<now, and about %d hours>", int64(math.Round(float64(delta)/3600)))
-	}
-	const step = 10
-	steps := (delta + step/2) / step
-	if delta+step/2 < 0 && (delta+step/2)%step != 0 {
-		steps--
-	}
+	delta := time.Duration(seconds-now.Unix()) * time.Second
 	switch {
-	case steps == 0:
-		return "<now>"
-	case steps > 0:
-		return fmt.Sprintf("<now+%ds>", steps*step)
-	default:
-		return fmt.Sprintf("<now-%ds>", -steps*step)
+	case delta < -24*time.Hour || delta > 2*time.Hour:
+		return "<now, and about " + hours(delta) + ">"
+	case delta > 50*time.Minute && delta <= 61*time.Minute:
+		return "<now, and about an hour>"
+	case delta < -30*time.Second:
+		return "<before now>"
 	}
+	if minutes := int((delta + 30*time.Second) / time.Minute); minutes > 0 {
+		return fmt.Sprintf("<now, and %d min>", minutes)
+	}
+	return "<now>"
 }
