@@ -38,7 +38,7 @@ use crate::attest::Attestors;
 use crate::attest::x509pop::{Roots, X509Pop};
 use crate::authority::{
     Custody, Driver, Issuer, Lifetimes, Making, PRUNE_INTERVAL, ServerSvid, Steward,
-    keep_bundle_pruned, keep_foreign_roots, keep_server_svid,
+    keep_bundle_pruned, keep_foreign_roots, keep_own_roots, keep_server_svid,
 };
 use crate::authz::layer::GateLayer;
 use crate::cluster::formation::{self, Admission, Plan, VERSION};
@@ -555,6 +555,11 @@ async fn serve(
         )
         .run(),
     );
+    tasks.spawn(keep_own_roots(
+        issuer.clone(),
+        doors.clone(),
+        Arc::clone(&tls),
+    ));
     tasks.spawn(keep_foreign_roots(doors.clone(), Arc::clone(&tls)));
     tasks.spawn(keep_bundle_pruned(doors.clone(), prune_interval()));
     tasks.spawn(health.clone().measure());

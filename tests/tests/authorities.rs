@@ -150,6 +150,10 @@ async fn the_four_steps_of_a_rotation_follow_each_other_at_once_through_any_node
     let addresses: Vec<String> = nodes.iter().map(|n| n.api.clone()).collect();
     let learner = Learner::start(cluster.trust()?, addresses);
 
+    // A connection that outlives the authority which vouched for its caller.
+    let open = agent.connect(&nodes[1].api).await?;
+    agent.sync(open.clone()).await?;
+
     let mut active = show(&nodes[0]).await?[0].clone().context("an authority")?;
     let first = active.clone();
     let rounds = count(2, 20);
@@ -189,6 +193,12 @@ async fn the_four_steps_of_a_rotation_follow_each_other_at_once_through_any_node
     println!(
         "rotations by hand: {rounds}, worst {worst:?}; connections that met an unknown root: 0 of {}",
         learner.end().await?
+    );
+
+    let status = agent.sync(open).await.err().context("it was served")?;
+    ensure!(
+        status.code() == Code::Unavailable && status.details().is_empty(),
+        "an open connection of a revoked authority: {status:?}"
     );
 
     // Another agent, with the bundle of today, is served by every node.

@@ -52,8 +52,7 @@ impl ServerSvid {
     }
 }
 
-/// Keeps a server SVID in `tls`, and the roots that agents' certificates are
-/// verified with. Has no end.
+/// Keeps a server SVID in `tls`. Has no end.
 pub async fn keep_server_svid(
     issuer: Issuer,
     doors: Doors,
@@ -66,7 +65,6 @@ pub async fn keep_server_svid(
     let mut recorded = String::new();
     loop {
         ticks.tick().await;
-        tls.set_roots(issuer.trust_domain(), issuer.bundle().roots());
         let now = doors.consensus().clock().now_unix_ms().div_euclid(1000);
         let current = served.get();
         if current.as_ref().is_some_and(|c| now >= c.not_after) {
@@ -126,6 +124,8 @@ async fn renew(issuer: &Issuer, tls: &TlsState) -> Result<Current, IssueFailed> 
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
     let identity = ServerIdentity::new(chain, &key)
         .map_err(|e| IssueFailed::Profile(crate::app::chain(&e)))?;
+    // Whoever is let in now must find the roots that it is judged by.
+    tls.set_roots(issuer.trust_domain(), issuer.bundle().roots());
     tls.set_identity(Some(identity));
     Ok(Current {
         chain: Arc::new(svid.chain),

@@ -141,6 +141,15 @@ impl Members {
         ids
     }
 
+    /// The clock of that other member, of those seen lately, whose is furthest ahead; `None`
+    /// where none was seen.
+    pub fn latest_other_clock_ms(&self) -> Option<i64> {
+        let others = self.others();
+        let skews = others.iter().filter_map(|id| self.seen_lately(*id));
+        let ahead = skews.map(|seen| seen.skew_ms).max()?;
+        Some(self.consensus.clock().now_unix_ms().saturating_add(ahead))
+    }
+
     /// Waits until every member seen lately has applied the log entry at `index`,
     /// at most `limit`. A member not seen lately is reported as missing.
     pub async fn applied_everywhere(&self, index: u64, limit: Duration) -> Holds {

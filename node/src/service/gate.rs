@@ -11,18 +11,21 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_raft_store::Directory;
+use chancery_raft_store::model::{AuthorityKind, AuthorityStatus};
 use tonic::{Request, Status};
 
 use super::{Context, activator::Activator};
 use crate::authz::{
-    Admitted, AgentStanding, CallerFacts, Denial, EntryFlags, Gate, Permit, authorize,
+    Admitted, AgentStanding, CallerFacts, Denial, EntryFlags, Gate, Permit, Role, authorize,
 };
+use crate::cluster::status::Members;
 use crate::registry::Doors;
 use crate::transport::Caller;
 
 /// Authorizes calls by the replicated state on this node.
 pub struct LocalGate {
     doors: Doors,
+    members: Members,
     trust_domain: TrustDomain,
     admin_ids: BTreeSet<SpiffeId>,
     activator: Activator,
@@ -34,6 +37,7 @@ impl LocalGate {
     pub fn new(context: &Context, admin_ids: impl IntoIterator<Item = SpiffeId>) -> Self {
         Self {
             doors: context.doors.clone(),
+            members: context.members.clone(),
             trust_domain: context.issuer.trust_domain().clone(),
             admin_ids: admin_ids.into_iter().collect(),
             activator: Activator::start(context.doors.clone()),
@@ -42,8 +46,7 @@ impl LocalGate {
 
     /// What the state that is here now says.
     fn ask(&self, method: &str, caller: &Caller) -> Result<Admitted, Denial> {
-        // An expired SVID is one that two clocks call expired.
-        let now = self.doors.earlier_clock();
+        let now = agreed_now(&self.doors, &self.members);
         let directory = self.doors.local();
         let facts = Facts {
             directory: &directory,
@@ -51,6 +54,25 @@ impl LocalGate {
             admin_ids: &self.admin_ids,
         };
         authorize(method, caller, now, &facts)
+    }
+}
+
+impl LocalGate {
+    /// Whether an authority that vouched for the caller when it connected has been revoked
+    /// since. A connection outlives that; who comes anew is refused by the handshake.
+    fn is_of_a_revoked_authority(&self, caller: &Caller) -> bool {
+        let Caller::Certificate(caller) = caller else {
+            return false;
+        };
+        if !caller.id().is_member_of(&self.trust_domain) {
+            return false;
+        }
+        let directory = self.doors.local();
+        caller.issuers().iter().any(|id| {
+            directory
+                .authority(AuthorityKind::X509, id)
+                .is_some_and(|a| a.status() == AuthorityStatus::Revoked)
+        })
     }
 }
 
@@ -68,6 +90,12 @@ impl Gate for LocalGate {
             permit,
             activate_serial,
         } = answer.map_err(Denial::into_status)?;
+        if permit.role() != Role::Anyone && self.is_of_a_revoked_authority(caller) {
+            // No typed reason: the agent is none the worse, its connection is.
+            return Err(Status::unavailable(
+                "the authority of the presented certificate was revoked; connect again with another",
+            ));
+        }
         if let (Some(agent), Some(serial)) = (permit.agent(), activate_serial) {
             self.activator.used(agent, serial);
         }
@@ -79,6 +107,7 @@ impl Gate for LocalGate {
 /// in the call: time has passed, and a barrier may have brought newer state.
 pub(super) struct Standing {
     doors: Doors,
+    members: Members,
     trust_domain: TrustDomain,
     method: &'static str,
     caller: Caller,
@@ -93,6 +122,7 @@ impl Standing {
         let caller = request.extensions().get::<Caller>();
         Ok(Self {
             doors: context.doors.clone(),
+            members: context.members.clone(),
             trust_domain: context.issuer.trust_domain().clone(),
             method: Permit::of(request.extensions())?.method(),
             caller: caller
@@ -117,7 +147,7 @@ impl Standing {
     }
 
     fn ask<R>(&self, look: impl Fn(&Directory) -> R) -> Result<R, Denial> {
-        let now = now(&self.doors);
+        let now = agreed_now(&self.doors, &self.members);
         let directory = self.doors.local();
         let facts = Facts {
             directory: &directory,
@@ -130,8 +160,14 @@ impl Standing {
     }
 }
 
-fn now(doors: &Doors) -> i64 {
-    doors.consensus().clock().now_unix_ms().div_euclid(1000)
+/// Unix seconds by which something is over only if this node's clock, the leader's and
+/// that of another member say so: one clock that is ahead ends nobody's identity.
+fn agreed_now(doors: &Doors, members: &Members) -> i64 {
+    let by_leader = doors.earlier_clock();
+    match members.latest_other_clock_ms() {
+        Some(latest) => by_leader.min(latest.div_euclid(1000)),
+        None => by_leader,
+    }
 }
 
 /// What the state says of a caller, at one moment.
