@@ -34,8 +34,9 @@ test-long: setup ## every test, full counts
 bench: setup ## criterion benches
 	@$(CARGO) bench -p chancery-node --bench issue
 
-lint: setup ## clippy, rustfmt, tidy
+lint: setup ## rustfmt, dependencies (licences, advisories), clippy
 	@$(CARGO) fmt --all --check
+	@scripts/deny
 	@$(CARGO) clippy $(DEV) --all-targets -- -D warnings
 
 fmt: setup ## format

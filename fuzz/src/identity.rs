@@ -16,6 +16,7 @@ use chancery_identity::entry::{EntryId, validate_hint};
 use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_identity::jwt_svid::{self, JwtAlgorithm};
 use chancery_identity::key::{KeyError, PublicKey, SignatureAlgorithm};
+use chancery_identity::pki;
 use chancery_identity::selector::{Selector, SelectorSet};
 use chancery_identity::{dns, x509_svid};
 
@@ -30,6 +31,7 @@ pub const TARGETS: &[super::Target] = &[
     ("csr", csr),
     ("x509", x509),
     ("x509_tbs", x509_tbs),
+    ("pki_certificate", pki_certificate),
     ("public_key", public_key),
     ("jwt_svid", jwt_svid),
     ("jwt_claims", jwt_claims),
@@ -352,4 +354,33 @@ fn assert_reads_back(bundle: &Bundle) {
     let written = bundle.to_spiffe_json();
     let read = Bundle::parse_spiffe_json(trust_domain(), written.as_bytes(), Strictness::Strict);
     assert_eq!(read.as_ref(), Ok(bundle), "{written}");
+}
+
+/// Certificates of a node, one behind the other: whatever reads is kept byte for byte, and a
+/// chain begins at the leaf, ends at a root, and names each issuer in turn.
+pub fn pki_certificate(data: &[u8]) {
+    let Ok(ders) = split_certificates(data) else {
+        let _ = pki::Certificate::parse(data);
+        return;
+    };
+    let read = ders.iter().take(6).map(|der| pki::Certificate::parse(der));
+    let Ok(certificates) = read.collect::<Result<Vec<_>, _>>() else {
+        return;
+    };
+    let Some((leaf, others)) = certificates.split_first() else {
+        return;
+    };
+    assert_eq!(leaf.der(), ders[0]);
+    let _ = leaf.subject().to_string();
+    if let Ok(chains) = pki::chains(leaf, others, others, NOW) {
+        assert!(!chains.is_empty());
+        for chain in chains {
+            assert_eq!(chain[0].der(), leaf.der());
+            let root = chain.last().expect("a chain has a leaf");
+            assert!(chain.len() == 1 || others.iter().any(|other| other == *root));
+        }
+    }
+    // Nobody signed this.
+    assert!(!leaf.key().verify_pss_sha256(b"message", &[1; 256]));
+    assert!(!leaf.key().verify_ecdsa_sha256(b"message", &[1], &[1]));
 }

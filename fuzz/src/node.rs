@@ -1,17 +1,25 @@
-//! Targets over `chancery-node`: the configuration file, what agents present, and the files that
-//! verbs read.
+//! Targets over `chancery-node`: the configuration file, path templates, what agents
+//! present, what proxies say of them, and the files that verbs read.
 
+use std::collections::BTreeMap;
 use std::str::from_utf8;
+use std::sync::OnceLock;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use chancery_identity::bundle::{JwtAuthority, X509Authority};
 use chancery_identity::id::TrustDomain;
+use chancery_identity::pki::Certificate;
 use chancery_node::attest::join_token::JoinToken;
+use chancery_node::attest::template::{Data, OUTPUT_BYTES_MAX, Template};
+use chancery_node::attest::x509pop::{Settings, read_payload, wire};
 use chancery_node::config::{Config, format_duration, parse_duration};
 use chancery_node::issue::Subject;
 use chancery_node::migrate::{expand, translate};
 use chancery_node::service::inputs;
 use chancery_node::service::moment;
 use chancery_node::service::page::PageRequest;
+use chancery_node::transport::proxy::{HEADER_BYTES_MAX, Parsed, parse};
 
 /// The targets of this module.
 pub const TARGETS: &[super::Target] = &[
@@ -23,6 +31,10 @@ pub const TARGETS: &[super::Target] = &[
     ("moment", moment),
     ("relationship", relationship),
     ("spire_config", spire_config),
+    ("attestation_payload", attestation_payload),
+    ("challenge_response", challenge_response),
+    ("path_template", path_template),
+    ("proxy_header", proxy_header),
     ("cli_input", cli_input),
 ];
 
@@ -159,5 +171,108 @@ pub fn relationship(data: &[u8]) {
     for key in bundle.jwt_authorities {
         let read = JwtAuthority::new(&key.public_key, key.key_id, key.expires_at, false);
         assert!(read.is_ok());
+    }
+}
+
+/// A payload of x509pop holds certificates within the bounds, or is refused.
+pub fn attestation_payload(data: &[u8]) {
+    let settings = Settings {
+        agent_path_template: None,
+        max_intermediates: 2,
+        max_rsa_key_size: 4_096,
+        verify_client_ip: false,
+    };
+    if let Ok((leaf, intermediates)) = read_payload(data, &settings) {
+        assert!(intermediates.len() <= 2);
+        let sizes = intermediates
+            .iter()
+            .chain([&leaf])
+            .map(|c| c.key().rsa_bits());
+        assert!(sizes.flatten().all(|bits| bits <= 4_096));
+    }
+}
+
+/// An answer to a challenge reads the same when it is written again as Go writes it.
+pub fn challenge_response(data: &[u8]) {
+    let Ok(response) = wire::read_response(data) else {
+        return;
+    };
+    let text = |bytes: &[u8]| STANDARD.encode(bytes);
+    let rsa = response.rsa.as_ref().map_or_else(
+        || "null".to_owned(),
+        |r| {
+            format!(
+                r#"{{"nonce":"{}","signature":"{}"}}"#,
+                text(&r.nonce),
+                text(&r.signature)
+            )
+        },
+    );
+    let ecdsa = response.ecdsa.as_ref().map_or_else(
+        || "null".to_owned(),
+        |e| {
+            format!(
+                r#"{{"nonce":"{}","r":"{}","s":"{}"}}"#,
+                text(&e.nonce),
+                text(&e.r),
+                text(&e.s)
+            )
+        },
+    );
+    let written = format!(r#"{{"rsa_signature":{rsa},"ecdsa_signature":{ecdsa}}}"#);
+    assert_eq!(wire::read_response(written.as_bytes()), Ok(response));
+}
+
+/// A template that parses gives the same bounded result each time, or the same error.
+pub fn path_template(data: &[u8]) {
+    static LEAF: OnceLock<Certificate> = OnceLock::new();
+    let Ok(source) = from_utf8(data) else { return };
+    let Ok(template) = Template::parse(source) else {
+        return;
+    };
+    let leaf = LEAF.get_or_init(|| {
+        let der = include_bytes!("../corpus/pki_certificate/names");
+        Certificate::parse(der).expect("the corpus holds a certificate")
+    });
+    let data = Data {
+        certificate: leaf,
+        plugin_name: "x509pop",
+        fingerprint: leaf.fingerprint(),
+        serial_number_hex: "01".into(),
+        trust_domain: "example.org",
+        svid_path_trimmed: "host/1".into(),
+        uri_san_selectors: BTreeMap::from([("rack".into(), "7".into())]),
+    };
+    let first = template.render(&data);
+    assert!(
+        first
+            .as_ref()
+            .is_ok_and(|path| path.len() <= OUTPUT_BYTES_MAX)
+            || first.is_err()
+    );
+    assert_eq!(template.render(&data), first);
+}
+
+/// A PROXY header is read the same from its own bytes alone as with more behind it, and a
+/// beginning of one asks for some of the rest and never for more than there is.
+pub fn proxy_header(data: &[u8]) {
+    let Ok(Parsed::Whole(header)) = parse(data) else {
+        return;
+    };
+    let length = header.length;
+    assert!(length <= data.len() && length <= HEADER_BYTES_MAX);
+    for end in 0..length {
+        match parse(&data[..end]) {
+            Ok(Parsed::More(more)) => assert!(more > 0 && end + more <= length),
+            other => panic!("{end} of {length} bytes: {other:?}"),
+        }
+    }
+    assert_eq!(parse(&data[..length]), Ok(Parsed::Whole(header)));
+    if let Some(client) = header.client {
+        let version = if client.is_ipv4() { "TCP4" } else { "TCP6" };
+        let (ip, port) = (client.ip(), client.port());
+        let line = format!("PROXY {version} {ip} {ip} {port} {port}\r\n");
+        let again = parse(line.as_bytes());
+        assert!(matches!(again, Ok(Parsed::Whole(h)) if h.client == Some(client)));
     }
 }

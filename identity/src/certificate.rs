@@ -270,7 +270,7 @@ fn ia5(contents: &[u8]) -> Result<&str, DerError> {
     }
 }
 
-fn read_basic_constraints(value: &mut Reader<'_>) -> Result<BasicConstraints, DerError> {
+pub(crate) fn read_basic_constraints(value: &mut Reader<'_>) -> Result<BasicConstraints, DerError> {
     let mut fields = value.nested(tag::SEQUENCE)?;
     let ca = fields.boolean_default_false()?;
     let path_len = if fields.is_empty() {
@@ -290,7 +290,7 @@ fn read_basic_constraints(value: &mut Reader<'_>) -> Result<BasicConstraints, De
     Ok(BasicConstraints { ca, path_len })
 }
 
-fn read_key_usage(value: &mut Reader<'_>) -> Result<KeyUsage, DerError> {
+pub(crate) fn read_key_usage(value: &mut Reader<'_>) -> Result<KeyUsage, DerError> {
     let (unused, octets) = value
         .contents(tag::BIT_STRING)?
         .split_first()
@@ -349,7 +349,7 @@ pub(crate) fn read_name<'a>(fields: &mut Reader<'a>) -> Result<&'a [u8], DerErro
     Ok(value.raw)
 }
 
-fn read_time(validity: &mut Reader<'_>) -> Result<Time, DerError> {
+pub(crate) fn read_time(validity: &mut Reader<'_>) -> Result<Time, DerError> {
     let value = validity.any()?;
     let text = value.contents;
     let (year, rest, generalized) = match value.tag {

@@ -64,6 +64,8 @@ pub fn validate(name: &str) -> Result<(), DnsNameError> {
         return Err(DnsNameError::InvalidLabel(name.to_owned()));
     }
     match plain.split('.').find(|label| !is_label(label)) {
+        // An empty label has no text: SPIRE shows the name it stands in.
+        Some("") => Err(DnsNameError::InvalidLabel(plain.to_owned())),
         Some(label) => Err(DnsNameError::InvalidLabel(label.to_owned())),
         None => Ok(()),
     }
@@ -139,7 +141,7 @@ mod tests {
             ("-hello.com", label("-hello")),
             ("hello-.com", label("hello-")),
             ("ab--c.com", label("ab--c")),
-            ("a..b", label("")),
+            ("a..b", label("a..b")),
             ("a b.com", label("a b")),
             ("a/b", label("a/b")),
             (long_label.as_str(), label(&long_label)),

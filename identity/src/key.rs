@@ -13,7 +13,7 @@
 //! - P-256, P-384, P-521 and Ed25519 are what Go reads as well; anything else
 //!   (secp256k1, ML-DSA, Ed448) would be dropped by stock clients.
 
-mod algorithm;
+pub(crate) mod algorithm;
 
 use std::fmt;
 

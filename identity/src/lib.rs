@@ -15,6 +15,7 @@
 //! | [`key`], [`csr`] | public keys worth certifying, and proof of possession |
 //! | [`x509_svid`] | X509-SVID and RFC 5280: profiles, chains |
 //! | [`jwt_svid`] | JWT-SVID and RFC 7515, 7519 |
+//! | [`pki`] | other people's certificates and chains to roots, RFC 5280, as Go judges them |
 //! | [`bundle`] | SPIFFE Trust Domain and Bundle, RFC 7517 |
 
 pub mod bundle;
@@ -26,6 +27,7 @@ pub mod entry;
 pub mod id;
 pub mod jwt_svid;
 pub mod key;
+pub mod pki;
 pub mod selector;
 pub mod x509_svid;
 

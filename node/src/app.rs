@@ -20,6 +20,7 @@ use chancery_api::chancery::peer::v1::raft_server::RaftServer;
 use chancery_hsm::{
     KeyType, MemorySigner, Metered, Pkcs11Config, Pkcs11Signer, Signer, TokenSelector,
 };
+use chancery_identity::pki::Certificate;
 use chancery_raft_store::command::{AnnounceMember, Command};
 use chancery_raft_store::identity_record::IdentityRecord;
 use chancery_raft_store::snapshot::Snapshots;
@@ -33,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use zeroize::Zeroizing;
 
+use crate::attest::Attestors;
+use crate::attest::x509pop::{Roots, X509Pop};
 use crate::authority::{
     Custody, Driver, Issuer, Lifetimes, Making, PRUNE_INTERVAL, ServerSvid, Steward,
     keep_bundle_pruned, keep_foreign_roots, keep_server_svid,
@@ -43,12 +46,13 @@ use crate::cluster::peers::{GrpcPeers, PinBook};
 use crate::cluster::server::{PeerServer, pinned_only};
 use crate::cluster::status::{ClusterService, Members, SelfStatus};
 use crate::cluster::{Barriers, Consensus, Proposer, Start, Storage};
-use crate::config::{CaKeyType, Config, Keys, TokenName};
+use crate::config::{CaKeyType, Config, Keys, TokenName, X509PopConfig, X509PopRoots};
 use crate::environment::{Clock, Stopwatch, SystemClock, uuid_v4};
 use crate::health::Health;
 use crate::housekeeping::{AgentPruning, Housekeeping, Pace};
 use crate::http_status::{self, Endpoints};
 use crate::issue::Subject;
+use crate::ratelimit::RateLimits;
 use crate::registry::Doors;
 use crate::service::{self, gate::LocalGate};
 use crate::telemetry::{self, MeteredStore};
@@ -92,7 +96,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let uptime = Stopwatch::start();
     let log =
         telemetry::logging(config.log_level, config.log_format).context("cannot start the log")?;
-    let metrics = telemetry::install().context("cannot install the metrics recorder")?;
+    let metrics = telemetry::install(config.spire_metric_names)
+        .context("cannot install the metrics recorder")?;
     no_core_dumps();
     config.check_environment().map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -130,6 +135,25 @@ fn no_core_dumps() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "the process cannot be made undumpable");
     }
+}
+
+/// Raises the limit of open files to what the machine allows; the limit then. A
+/// connection each for thousands of agents does not fit what shells start with.
+fn open_files() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files cannot be raised");
+            limit.current
+        }
+    }
+    .unwrap_or(u64::MAX)
 }
 
 /// Ports and sockets, bound before anything is written: what is in use is found
@@ -373,6 +397,7 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let plan = formation_plan(&config)?;
+    let external_roots = external_roots(&config)?;
     let _data_dir = own_data_dir(&config.data_dir)?;
     let bound = bind(&config).await?;
     let peer_port = bound.peers;
@@ -452,6 +477,7 @@ async fn serve(
         config.trust_domain.clone(),
         server_svid.clone(),
     );
+    let attestors = attestors(&config, external_roots, &issuer);
     let health = Health::new(doors.clone(), issuer.clone(), Arc::clone(&tls));
     let this: Arc<dyn SelfStatus> = Arc::new(health.clone());
     let stop = CancellationToken::new();
@@ -542,7 +568,9 @@ async fn serve(
         ));
     }
 
-    let context = service::Context::new(doors.clone(), issuer, steward, members.clone());
+    let limits = RateLimits::new(config.ratelimit);
+    let context = service::Context::new(doors.clone(), issuer, steward, members.clone(), limits)
+        .with_attestors(attestors);
     let gate = Arc::new(LocalGate::new(&context, config.admin_ids.clone()));
     let layer = GateLayer::new(gate);
     let process = service::Process {
@@ -560,9 +588,10 @@ async fn serve(
     let agent_routes = tower::Layer::layer(&layer, service::tcp_routes(&context).prepare());
     let agents = tokio::spawn(serve_agents(
         bound.agents,
+        config.api.proxy_protocol_trusted_cidrs.clone(),
         Arc::clone(&tls),
         Arc::clone(&clock),
-        Limits::of_agents(&config.api),
+        Limits::of_agents(&config.api).within(open_files()),
         agent_routes,
         stop.clone(),
     ));
@@ -659,6 +688,51 @@ fn check_place(storage: &Storage, record: &IdentityRecord, plan: &Plan) -> anyho
         );
     }
     Ok(())
+}
+
+/// The roots of nodes' certificates that stand in files.
+fn external_roots(config: &Config) -> anyhow::Result<Vec<Certificate>> {
+    let Some(X509PopConfig {
+        roots: X509PopRoots::Files { key, paths },
+        ..
+    }) = &config.node_attestors.x509pop
+    else {
+        return Ok(Vec::new());
+    };
+    let mut roots = Vec::new();
+    for path in paths {
+        let read = crate::config::read_roots(path);
+        roots.extend(
+            read.with_context(|| format!("[node_attestors.x509pop] {key}: {}", path.display()))?,
+        );
+    }
+    Ok(roots)
+}
+
+/// The methods of node attestation that are switched on.
+fn attestors(config: &Config, external: Vec<Certificate>, issuer: &Issuer) -> Attestors {
+    let mut attestors = Attestors::default();
+    if let Some(x509pop) = &config.node_attestors.x509pop {
+        let roots = match &x509pop.roots {
+            X509PopRoots::Files { .. } => Roots::External(Arc::new(external)),
+            X509PopRoots::Spiffe { prefix } => {
+                let issuer = issuer.clone();
+                let authorities = move || {
+                    let authorities = issuer.bundle().x509_authorities;
+                    let der = authorities.iter().map(|a| a.der().to_vec());
+                    der.collect()
+                };
+                Roots::Spiffe {
+                    authorities: Box::new(authorities),
+                    prefix: prefix.clone(),
+                }
+            }
+        };
+        let trust_domain = config.trust_domain.clone();
+        let settings = x509pop.settings.clone();
+        attestors.add(Arc::new(X509Pop::new(trust_domain, roots, settings)));
+    }
+    attestors
 }
 
 fn lifetimes(config: &Config) -> Lifetimes {

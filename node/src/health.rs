@@ -12,6 +12,7 @@ use chancery_api::chancery::peer::v1 as wire;
 use crate::authority::Issuer;
 use crate::cluster::formation::VERSION;
 use crate::cluster::status::SelfStatus;
+use crate::environment::Stopwatch;
 use crate::http_status::{Findings, StatusSource};
 use crate::registry::Doors;
 use crate::transport::TlsState;
@@ -102,6 +103,7 @@ impl Health {
 
     /// Keeps the gauges up to date. Has no end.
     pub async fn measure(self) {
+        let start = Stopwatch::start();
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -109,6 +111,25 @@ impl Health {
             crate::telemetry::freshness(self.doors.age());
             crate::telemetry::ready(self.obstacles().is_empty());
             crate::telemetry::outage_budget(self.outage_budget());
+            self.measure_as_spire(start.elapsed());
+        }
+    }
+}
+
+impl Health {
+    /// What SPIRE has gauges for.
+    fn measure_as_spire(&self, uptime: Duration) {
+        use crate::telemetry::spire;
+        let trust_domain = self.issuer.trust_domain().as_str();
+        spire::running(VERSION, trust_domain, uptime);
+        let (entries, agents) = {
+            let directory = self.doors.local();
+            (directory.entry_count(), directory.agent_count())
+        };
+        spire::held(entries, agents);
+        if let Some(expires_at) = self.issuer.x509_authority_expires_at() {
+            let now_ms = self.doors.consensus().clock().now_unix_ms();
+            spire::authority(trust_domain, expires_at, now_ms.div_euclid(1_000));
         }
     }
 }

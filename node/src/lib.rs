@@ -18,6 +18,7 @@ pub mod housekeeping;
 pub mod http_status;
 pub mod issue;
 pub mod migrate;
+pub mod ratelimit;
 pub mod registry;
 pub mod service;
 pub mod telemetry;

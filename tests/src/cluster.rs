@@ -130,6 +130,8 @@ pub struct Options<'a> {
     pub keys: &'a str,
     /// Environment of the nodes.
     pub env: &'a [(&'a str, &'a str)],
+    /// Put before the sections of every node's configuration.
+    pub head: &'a str,
     /// Appended to every node's configuration.
     pub extra: &'a str,
     /// Its trust domain.
@@ -142,6 +144,7 @@ impl Default for Options<'_> {
             nodes: 3,
             keys: "softhsm",
             env: &[],
+            head: "",
             extra: "",
             trust_domain: "example.org",
         }
@@ -156,8 +159,17 @@ impl Cluster {
             .tempdir()?;
         let (nodes, port) = (options.nodes.to_string(), base_port().to_string());
         let extra = dir.path().join("extra.toml");
-        std::fs::write(&extra, options.extra)?;
+        // Every agent of a test comes from one address: one a second is not what most
+        // tests are about.
+        let limits = match options.extra.contains("[ratelimit]") {
+            true => "",
+            false => "\n[ratelimit]\nattestation = false\n",
+        };
+        std::fs::write(&extra, format!("{}{limits}", options.extra))?;
         let extra = extra.display().to_string();
+        let head = dir.path().join("head.toml");
+        std::fs::write(&head, options.head)?;
+        let head = head.display().to_string();
         let (keys, trust_domain) = (options.keys, options.trust_domain);
         let args = [
             "--nodes",
@@ -168,6 +180,8 @@ impl Cluster {
             &port,
             "--extra",
             &extra,
+            "--head",
+            &head,
         ];
         let args = [args.as_slice(), &["--trust-domain", trust_domain]].concat();
         let output = up(dir.path(), options.env, &args)?;

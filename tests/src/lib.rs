@@ -4,3 +4,4 @@
 pub mod agent;
 pub mod cluster;
 pub mod tls;
+pub mod x509pop;

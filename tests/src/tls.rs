@@ -13,6 +13,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpSocket;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -116,6 +117,17 @@ pub async fn connect(
     identity: Option<&ClientIdentity>,
     source: Option<IpAddr>,
 ) -> anyhow::Result<Channel> {
+    connect_behind(address, trust, identity, source, b"").await
+}
+
+/// The same, with `header` in front of everything, as a load balancer puts it there.
+pub async fn connect_behind(
+    address: &str,
+    trust: &Trust,
+    identity: Option<&ClientIdentity>,
+    source: Option<IpAddr>,
+    header: &'static [u8],
+) -> anyhow::Result<Channel> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = ServerIsSpire {
         trust: trust.clone(),
@@ -149,8 +161,9 @@ pub async fn connect(
             if let Some(source) = source {
                 socket.bind(SocketAddr::new(source, 0))?;
             }
-            let stream = socket.connect(target).await?;
+            let mut stream = socket.connect(target).await?;
             stream.set_nodelay(true)?;
+            stream.write_all(header).await?;
             let name = ServerName::from(target.ip());
             let stream = tokio_rustls::TlsConnector::from(config)
                 .connect(name, stream)

@@ -5,6 +5,8 @@
 //! that nothing changed by it, and that the node goes on serving. Texts that SPIRE
 //! has are SPIRE's, to the letter, because its clients show them and match on them.
 
+#[path = "bad_input/authorization.rs"]
+mod authorization;
 #[path = "bad_input/callers.rs"]
 mod callers;
 #[path = "bad_input/config.rs"]
@@ -17,10 +19,14 @@ mod data_dir;
 mod entries;
 #[path = "bad_input/foreign.rs"]
 mod foreign;
+#[path = "bad_input/limits.rs"]
+mod limits;
 #[path = "bad_input/pkcs11.rs"]
 mod pkcs11;
 #[path = "bad_input/ports.rs"]
 mod ports;
+#[path = "bad_input/running.rs"]
+mod running;
 #[path = "bad_input/server.rs"]
 mod server;
 #[path = "bad_input/site.rs"]

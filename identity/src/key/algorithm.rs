@@ -111,7 +111,7 @@ pub(super) fn key_identifier(kind: KeyKind) -> Option<AlgorithmIdentifier> {
 }
 
 /// How a key of `kind` verifies `algorithm`; none where they do not go together.
-pub(super) fn verifier(
+pub(crate) fn verifier(
     kind: KeyKind,
     algorithm: Alg,
 ) -> Option<&'static dyn VerificationAlgorithm> {

@@ -10,7 +10,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use chancery_identity::id::{IdError, SpiffeId, TrustDomain};
 use chancery_raft_store::model::Selector;
 
-use super::{Attestation, Attestor};
+use super::Attestation;
 
 /// Name of the method.
 pub const NAME: &str = "join_token";
@@ -80,7 +80,7 @@ impl JoinToken {
     pub fn attestation(self) -> Attestation {
         Attestation {
             id: self.agent_id.clone(),
-            attestor: Attestor::JoinToken,
+            attestor: NAME,
             selectors: Vec::new(),
             can_reattest: false,
             token: Some(self),

@@ -494,6 +494,11 @@ impl Issuer {
             .then(|| "no X.509 authority can sign on it yet".to_owned())
     }
 
+    /// When the X.509 authority that signs on this node ends, Unix seconds.
+    pub fn x509_authority_expires_at(&self) -> Option<i64> {
+        Some(self.signing(AuthorityKind::X509)?.expires_at)
+    }
+
     /// Seconds until the first of its X.509 authority and its server SVID ends.
     pub fn seconds_left(&self) -> Option<u64> {
         let authority = self.signing(AuthorityKind::X509)?.expires_at;

@@ -22,6 +22,12 @@ impl CallDeadline {
         Self(Instant::now() + grpc_timeout(headers).unwrap_or(DEFAULT).min(MAX))
     }
 
+    /// That far from now, for tests of what waits.
+    #[cfg(test)]
+    pub(crate) fn in_time(left: Duration) -> Self {
+        Self(Instant::now() + left)
+    }
+
     /// The instant.
     pub fn instant(self) -> Instant {
         self.0

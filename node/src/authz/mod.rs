@@ -21,6 +21,7 @@ mod denial;
 pub mod layer;
 mod measured;
 mod permit;
+pub(crate) mod served;
 mod table;
 
 pub use deadline::CallDeadline;

@@ -7,8 +7,10 @@
 //! Freshness is the local `CLOCK_BOOTTIME` instant at which the last barrier that
 //! succeeded was *sent*: the state cannot be older than that. Nothing else
 //! refreshes it; a deposed leader goes on sending heartbeats.
+//!
+//! Each answer also tells the leader's clock, a second opinion on what time it is.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +29,8 @@ const LEADER_TIMEOUT: Duration = Duration::from_millis(1000);
 const LEADER_KNOWN: Duration = Duration::from_secs(5);
 /// Time for this node to apply what the leader named.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// No leader has told its clock yet.
+const NEVER_TOLD: i64 = i64::MIN;
 /// Callers that may wait for a barrier at a time.
 const WAITING_MAX: usize = 16_384;
 
@@ -43,6 +47,8 @@ pub struct Barriers {
     waiting: mpsc::Sender<oneshot::Sender<Result<(), BarrierError>>>,
     /// Milliseconds of boot time; 0 is never.
     fresh_as_of: Arc<AtomicU64>,
+    /// What is added to boot time, in milliseconds, to have the leader's clock.
+    leader_offset: Arc<AtomicI64>,
     last_error: Arc<Mutex<String>>,
 }
 
@@ -54,6 +60,7 @@ impl Barriers {
             consensus,
             waiting,
             fresh_as_of: Arc::new(AtomicU64::new(0)),
+            leader_offset: Arc::new(AtomicI64::new(NEVER_TOLD)),
             last_error: Arc::new(Mutex::new("none was asked for yet".into())),
         };
         tokio::spawn(barriers.clone().run(queue));
@@ -93,6 +100,20 @@ impl Barriers {
         }
     }
 
+    /// What the clock of the last leader that answered shows now, Unix milliseconds:
+    /// behind by a round trip at most. `None` before the first answer.
+    pub fn leader_clock_ms(&self) -> Option<i64> {
+        match self.leader_offset.load(Ordering::Acquire) {
+            NEVER_TOLD => None,
+            offset => Some(offset.saturating_add(self.boot_ms())),
+        }
+    }
+
+    fn boot_ms(&self) -> i64 {
+        let boot = self.consensus.clock().boottime();
+        i64::try_from(boot.as_millis()).unwrap_or(i64::MAX)
+    }
+
     async fn run(self, mut queue: mpsc::Receiver<oneshot::Sender<Result<(), BarrierError>>>) {
         // Callers whose round failed while a leader may be about to come.
         let mut callers = Vec::new();
@@ -117,7 +138,11 @@ impl Barriers {
                 Err(_) => Err(BarrierError("the leader or a quorum did not answer".into())),
             };
             match index {
-                Ok(index) => {
+                Ok((index, told_ms)) => {
+                    if told_ms > 0 {
+                        let offset = told_ms.saturating_sub(self.boot_ms());
+                        self.leader_offset.store(offset, Ordering::Release);
+                    }
                     // That a quorum is there is known now, however long applying takes.
                     self.consensus.heard();
                     crate::telemetry::quorum_round_trip(watch.elapsed());
@@ -173,14 +198,16 @@ impl Barriers {
         }
     }
 
-    async fn read_index(&self) -> Result<u64, BarrierError> {
+    /// The leader's index and its clock, zero where it does not tell.
+    async fn read_index(&self) -> Result<(u64, i64), BarrierError> {
         let consensus = &self.consensus;
         let leader = consensus
             .leadership()
             .leader
             .ok_or_else(|| BarrierError("no leader is known".into()))?;
         if leader == consensus.me() {
-            return consensus.read_index_here().await;
+            let index = consensus.read_index_here().await?;
+            return Ok((index, consensus.clock().now_unix_ms()));
         }
         let network = &consensus.inner.network;
         let request = wire::ReadIndexRequest {
@@ -191,10 +218,10 @@ impl Barriers {
             .read_index(leader, request, LEADER_TIMEOUT)
             .await;
         let answer = answer.map_err(|e| BarrierError(e.to_string()))?;
-        Ok(answer
-            .read_log_id
-            .ok_or_else(|| BarrierError("the leader sent no index".into()))?
-            .index)
+        let read_log_id = answer.read_log_id;
+        let read_log_id =
+            read_log_id.ok_or_else(|| BarrierError("the leader sent no index".into()))?;
+        Ok((read_log_id.index, answer.time_ms))
     }
 }
 

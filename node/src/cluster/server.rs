@@ -282,6 +282,7 @@ impl Control for PeerServer {
         };
         Ok(Response::new(wire::ReadIndexResponse {
             read_log_id: Some(read_log_id),
+            time_ms: self.consensus.clock().now_unix_ms(),
         }))
     }
 

@@ -10,7 +10,9 @@ use chancery_identity::id::{SpiffeId, TrustDomain};
 use serde::Deserialize;
 
 use super::Problem;
+use super::cidr::Cidr;
 use super::duration::format_duration;
+use super::node_attestors::{self, NodeAttestors};
 use super::raw::{RawBackend, RawConfig, RawIssuance, RawKeys, RawMode, RawSubject};
 
 /// Longest path of a unix socket on Linux, in bytes.
@@ -39,6 +41,8 @@ pub struct Config {
     pub api: Api,
     /// Peer port.
     pub peer: Peer,
+    /// Which calls are limited by rate.
+    pub ratelimit: RateLimit,
     /// Static formation.
     pub cluster: Cluster,
     /// Consensus timers and log.
@@ -49,8 +53,12 @@ pub struct Config {
     pub agents: Agents,
     /// Custody of the authorities' keys.
     pub keys: Keys,
+    /// How nodes attest beside join tokens.
+    pub node_attestors: NodeAttestors,
     /// Where `/metrics` is served.
     pub metrics: Option<SocketAddr>,
+    /// Whether metrics are told under SPIRE's names too.
+    pub spire_metric_names: bool,
     /// Where health is served.
     pub health: Option<SocketAddr>,
     /// Under which paths.
@@ -89,6 +97,17 @@ pub struct Api {
     pub max_connection_age: Duration,
     /// Time its calls then have.
     pub connection_drain: Duration,
+    /// Where proxies are whose PROXY protocol header is believed.
+    pub proxy_protocol_trusted_cidrs: Vec<Cidr>,
+}
+
+/// Which calls are limited by rate, per node and source address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// AttestAgent.
+    pub attestation: bool,
+    /// What signs for agents, workloads and downstream servers.
+    pub signing: bool,
 }
 
 /// Peer port.
@@ -431,6 +450,7 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
         ready: raw.health.ready_path,
     };
     check_health_paths(&health_paths, problems);
+    let node_attestors = node_attestors::check(raw.node_attestors, problems);
     Some(Config {
         trust_domain: trust_domain?,
         data_dir: raw.data_dir?,
@@ -452,6 +472,11 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
             handshake_timeout: raw.api.handshake_timeout.0,
             max_connection_age: raw.api.max_connection_age.0,
             connection_drain: raw.api.connection_drain.0,
+            proxy_protocol_trusted_cidrs: raw.api.proxy_protocol_trusted_cidrs,
+        },
+        ratelimit: RateLimit {
+            attestation: raw.ratelimit.attestation,
+            signing: raw.ratelimit.signing,
         },
         peer: Peer {
             address: raw.peer.address,
@@ -470,7 +495,9 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
             prune_tofu: raw.agents.prune_tofu,
         },
         keys: keys?,
+        node_attestors,
         metrics: raw.metrics.address,
+        spire_metric_names: raw.metrics.spire_names,
         health: raw.health.address,
         health_paths,
     })

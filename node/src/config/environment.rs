@@ -40,6 +40,9 @@ pub(super) fn check(config: &Config) -> Result<(), Vec<Problem>> {
             check_secret(&token.pin_file, PIN_BYTES_MIN),
         );
     }
+    if let Some(x509pop) = &config.node_attestors.x509pop {
+        problems.extend(x509pop.check_files());
+    }
     if problems.is_empty() {
         Ok(())
     } else {

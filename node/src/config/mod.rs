@@ -14,8 +14,10 @@
 //! used on.
 
 mod checked;
+mod cidr;
 mod duration;
 mod environment;
+mod node_attestors;
 mod overrides;
 mod raw;
 pub mod schema;
@@ -26,9 +28,11 @@ use std::path::Path;
 
 pub use checked::{
     Agents, Api, CaKeyType, CaSubject, Cluster, Config, HealthPaths, HostPort, Issuance, Keys,
-    LogFormat, LogLevel, Peer, Pkcs11, Raft, RaftProfile, TokenName,
+    LogFormat, LogLevel, Peer, Pkcs11, Raft, RaftProfile, RateLimit, TokenName,
 };
+pub use cidr::Cidr;
 pub use duration::{DurationError, format_duration, parse_duration};
+pub use node_attestors::{NodeAttestors, RootsFileError, X509PopConfig, X509PopRoots, read_roots};
 pub use overrides::{Overrides, Variables};
 pub use secret::{SecretFileError, read_secret_file};
 

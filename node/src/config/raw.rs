@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 use super::checked::{CaKeyType, HostPort, LogFormat, LogLevel, RaftProfile};
+use super::cidr::Cidr;
 use super::duration::parse_duration;
 
 /// A duration in Go's notation.
@@ -44,12 +45,14 @@ pub(super) struct RawConfig {
     pub(super) api: RawApi,
     pub(super) peer: RawPeer,
     pub(super) cluster: RawCluster,
+    pub(super) ratelimit: RawRateLimit,
     pub(super) raft: RawRaft,
     pub(super) issuance: RawIssuance,
     pub(super) agents: RawAgents,
     pub(super) keys: RawKeys,
     #[serde(default)]
-    pub(super) metrics: RawListener,
+    pub(super) node_attestors: RawNodeAttestors,
+    pub(super) metrics: RawMetrics,
     pub(super) health: RawHealth,
 }
 
@@ -66,6 +69,14 @@ pub(super) struct RawApi {
     pub(super) handshake_timeout: RawDuration,
     pub(super) max_connection_age: RawDuration,
     pub(super) connection_drain: RawDuration,
+    pub(super) proxy_protocol_trusted_cidrs: Vec<Cidr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRateLimit {
+    pub(super) attestation: bool,
+    pub(super) signing: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -155,10 +166,37 @@ pub(super) struct RawPkcs11 {
     pub(super) queue: u32,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMetrics {
+    pub(super) address: Option<SocketAddr>,
+    pub(super) spire_names: bool,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawListener {
-    pub(super) address: Option<SocketAddr>,
+pub(super) struct RawNodeAttestors {
+    pub(super) x509pop: Option<RawX509Pop>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawX509PopMode {
+    ExternalPki,
+    Spiffe,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawX509Pop {
+    pub(super) mode: Option<RawX509PopMode>,
+    pub(super) ca_bundle_path: Option<PathBuf>,
+    pub(super) ca_bundle_paths: Option<Vec<PathBuf>>,
+    pub(super) spiffe_prefix: Option<String>,
+    pub(super) agent_path_template: Option<String>,
+    pub(super) max_intermediates: Option<u32>,
+    pub(super) max_rsa_key_size: Option<u32>,
+    pub(super) verify_client_ip: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

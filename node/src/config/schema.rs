@@ -15,6 +15,7 @@ use toml::{Table, Value};
 
 use super::Problem;
 use super::checked::HostPort;
+use super::cidr::Cidr;
 use super::duration::{format_duration, parse_duration};
 
 /// What a value must be.
@@ -54,6 +55,8 @@ pub enum Kind {
         /// What is planned but refused today, with a message of its own.
         reserved: &'static [&'static str],
     },
+    /// `true` or `false`.
+    Flag,
     /// A list of texts.
     Texts {
         /// Most items.
@@ -61,6 +64,11 @@ pub enum Kind {
     },
     /// A list of addresses.
     Addresses {
+        /// Most items.
+        items_max: usize,
+    },
+    /// A list of IP ranges.
+    Ranges {
         /// Most items.
         items_max: usize,
     },
@@ -138,19 +146,26 @@ pub const KEYS: &[Key] = &[
     key("api.admin_socket", Kind::Path, Literal("\"/tmp/spire-server/private/api.sock\""),
         "Unix socket for administration (mode 0770). The default is where SPIRE's command line looks."),
     key("api.max_connections", count(1, 1_000_000), Literal("10000"),
-        "Connections open at once on the agent port; one more is closed at once. Keep it below the limit of open files."),
+        "Connections open at once on the agent port; one more is closed at once. The server raises its limit of open files as far as it may and takes no more connections than that leaves."),
     key("api.max_connections_per_source", count(1, 1_000_000), Literal("2000"),
         "Connections open at once from one IP address; many agents behind one address translation share it."),
     key("api.max_handshakes", count(1, 10_000), Literal("256"),
-        "TLS handshakes under way at once; others wait inside `api.handshake_timeout`."),
+        "TLS handshakes under way at once, from the client's first byte on; others wait inside `api.handshake_timeout`."),
     key("api.max_streams_per_connection", count(1, 10_000), Literal("100"),
         "Calls at once on one connection (HTTP/2 concurrent streams)."),
     key("api.handshake_timeout", span(Duration::from_millis(100), seconds(MINUTE)), Literal("\"10s\""),
-        "Time from accepting a connection to the end of its TLS handshake."),
+        "Time from accepting a connection to the end of its TLS handshake, a PROXY header included, and again from there to the first frame of HTTP/2."),
     key("api.max_connection_age", span(seconds(1), seconds(DAY)), Literal("\"3m\""),
         "Age at which a connection is asked to go (GOAWAY), varied by a tenth so that clients do not return together."),
     key("api.connection_drain", span(seconds(0), seconds(10 * MINUTE)), Literal("\"30s\""),
         "Time that calls have to finish on a connection that was asked to go; then it is closed."),
+    key("api.proxy_protocol_trusted_cidrs", Kind::Ranges { items_max: 100 }, Literal("[]"),
+        "IP ranges of load balancers whose PROXY protocol header (v1 or v2) names the client on the agent port. A header from anywhere else ends the connection."),
+
+    key("ratelimit.attestation", Kind::Bool, Literal("true"),
+        "Whether one source IP address may attest once a second only. Further calls wait, inside their deadlines."),
+    key("ratelimit.signing", Kind::Bool, Literal("true"),
+        "Whether one source IP address gets 500 signatures a second at most: X.509 (renewals and downstream CAs included) and JWT each."),
 
     key("peer.address", Kind::Bind, Literal("\"127.0.0.1:8082\""),
         "Where the other nodes of the cluster connect."),
@@ -220,8 +235,27 @@ pub const KEYS: &[Key] = &[
     key("keys.pkcs11.queue", count(1, 65_536), Literal("1024"),
         "Signatures that may wait for a session; one more is refused at once."),
 
+    key("node_attestors.x509pop.mode", one_of(&["external_pki", "spiffe"], &[]), Absent("`\"external_pki\"` where the section is there; without it the method is off"),
+        "Where certificates of nodes must be rooted: in `ca_bundle_path`, or in this cluster's own trust bundle, to exchange X.509-SVIDs for agents' SVIDs."),
+    key("node_attestors.x509pop.ca_bundle_path", Kind::Path, Absent("this or `ca_bundle_paths` is required in mode `external_pki`"),
+        "PEM file with the roots of the nodes' certificates, read when the server starts."),
+    key("node_attestors.x509pop.ca_bundle_paths", Kind::Texts { items_max: 64 }, Absent("none"),
+        "Several such files, in the place of `ca_bundle_path`."),
+    key("node_attestors.x509pop.spiffe_prefix", Kind::Text { bytes_max: 1_024 }, Absent("`\"/spire-exchange/\"`"),
+        "How the path of an X.509-SVID must begin to be exchanged in mode `spiffe`; a slash is added at the end. `/` takes every SVID."),
+    key("node_attestors.x509pop.agent_path_template", Kind::Text { bytes_max: 4_096 }, Absent("`/{{ .PluginName }}/{{ .Fingerprint }}`, or `/{{ .PluginName }}/{{ .SVIDPathTrimmed }}` in mode `spiffe`"),
+        "The agent's path below `/spire/agent`; see [path templates](#path-templates)."),
+    key("node_attestors.x509pop.max_intermediates", count(1, 32), Absent("`4`"),
+        "Most certificates that a node may send beside its own."),
+    key("node_attestors.x509pop.max_rsa_key_size", count(1, 8_192), Absent("`8192`"),
+        "Largest RSA key in the certificates that a node sends, in bits."),
+    key("node_attestors.x509pop.verify_client_ip", Kind::Flag, Absent("`false`"),
+        "Whether a node must call from an IP address that is a subject alternative name of its certificate."),
+
     key("metrics.address", Kind::Bind, Absent("no listener"),
         "Where `/metrics` is served over HTTP. May equal `health.address`."),
+    key("metrics.spire_names", Kind::Bool, Literal("true"),
+        "Whether what SPIRE measures too is there under SPIRE's names as well ([list](telemetry.md))."),
     key("health.address", Kind::Bind, Absent("no listener"),
         "Where health is served over HTTP. May equal `metrics.address`."),
     key("health.live_path", Kind::Text { bytes_max: 256 }, Literal("\"/live\""),
@@ -356,10 +390,15 @@ fn check_value(kind: Kind, value: &Value) -> Result<(), String> {
                 .unwrap_or_default();
             Err(format!("must be {}{hint}", choices(of)))
         }
+        Kind::Flag => value
+            .as_bool()
+            .map(drop)
+            .ok_or_else(|| format!("must be true or false, not {}", value.type_str())),
         Kind::Texts { items_max } => each(value, items_max, |text| check_text(text, 2_048)),
         Kind::Addresses { items_max } => {
             each(value, items_max, |text| text.parse::<HostPort>().map(drop))
         }
+        Kind::Ranges { items_max } => each(value, items_max, |text| text.parse::<Cidr>().map(drop)),
     }
 }
 
@@ -513,7 +552,9 @@ fn describe(kind: Kind) -> String {
         Kind::Integer { min, max } => format!("integer, {min} to {max}"),
         Kind::Bool => "true or false".to_owned(),
         Kind::Choice { of, .. } => choices(of),
+        Kind::Flag => "true or false".to_owned(),
         Kind::Texts { items_max } => format!("list of strings, at most {items_max}"),
         Kind::Addresses { items_max } => format!("list of host and port, at most {items_max}"),
+        Kind::Ranges { items_max } => format!("list of IP ranges, at most {items_max}"),
     }
 }

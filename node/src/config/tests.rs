@@ -69,6 +69,38 @@ fn minimal_file_has_the_documented_defaults() {
     );
     assert_eq!(config.keys, Keys::Memory);
     assert_eq!((config.metrics, config.health), (None, None));
+    assert!(config.spire_metric_names);
+    // As with SPIRE: both limits are on, and no proxy is believed.
+    assert!(config.ratelimit.attestation && config.ratelimit.signing);
+    assert_eq!(config.api.proxy_protocol_trusted_cidrs, []);
+}
+
+#[test]
+fn switches_and_ranges_are_read_and_refused_by_their_paths() {
+    let text = with(
+        "",
+        "proxy_protocol_trusted_cidrs = ['10.0.0.0/8', 'fd00::/8']\n[ratelimit]\nattestation = false",
+    );
+    let config = parse(&text).unwrap();
+    assert!(!config.ratelimit.attestation && config.ratelimit.signing);
+    let ranges: Vec<String> = config
+        .api
+        .proxy_protocol_trusted_cidrs
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(ranges, ["10.0.0.0/8", "fd00::/8"]);
+    let text = with(
+        "",
+        "proxy_protocol_trusted_cidrs = ['10.0.0.0/8', '10.0.0.1']\n[ratelimit]\nsigning = 'yes'",
+    );
+    assert_eq!(
+        problems(&text),
+        [
+            "api.proxy_protocol_trusted_cidrs: item 2 must be an IP range, like \"10.0.0.0/8\" or \"fd00::/8\", not \"10.0.0.1\"",
+            "ratelimit.signing: must be true or false, not string",
+        ]
+    );
 }
 
 #[test]
@@ -442,12 +474,15 @@ fn schema_and_raw_config_have_the_same_keys() {
         "api",
         "peer",
         "cluster",
+        "ratelimit",
         "raft",
         "issuance",
         "issuance.ca_subject",
         "agents",
         "keys",
         "keys.pkcs11",
+        "node_attestors",
+        "node_attestors.x509pop",
         "metrics",
         "health",
     ] {
@@ -583,5 +618,113 @@ mod machine {
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert_eq!(only(&file), ["data_dir"]);
+    }
+}
+
+mod node_attestors {
+    use super::*;
+    use crate::config::{X509PopConfig, X509PopRoots};
+
+    fn x509pop(keys: &str) -> Result<X509PopConfig, Vec<String>> {
+        let text = with("", &format!("[node_attestors.x509pop]\n{keys}"));
+        match parse(&text) {
+            Ok(config) => Ok(config.node_attestors.x509pop.unwrap()),
+            Err(errors) => Err(errors.problems.iter().map(ToString::to_string).collect()),
+        }
+    }
+
+    #[test]
+    fn without_its_section_the_method_is_off() {
+        assert_eq!(parse(MINIMAL).unwrap().node_attestors.x509pop, None);
+    }
+
+    #[test]
+    fn defaults_are_those_of_spire() {
+        let config = x509pop("ca_bundle_path = '/ca.pem'").unwrap();
+        let files = X509PopRoots::Files {
+            key: "ca_bundle_path",
+            paths: vec!["/ca.pem".into()],
+        };
+        assert_eq!(config.roots, files);
+        let settings = config.settings;
+        assert_eq!(
+            (settings.max_intermediates, settings.max_rsa_key_size),
+            (4, 8_192)
+        );
+        assert!(!settings.verify_client_ip && settings.agent_path_template.is_none());
+        let prefix = |keys| match x509pop(keys).unwrap().roots {
+            X509PopRoots::Spiffe { prefix } => prefix,
+            X509PopRoots::Files { .. } => panic!("not spiffe"),
+        };
+        assert_eq!(prefix("mode = 'spiffe'"), "/spire-exchange/");
+        assert_eq!(prefix("mode = 'spiffe'\nspiffe_prefix = '/a'"), "/a/");
+        assert_eq!(prefix("mode = 'spiffe'\nspiffe_prefix = '/'"), "/");
+    }
+
+    #[test]
+    fn contradictions_are_told_by_their_paths() {
+        for (keys, problem) in [
+            (
+                "",
+                "ca_bundle_path: one of ca_bundle_path or ca_bundle_paths must be configured",
+            ),
+            (
+                "ca_bundle_paths = []",
+                "ca_bundle_path: one of ca_bundle_path or ca_bundle_paths must be configured",
+            ),
+            (
+                "ca_bundle_path = '/a'\nca_bundle_paths = ['/b']",
+                "ca_bundle_paths: only one of ca_bundle_path or ca_bundle_paths can be configured, not both",
+            ),
+            (
+                "mode = 'spiffe'\nca_bundle_path = '/a'",
+                "ca_bundle_path: you can not use ca_bundle_path or ca_bundle_paths in spiffe mode",
+            ),
+            (
+                "ca_bundle_path = '/a'\nspiffe_prefix = '/x'",
+                "spiffe_prefix: has no effect unless mode is \"spiffe\"",
+            ),
+            (
+                "ca_bundle_path = '/a'\nagent_path_template = '/{{ .Nope }}'",
+                "agent_path_template: field .Nope is not supported",
+            ),
+            (
+                "ca_bundle_path = '/a'\nverify_client_ip = 'yes'",
+                "verify_client_ip: must be true or false, not string",
+            ),
+            (
+                "mode = 'external'",
+                "mode: must be \"external_pki\" or \"spiffe\"",
+            ),
+            (
+                "ca_bundle_path = '/a'\nmax_intermediates = 0",
+                "max_intermediates: must be at least 1",
+            ),
+        ] {
+            let told = x509pop(keys).unwrap_err();
+            let wanted = format!("node_attestors.x509pop.{problem}");
+            assert!(
+                told.iter().any(|p| p.starts_with(&wanted)),
+                "{keys}: {told:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn files_without_roots_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let told =
+            |path: &std::path::Path| crate::config::read_roots(path).unwrap_err().to_string();
+        assert_eq!(told(&file("empty", "")), "no certificates found in file");
+        let key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        assert_eq!(told(&file("key", key)), "no certificates found in file");
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(told(&file("broken", broken)).starts_with("unable to parse certificate 1: "));
+        assert!(told(&dir.path().join("absent")).starts_with("cannot be read: "));
     }
 }

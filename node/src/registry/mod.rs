@@ -91,6 +91,16 @@ impl Doors {
         self.barriers.age()
     }
 
+    /// The earlier of this node's clock and the leader's, Unix seconds. What is over by
+    /// it is over by both: one clock that is ahead ends nobody's identity.
+    pub fn earlier_clock(&self) -> i64 {
+        let own = self.consensus.clock().now_unix_ms();
+        let leader = self.barriers.leader_clock_ms();
+        leader
+            .map_or(own, |leader| leader.min(own))
+            .div_euclid(1000)
+    }
+
     /// Limit of that age for issuing.
     pub fn stale_limit(&self) -> Duration {
         self.stale_limit

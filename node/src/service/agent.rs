@@ -24,6 +24,7 @@ use super::{Context, holds, permit, wire};
 use crate::attest::join_token::JoinToken;
 use crate::environment::uuid_v4;
 use crate::housekeeping::events;
+use crate::transport::Caller;
 
 /// The service.
 pub(super) struct AgentService {
@@ -197,18 +198,18 @@ impl Agent for AgentService {
         request: Request<Streaming<api::AttestAgentRequest>>,
     ) -> Result<Response<Self::AttestAgentStream>, Status> {
         permit(&request)?;
-        let result = attest::attest(&self.context, request.into_inner()).await?;
-        let step = api::attest_agent_response::Step::Result(result);
-        let response = api::AttestAgentResponse { step: Some(step) };
-        Ok(Response::new(Box::pin(futures::stream::iter([Ok(
-            response,
-        )]))))
+        super::allowance(&self.context, &request)?.take(1).await?;
+        let caller = request.extensions().get::<Caller>();
+        let address = caller.and_then(Caller::address);
+        let answers = attest::answers(self.context.clone(), address, request.into_inner());
+        Ok(Response::new(answers.await?))
     }
 
     async fn renew_agent(
         &self,
         request: Request<api::RenewAgentRequest>,
     ) -> Result<Response<api::RenewAgentResponse>, Status> {
+        super::allowance(&self.context, &request)?.take(1).await?;
         let caller = super::agent(&request)?.clone();
         let svid = renew::renew(&self.context, &caller, request.into_inner().params).await?;
         Ok(Response::new(api::RenewAgentResponse { svid: Some(svid) }))
@@ -243,6 +244,7 @@ impl Agent for AgentService {
         &self,
         request: Request<api::PostStatusRequest>,
     ) -> Result<Response<api::PostStatusResponse>, Status> {
+        super::allowance(&self.context, &request)?.take(1).await?;
         let agent = super::agent(&request)?.clone();
         let version = request.into_inner().agent_version;
         if version.len() > versions::VERSION_BYTES_MAX {

@@ -153,6 +153,7 @@ impl Bundle for BundleService {
         request: Request<api::PublishJwtAuthorityRequest>,
     ) -> Result<Response<api::PublishJwtAuthorityResponse>, Status> {
         permit(&request)?;
+        super::allowance(&self.context, &request)?.take(1).await?;
         let own = self.own().as_str();
         let key = request.into_inner().jwt_authority;
         let key = key.ok_or_else(|| refusal::invalid_alone(own, "missing JWT authority"))?;

@@ -47,12 +47,15 @@ use tonic::service::Routes;
 use tonic::{Request, Status};
 
 use self::agent::Versions;
+use crate::attest::Attestors;
 use crate::authority::{Issuer, ServerSvid, Steward};
-use crate::authz::Permit;
+use crate::authz::{CallDeadline, Permit};
 use crate::cluster::status::Members;
 use crate::environment::Stopwatch;
+use crate::ratelimit::{Allowance, RateLimits};
 use crate::registry::Doors;
 use crate::telemetry::LogLevels;
+use crate::transport::Caller;
 
 /// What the services stand on, made once a node. Cheap to clone.
 #[derive(Clone)]
@@ -61,20 +64,37 @@ pub struct Context {
     issuer: Issuer,
     steward: Steward,
     members: Members,
+    limits: RateLimits,
     versions: Versions,
+    attestors: Attestors,
 }
 
 impl Context {
     /// Starts the services' background work on the current runtime.
-    pub fn new(doors: Doors, issuer: Issuer, steward: Steward, members: Members) -> Self {
+    pub fn new(
+        doors: Doors,
+        issuer: Issuer,
+        steward: Steward,
+        members: Members,
+        limits: RateLimits,
+    ) -> Self {
         let versions = Versions::start(doors.clone());
         Self {
             doors,
             issuer,
             steward,
             members,
+            limits,
             versions,
+            attestors: Attestors::default(),
         }
+    }
+
+    /// The same with methods of node attestation beside join tokens.
+    #[must_use]
+    pub fn with_attestors(mut self, attestors: Attestors) -> Self {
+        self.attestors = attestors;
+        self
     }
 }
 
@@ -131,6 +151,17 @@ pub fn admin_routes(context: &Context, process: Process) -> Routes {
 /// The proof that the call was authorized. Every method asks for it first.
 fn permit<T>(request: &Request<T>) -> Result<&Permit, Status> {
     Permit::of(request.extensions())
+}
+
+/// What the caller has of its method's rate limit; taken where SPIRE takes it.
+fn allowance<T>(context: &Context, request: &Request<T>) -> Result<Allowance, Status> {
+    let method = permit(request)?.method();
+    let extensions = request.extensions();
+    let caller = extensions.get::<Caller>();
+    let caller = caller.ok_or_else(|| Status::internal("caller is unknown"))?;
+    let deadline = extensions.get::<CallDeadline>();
+    let deadline = *deadline.ok_or_else(|| Status::internal("the call has no deadline"))?;
+    context.limits.allowance(method, caller, deadline)
 }
 
 /// The agent that calls.

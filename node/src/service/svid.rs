@@ -27,8 +27,6 @@ use tonic::{Code, Request, Response, Status};
 use super::{Context, audit, permit, status, wire};
 use crate::authority::{IssueFailed, JwtSvid, X509Svid};
 
-/// SVIDs of one call: what a stock agent asks for at most, and SPIRE's burst.
-const BATCH_MAX: usize = 500;
 /// Signatures of one call that are under way at a time.
 const SIGNING_MAX: usize = 32;
 /// Longest audience of a JWT-SVID: all names together, in bytes.
@@ -184,20 +182,6 @@ fn unsigned(what: &str, failed: IssueFailed) -> Status {
     Status::new(status.code(), text)
 }
 
-/// Refuses a batch that SPIRE's limiter would never let through.
-fn check_batch(items: usize) -> Result<(), Status> {
-    if items == 0 {
-        return Err(Status::invalid_argument("missing parameters"));
-    }
-    if items > BATCH_MAX {
-        return Err(Status::resource_exhausted(format!(
-            "rejecting request due to certificate signing rate limiting: rate ({items}) exceeds \
-             burst size ({BATCH_MAX})"
-        )));
-    }
-    Ok(())
-}
-
 /// Refuses where there are no JWT-SVIDs.
 pub(super) fn check_jwt_enabled(context: &Context) -> Result<(), Status> {
     if context.issuer.jwt_enabled() {
@@ -291,8 +275,12 @@ impl Svid for SvidService {
         request: Request<api::BatchNewX509svidRequest>,
     ) -> Result<Response<api::BatchNewX509svidResponse>, Status> {
         let agent = super::agent(&request)?.clone();
+        let allowance = super::allowance(&self.context, &request)?;
         let items = request.into_inner().params;
-        check_batch(items.len())?;
+        if items.is_empty() {
+            return Err(Status::invalid_argument("missing parameters"));
+        }
+        allowance.take(items.len()).await?;
         self.context.doors.fresh().await?;
         let ids: Vec<&str> = items.iter().map(|item| item.entry_id.as_str()).collect();
         let entries = self.authorized(&agent, &ids).await;
@@ -339,6 +327,7 @@ impl Svid for SvidService {
         request: Request<api::NewJwtsvidRequest>,
     ) -> Result<Response<api::NewJwtsvidResponse>, Status> {
         let agent = super::agent(&request)?.clone();
+        super::allowance(&self.context, &request)?.take(1).await?;
         let request = request.into_inner();
         check_jwt_enabled(&self.context)?;
         self.context.doors.fresh().await?;
@@ -367,8 +356,12 @@ impl Svid for SvidService {
         request: Request<api::BatchNewWitsvidRequest>,
     ) -> Result<Response<api::BatchNewWitsvidResponse>, Status> {
         let agent = super::agent(&request)?.clone();
+        let allowance = super::allowance(&self.context, &request)?;
         let items = request.into_inner().params;
-        check_batch(items.len())?;
+        if items.is_empty() {
+            return Err(Status::invalid_argument("missing parameters"));
+        }
+        allowance.take(items.len()).await?;
         let ids: Vec<&str> = items.iter().map(|item| item.entry_id.as_str()).collect();
         let entries = self.authorized(&agent, &ids).await;
         let results = items.iter().zip(entries);
@@ -382,6 +375,7 @@ impl Svid for SvidService {
         &self,
         request: Request<api::NewDownstreamX509caRequest>,
     ) -> Result<Response<api::NewDownstreamX509caResponse>, Status> {
+        super::allowance(&self.context, &request)?.take(1).await?;
         let answer = downstream::sign(&self.context, permit(&request)?, request.get_ref()).await?;
         Ok(Response::new(answer))
     }

@@ -6,12 +6,14 @@
 //!
 //! Promises: every metric is in [`names::DECLARED`]; labels take few values;
 //! recording never fails, waits or allocates without bound, and does nothing
-//! before [`install`]. Refuses to know: who reads the figures, and what any of
-//! them means for readiness.
+//! before [`install`]. What SPIRE measures too is told under its names as well
+//! ([`spire`]). Refuses to know: who reads the figures, and what any of them means
+//! for readiness.
 
 mod logging;
 pub mod names;
 mod recorder;
+pub mod spire;
 mod store;
 
 use std::time::Duration;
@@ -30,6 +32,16 @@ pub fn request(method: &'static str, code: Code, elapsed: Duration) {
     let code = code_name(code);
     counter!(names::RPCS, "method" => method, "code" => code).increment(1);
     histogram!(names::RPC_SECONDS, "method" => method, "code" => code).record(elapsed);
+    spire::request(method, code, elapsed);
+}
+
+/// A call of `method` asked for its rate limit and was let through or refused after
+/// `waited`.
+pub fn rate_limit(method: &'static str, code: Code, waited: Duration) {
+    let code = code_name(code);
+    counter!(names::RATE_LIMIT, "method" => method, "code" => code).increment(1);
+    histogram!(names::RATE_LIMIT_SECONDS, "method" => method).record(waited);
+    spire::rate_limit(method, code, waited);
 }
 
 /// A command was proposed and `result` became of it.
@@ -60,6 +72,9 @@ pub fn signature(
     counter!(names::SIGNATURES, "kind" => kind, "authority" => authority.to_owned(), "backend" => backend, "result" => result)
         .increment(1);
     histogram!(names::SIGNATURE_SECONDS, "kind" => kind, "backend" => backend).record(elapsed);
+    if ok {
+        spire::signed(kind);
+    }
 }
 
 /// Log entries committed and not applied.
@@ -164,6 +179,7 @@ mod tests {
         metrics::with_local_recorder(&recorder, || {
             names::describe();
             request("/a.B/C", Code::Ok, a_while);
+            rate_limit("/a.B/C", Code::Ok, a_while);
             proposal("ban", "applied", a_while);
             quorum_round_trip(a_while);
             fsync(a_while);
@@ -192,7 +208,9 @@ mod tests {
                 )
             })
             .collect();
-        assert_eq!(rendered(&text), declared, "{text}");
+        let mut found = rendered(&text);
+        found.retain(|name, _| !name.starts_with(spire::PREFIX));
+        assert_eq!(found, declared, "{text}");
         for metric in DECLARED.iter().filter(|metric| !elsewhere(metric.name)) {
             assert!(
                 text.contains(&format!(

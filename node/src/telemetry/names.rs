@@ -11,6 +11,10 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 pub const RPCS: &str = "chancery_rpc_total";
 /// Time to the end of a call's response.
 pub const RPC_SECONDS: &str = "chancery_rpc_seconds";
+/// Calls that asked for their rate limit.
+pub const RATE_LIMIT: &str = "chancery_rate_limit_total";
+/// Time that they waited.
+pub const RATE_LIMIT_SECONDS: &str = "chancery_rate_limit_seconds";
 /// Connections open now.
 pub const CONNECTIONS: &str = "chancery_connections";
 /// Connections that were turned away.
@@ -136,11 +140,26 @@ pub const DECLARED: &[Metric] = &[
         &["method", "code"],
         "Time from a call's headers to the end of its response; for streams their whole life",
     ),
-    gauge(CONNECTIONS, Unit::Count, &["port"], "Connections open now"),
+    counter(
+        RATE_LIMIT,
+        &["method", "code"],
+        "Calls that asked for their rate limit: code OK or ResourceExhausted",
+    ),
+    seconds(
+        RATE_LIMIT_SECONDS,
+        &["method"],
+        "Time such a call waited for its turn",
+    ),
+    gauge(
+        CONNECTIONS,
+        Unit::Count,
+        &["port"],
+        "Connections open now (port agent, peer or admin)",
+    ),
     counter(
         CONNECTIONS_REFUSED,
         &["port", "reason"],
-        "Connections turned away (reason limit, timeout, handshake, protocol or certificate)",
+        "Connections turned away (reason limit, timeout, proxy, handshake, protocol or certificate)",
     ),
     counter(
         PROPOSALS,

@@ -16,14 +16,18 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::accept::Limits;
+use super::accept::refused;
 use super::caller::{Caller, LocalCaller};
-use super::http2::{self, GrpcService};
+use super::http2::{self, End, GrpcService};
+use super::limits::Limits;
 use crate::environment::random;
+use crate::telemetry::names;
 
 const SOCKET_MODE: u32 = 0o770;
 const DIRECTORY_MODE: u32 = 0o750;
 const PRIVATE_MODE: u32 = 0o700;
+/// Label of the socket's metrics.
+const PORT: &str = "admin";
 
 /// Why there is no admin socket.
 #[derive(Debug, thiserror::Error)]
@@ -144,12 +148,20 @@ impl AdminSocket {
             };
             let Ok(place) = places.clone().try_acquire_owned() else {
                 tracing::warn!("too many admin connections");
+                refused(PORT, "limit");
                 continue;
             };
             let caller = Caller::Local(LocalCaller::new(credentials.uid(), credentials.gid()));
             let (service, limits, closing) = (service.clone(), limits.clone(), shutdown.clone());
             connections.spawn(async move {
-                http2::serve(stream, service, caller, &limits, limits.age_max, &closing).await;
+                let open = metrics::gauge!(names::CONNECTIONS, "port" => PORT);
+                open.increment(1.0);
+                let age = limits.age();
+                let end = http2::serve(stream, service, caller, &limits, age, &closing).await;
+                if end == End::Silent {
+                    refused(PORT, "timeout");
+                }
+                open.decrement(1.0);
                 drop(place);
             });
         }
@@ -283,5 +295,78 @@ mod tests {
         shutdown.cancel();
         server.await.unwrap();
         assert!(!path.exists());
+    }
+
+    /// Whether the server closes the connection within a few seconds.
+    async fn closes(stream: &mut tokio::net::UnixStream) -> bool {
+        use tokio::io::AsyncReadExt as _;
+        let ended = async {
+            let mut some = [0; 64];
+            while matches!(stream.read(&mut some).await, Ok(1..)) {}
+        };
+        let limit = std::time::Duration::from_secs(3);
+        tokio::time::timeout(limit, ended).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn connections_are_held_to_their_bound_and_silent_ones_leave_their_places() {
+        use tokio::io::AsyncWriteExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = at(&dir);
+        let socket = AdminSocket::bind(&path).unwrap();
+        let limits = Limits {
+            connections_max: 2,
+            handshake_timeout: std::time::Duration::from_millis(500),
+            ..Limits::of_admins()
+        };
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(socket.serve(limits, Echo, shutdown.clone()));
+        let connect = || tokio::net::UnixStream::connect(&path);
+        let (mut silent, mut speaks) = (connect().await.unwrap(), connect().await.unwrap());
+        // What HTTP/2 begins with: magic and empty SETTINGS.
+        speaks
+            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+            .await
+            .unwrap();
+        // Accepted in the order of connecting: the places are taken.
+        assert!(closes(&mut connect().await.unwrap()).await, "a third");
+        assert!(closes(&mut silent).await, "a silent one");
+        // Its place is somebody else's now, while the other is still there.
+        assert!(echoed(connect_admin(&path).await).await.is_ok());
+        assert!(!closes(&mut speaks).await, "one that speaks HTTP/2");
+        shutdown.cancel();
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn calls_of_one_connection_are_held_to_their_bound() {
+        use crate::transport::testing::{Held, called};
+        let dir = tempfile::tempdir().unwrap();
+        let path = at(&dir);
+        let socket = AdminSocket::bind(&path).unwrap();
+        let limits = Limits {
+            streams_max: 1,
+            ..Limits::of_admins()
+        };
+        let held = Held::new();
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(socket.serve(limits, held.clone(), shutdown.clone()));
+        let channel = connect_admin(&path).await;
+        called(&channel, "/free").await.unwrap();
+        let call = |channel: tonic::transport::Channel| {
+            tokio::spawn(async move { called(&channel, "/held").await })
+        };
+        let calls = [call(channel.clone()), call(channel.clone())];
+        held.started.acquire().await.unwrap().forget();
+        let second = held.started.acquire();
+        let a_while = std::time::Duration::from_millis(300);
+        let second = tokio::time::timeout(a_while, second).await;
+        assert!(second.is_err(), "a second call began");
+        held.release.add_permits(2);
+        for call in calls {
+            call.await.unwrap().unwrap();
+        }
+        shutdown.cancel();
+        server.await.unwrap();
     }
 }

@@ -10,20 +10,25 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::{self, Limits, ListenError, Refusal, TcpPort, Welcome};
+use super::accept::{self, ListenError, Refusal, TcpPort, Welcome};
 use super::caller::{AnonymousCaller, Caller, CertificateCaller};
 use super::http2::GrpcService;
+use super::limits::Limits;
+use super::proxy::TrustedProxies;
 use super::tls::{ALPN_HTTP2, TlsState};
+use crate::config::Cidr;
 use crate::environment::Clock;
 
 /// Serves agents on `port` until `shutdown`, and returns when their calls have
 /// ended. The port is open only while `tls` has a server SVID; requests carry
-/// their [`Caller`] in their extensions.
+/// their [`Caller`] in their extensions. A connection from `proxies` may begin with
+/// a PROXY protocol header, which then says where its caller is.
 ///
 /// # Errors
 /// [`ListenError`].
 pub async fn serve_agents<S: GrpcService>(
     port: TcpPort,
+    proxies: Vec<Cidr>,
     tls: Arc<TlsState>,
     clock: Arc<dyn Clock>,
     limits: Limits,
@@ -34,6 +39,7 @@ pub async fn serve_agents<S: GrpcService>(
     let welcome = AgentWelcome {
         acceptor: TlsAcceptor::from(Arc::new(config)),
         tls,
+        proxies: TrustedProxies::new(proxies),
     };
     accept::run(port, Arc::new(welcome), limits, service, shutdown).await
 }
@@ -41,6 +47,7 @@ pub async fn serve_agents<S: GrpcService>(
 struct AgentWelcome {
     acceptor: TlsAcceptor,
     tls: Arc<TlsState>,
+    proxies: TrustedProxies,
 }
 
 impl Welcome for AgentWelcome {
@@ -54,6 +61,10 @@ impl Welcome for AgentWelcome {
 
     async fn closed(&self) {
         self.tls.until_identity(false).await;
+    }
+
+    fn proxies(&self) -> Option<&TrustedProxies> {
+        Some(&self.proxies)
     }
 
     async fn welcome(

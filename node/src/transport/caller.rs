@@ -151,6 +151,10 @@ pub(crate) mod testing {
         Caller::Anonymous(AnonymousCaller::new(address()))
     }
 
+    pub(crate) fn anonymous_from(address: SocketAddr) -> Caller {
+        Caller::Anonymous(AnonymousCaller::new(address))
+    }
+
     pub(crate) fn certificate(id: &str, serial: &str, not_after: i64) -> Caller {
         let id = SpiffeId::parse(id).expect("tests write valid IDs");
         Caller::Certificate(Arc::new(CertificateCaller::new(

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::{Service, ServiceExt};
 
-use super::accept::Limits;
+use super::limits::Limits;
+use super::preface::Preface;
 
 /// Request metadata at most, in bytes. SPIRE's clients send a few hundred.
 const HEADER_BYTES_MAX: u32 = 16 << 10;
@@ -28,8 +29,6 @@ const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// Streams that a client reset and the server has not forgotten yet; more end
 /// the connection ("rapid reset").
 const PENDING_RESETS_MAX: usize = 32;
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What a connection hands its requests to: tonic's routes, wrapped or bare.
 pub trait GrpcService:
@@ -48,9 +47,19 @@ impl<T> GrpcService for T where
 {
 }
 
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// It was served.
+    Served,
+    /// The client never said what HTTP/2 begins with.
+    Silent,
+}
+
 /// Serves `io` until the client leaves, its age is reached or `closing` is
-/// cancelled; in the last two cases calls under way may finish first. Each
-/// request carries `extension`.
+/// cancelled; in the last two cases calls under way may finish first. A client that
+/// is silent from the start has the time of a handshake. Each request carries
+/// `extension`.
 pub(super) async fn serve<I, S, E>(
     io: I,
     service: S,
@@ -58,7 +67,8 @@ pub(super) async fn serve<I, S, E>(
     limits: &Limits,
     age_max: Option<Duration>,
     closing: &CancellationToken,
-) where
+) -> End
+where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: GrpcService,
     E: Clone + Send + Sync + 'static,
@@ -80,9 +90,18 @@ pub(super) async fn serve<I, S, E>(
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .max_local_error_reset_streams(PENDING_RESETS_MAX)
-        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        .keep_alive_interval(limits.keep_alive_interval)
+        .keep_alive_timeout(limits.keep_alive_timeout);
+    let (io, preface) = Preface::new(io);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), handler));
+    let silent = async {
+        if tokio::time::timeout(limits.handshake_timeout, preface)
+            .await
+            .is_ok()
+        {
+            std::future::pending().await
+        }
+    };
     let aged = async {
         match age_max {
             Some(age) => tokio::time::sleep(age).await,
@@ -90,7 +109,11 @@ pub(super) async fn serve<I, S, E>(
         }
     };
     let drain = tokio::select! {
-        ended = connection.as_mut() => return report(ended),
+        ended = connection.as_mut() => {
+            report(ended);
+            return End::Served;
+        }
+        () = silent => return End::Silent,
         () = aged => limits.drain,
         () = closing.cancelled() => limits.drain.min(Limits::SHUTDOWN_DRAIN),
     };
@@ -101,6 +124,7 @@ pub(super) async fn serve<I, S, E>(
         Ok(ended) => report(ended),
         Err(_) => tracing::debug!(?drain, "connection closed with calls under way"),
     }
+    End::Served
 }
 
 fn report(ended: Result<(), hyper::Error>) {

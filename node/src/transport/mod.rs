@@ -6,25 +6,32 @@
 //! Promises: an agent port that is open only while there is a server SVID to
 //! show, where a presented certificate verified against the trust bundle of
 //! that moment; an admin socket whose peers are this machine's; a peer port
-//! where both sides proved a key. Every connection has a deadline for its
-//! handshake, a bound on its streams and an age. Refuses to know: what a
-//! caller may do (`authz`) and what any call means.
+//! where both sides proved a key. Connections are counted in total and by source;
+//! each has a deadline for its handshake and for its first words, a bound on its
+//! streams, must show that it is alive, and on the agent port grows old. A
+//! proxy's word on who its client is counts only from where the configuration
+//! says. Refuses to know: what a caller may do (`authz`) and what any call means.
 
 mod accept;
 mod admin;
+mod admission;
 mod agent_port;
 mod caller;
 mod http2;
+mod limits;
 mod peer_port;
 mod peer_proof;
 pub mod peer_tls;
+mod preface;
+pub mod proxy;
 mod tls;
 
-pub use accept::{Limits, ListenError, TcpPort};
+pub use accept::{ListenError, TcpPort};
 pub use admin::{AdminSocket, AdminSocketError};
 pub use agent_port::serve_agents;
 pub use caller::{AnonymousCaller, Caller, CertificateCaller, LocalCaller};
 pub use http2::GrpcService;
+pub use limits::Limits;
 pub use peer_port::serve_peers;
 pub use peer_proof::{Proof, Role, proof, verify_proof};
 pub use peer_tls::{ConnectError, PeerConnection, PeerKey, PeerKeyError, PeerTls, PinPolicy};

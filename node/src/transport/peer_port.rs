@@ -7,8 +7,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::{self, Limits, ListenError, Refusal, TcpPort, Welcome};
+use super::accept::{self, ListenError, Refusal, TcpPort, Welcome};
 use super::http2::GrpcService;
+use super::limits::Limits;
 use super::peer_tls::{PeerConnection, PeerTls};
 
 /// Serves peers on `port` until `shutdown`, and returns when their calls have

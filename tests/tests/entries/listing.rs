@@ -28,8 +28,13 @@ fn entry(place: usize) -> types::Entry {
             selector("place", &place.to_string()),
             selector("tenth", &(place % 10).to_string()),
         ],
-        hint: if place % 11 == 0 { "eleven" } else { "" }.into(),
-        downstream: place % 13 == 0,
+        hint: if place.is_multiple_of(11) {
+            "eleven"
+        } else {
+            ""
+        }
+        .into(),
+        downstream: place.is_multiple_of(13),
         ..Default::default()
     }
 }
@@ -198,6 +203,7 @@ async fn a_long_list_is_complete_from_each_node_by_each_filter_and_across_a_chan
 
 /// Three lists are under way when the leader is killed: two from the nodes that stay, one
 /// from the leader, which goes on elsewhere with its token.
+#[allow(clippy::print_stdout, reason = "a long run tells what it saw")]
 async fn across_a_change_of_leaders(cluster: &Cluster, ids: &[String]) -> anyhow::Result<()> {
     let leader = cluster.leader(&cluster.nodes()[0]).await?;
     let (gone, stay): (Vec<&Node>, Vec<&Node>) =

@@ -84,7 +84,8 @@ async fn a_ban_that_arrives_during_the_barrier_is_heard() -> anyhow::Result<()> 
 
     // Each answers after a second, by when the slow node has not applied it.
     let (a, b) = tokio::join!(ban(&leader, &one), ban(&leader, &other));
-    (a?, b?);
+    a?;
+    b?;
     let mut entries = EntryClient::new(channels[0].clone());
     let (whole, synced) = tokio::join!(
         entries.get_authorized_entries(GetAuthorizedEntriesRequest::default()),

@@ -45,6 +45,12 @@ struct Lacking {
     tainted: usize,
 }
 
+impl Lacking {
+    fn is_nothing(&self) -> bool {
+        self.x509.is_empty() && self.jwt.is_empty()
+    }
+}
+
 #[derive(Serialize)]
 struct Told {
     x509_authorities_added: usize,
@@ -72,7 +78,7 @@ impl Trust {
             ("target", to_socket.as_path(), &target, &target_lacks),
             ("source", self.from_socket.as_path(), &source, &source_lacks),
         ] {
-            if !self.dry_run && !(lacks.x509.is_empty() && lacks.jwt.is_empty()) {
+            if !self.dry_run && !lacks.is_nothing() {
                 let (x509, jwt) = (lacks.x509.clone(), lacks.jwt.clone());
                 peer.append(session, x509, jwt).await?;
             }
@@ -101,7 +107,7 @@ fn told(lacks: &Lacking) -> Told {
 
 fn line(name: &str, socket: &Path, lacks: &Lacking, dry_run: bool) -> String {
     let mut line = format!("{name} (unix:{}): ", socket.display());
-    if lacks.x509.is_empty() && lacks.jwt.is_empty() {
+    if lacks.is_nothing() {
         line.push_str("has the other's authorities already");
     } else {
         let x509 = text::count(lacks.x509.len(), "X.509 authority", "X.509 authorities");

@@ -78,12 +78,7 @@ pub(super) async fn update(
     let ids: Vec<_> = entries.iter().map(|entry| entry.id.clone()).collect();
     let batch = Batch::sort_out(entries, |e| convert::update(trust_domain, e, input_mask));
     let message = |entry: &Entry| convert::message(trust_domain, entry, output_mask);
-    readable(answer_bytes(
-        &doors.local(),
-        ids.len(),
-        &batch.fit,
-        &message,
-    ))?;
+    readable(answer_bytes(&doors.local(), ids.len(), &batch.fit, message))?;
     let make = |updates| Command::UpdateEntries(UpdateEntries { updates });
     let results = batch.write(doors, EntryUpdate::encoded_len, make).await?;
     Ok(ids

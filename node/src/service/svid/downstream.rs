@@ -116,9 +116,10 @@ mod tests {
 
     fn directory(entries: &[(&str, &str, bool)]) -> Directory {
         let mut directory = Directory::default();
-        for (id, path, downstream) in entries {
+        for (sequence, (id, path, downstream)) in (1..).zip(entries) {
             let entry = Entry {
                 id: (*id).into(),
+                sequence,
                 spiffe_path: (*path).into(),
                 parent_path: "/p".into(),
                 downstream: *downstream,

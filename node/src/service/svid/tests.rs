@@ -175,18 +175,6 @@ fn a_token_names_a_workload_whatever_an_entry_says() {
 }
 
 #[test]
-fn a_batch_that_the_limiter_would_never_let_through_is_refused() {
-    let text = |items| check_batch(items).unwrap_err().message().to_owned();
-    assert_eq!(text(0), "missing parameters");
-    assert_eq!(
-        text(501),
-        "rejecting request due to certificate signing rate limiting: rate (501) exceeds burst \
-         size (500)"
-    );
-    assert!(check_batch(1).is_ok() && check_batch(500).is_ok());
-}
-
-#[test]
 fn what_was_not_signed_is_named_and_keeps_its_code() {
     let status = unsigned("X509-SVID", IssueFailed::NoAuthority("X.509"));
     assert_eq!(status.code(), Code::Unavailable);

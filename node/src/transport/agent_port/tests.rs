@@ -1,5 +1,10 @@
 //! The agent port over real sockets.
 
+#[path = "limit_tests.rs"]
+mod limits;
+#[path = "proxy_tests.rs"]
+mod proxies;
+
 use std::time::Duration;
 
 use chancery_identity::id::TrustDomain;
@@ -52,11 +57,22 @@ impl Server {
     }
 
     fn start_with<S: GrpcService>(tls: Arc<TlsState>, limits: Limits, service: S) -> Self {
+        Self::start_behind(Vec::new(), tls, limits, service)
+    }
+
+    /// Behind proxies of these ranges.
+    fn start_behind<S: GrpcService>(
+        proxies: Vec<Cidr>,
+        tls: Arc<TlsState>,
+        limits: Limits,
+        service: S,
+    ) -> Self {
         let port = TcpPort::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = port.local_addr();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve_agents(
             port,
+            proxies,
             tls.clone(),
             Arc::new(SystemClock),
             limits,

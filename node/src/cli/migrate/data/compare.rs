@@ -218,7 +218,8 @@ mod tests {
     #[test]
     fn every_field_that_an_administrator_sets_counts() {
         let one = canonical(entry());
-        let changes: [(&str, fn(&mut Entry)); 13] = [
+        type Change = fn(&mut Entry);
+        let changes: [(&str, Change); 13] = [
             ("spiffe_id", |e| e.spiffe_id = None),
             ("parent_id", |e| e.parent_id = Some(Spiffeid::default())),
             ("selectors", |e| drop(e.selectors.pop())),

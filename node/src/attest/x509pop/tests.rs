@@ -1,0 +1,403 @@
+#![allow(clippy::unwrap_used)]
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use super::*;
+
+/// A time at which the certificates of the vectors are valid.
+const NOW: i64 = 1_800_000_000;
+
+fn vectors() -> Value {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/x509pop.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn der(value: &Value) -> Vec<u8> {
+    STANDARD.decode(value.as_str().unwrap()).unwrap()
+}
+
+fn settings() -> Settings {
+    Settings {
+        agent_path_template: None,
+        max_intermediates: 4,
+        max_rsa_key_size: 8_192,
+        verify_client_ip: false,
+    }
+}
+
+fn domain() -> TrustDomain {
+    TrustDomain::parse("example.org").unwrap()
+}
+
+/// The case of the vectors with this name.
+fn case(vectors: &Value, list: &str, name: &str) -> Value {
+    let cases = vectors[list].as_array().unwrap();
+    cases.iter().find(|c| c["name"] == name).unwrap().clone()
+}
+
+fn external(roots: &Value) -> Roots {
+    let roots = roots
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| Certificate::parse(&der(r)).unwrap());
+    Roots::External(Arc::new(roots.collect()))
+}
+
+fn payload(certificates: &[&Value]) -> Vec<u8> {
+    serde_json::json!({ "certificates": certificates })
+        .to_string()
+        .into_bytes()
+}
+
+/// An agent that answers every challenge with the same bytes.
+struct Answers(Vec<u8>, usize);
+
+#[async_trait]
+impl Rounds for Answers {
+    async fn challenge(&mut self, challenge: Vec<u8>) -> Result<Vec<u8>, tonic::Status> {
+        assert!(!challenge.is_empty());
+        self.1 += 1;
+        Ok(self.0.clone())
+    }
+}
+
+/// What comes of a payload whose challenge is answered with `answer`, and after how
+/// many rounds.
+async fn told(
+    method: &X509Pop,
+    payload: Vec<u8>,
+    answer: &[u8],
+    address: Option<IpAddr>,
+) -> (Code, String, usize) {
+    let mut rounds = Answers(answer.to_vec(), 0);
+    let node = Node { address, now: NOW };
+    match method.attest(payload, node, &mut rounds).await {
+        Ok(_) => panic!("no answer to a fresh nonce can be right"),
+        Err(AttestError::Refused { code, message }) => (code, message, rounds.1),
+        Err(AttestError::Conversation(status)) => panic!("{status}"),
+    }
+}
+
+#[test]
+fn both_default_templates_parse() {
+    for source in [TEMPLATE_EXTERNAL, TEMPLATE_SPIFFE] {
+        assert!(Template::parse(source).is_ok(), "{source}");
+    }
+}
+
+#[test]
+fn proofs_hold_and_fail_as_go_says() {
+    let vectors = vectors();
+    let proofs = vectors["proofs"].as_array().unwrap();
+    assert!(proofs.len() > 15);
+    for case in proofs {
+        let name = case["name"].as_str().unwrap();
+        let leaf = Certificate::parse(&der(&case["leaf"])).unwrap();
+        let nonce: [u8; proof::NONCE_BYTES] = der(&case["nonce"]).try_into().unwrap();
+        let response = wire::read_response(case["response"].as_str().unwrap().as_bytes()).unwrap();
+        let challenge = || Challenge::new(&leaf, nonce).unwrap();
+        let valid = case["valid"].as_bool().unwrap();
+        assert_eq!(challenge().check(&response).is_ok(), valid, "{name}");
+        // The same answer to another challenge.
+        let mut other = nonce;
+        other[31] ^= 1;
+        assert!(
+            Challenge::new(&leaf, other)
+                .unwrap()
+                .check(&response)
+                .is_err(),
+            "{name}"
+        );
+        // Every bit of the signature counts.
+        let mut bent = response.clone();
+        if let Some(rsa) = &mut bent.rsa {
+            for at in (0..rsa.signature.len()).step_by(17) {
+                rsa.signature[at] ^= 1;
+                assert!(
+                    challenge()
+                        .check(&Response {
+                            rsa: Some(rsa.clone()),
+                            ecdsa: None
+                        })
+                        .is_err(),
+                    "{name}"
+                );
+                rsa.signature[at] ^= 1;
+            }
+            rsa.signature.insert(0, 0);
+            assert!(challenge().check(&bent).is_err(), "{name}");
+        } else if let Some(ecdsa) = &mut bent.ecdsa {
+            ecdsa.s.push(0);
+            assert!(challenge().check(&bent).is_err(), "{name}");
+        }
+        // The other kind of answer, and none.
+        let swapped = Response {
+            rsa: None,
+            ecdsa: None,
+        };
+        let text = challenge().check(&swapped).unwrap_err();
+        assert!(text == "expecting RSA response" || text == "expecting ECDSA response");
+        let mut short = response.clone();
+        if let Some(rsa) = &mut short.rsa {
+            rsa.nonce.pop();
+        }
+        if let Some(ecdsa) = &mut short.ecdsa {
+            ecdsa.nonce.pop();
+        }
+        assert_eq!(
+            challenge().check(&short),
+            Err("invalid response nonce"),
+            "{name}"
+        );
+    }
+}
+
+use super::wire::Response;
+
+#[tokio::test]
+async fn everything_is_refused_in_the_order_and_words_of_spire() {
+    let vectors = vectors();
+    let direct = case(&vectors, "chains", "direct");
+    let two = case(&vectors, "chains", "two intermediates");
+    let method = X509Pop::new(domain(), external(&direct["roots"]), settings());
+    let leaf = &direct["leaf"];
+    let verification = "certificate verification failed: ";
+    let response = r#"{"ecdsa_signature":{"nonce":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=","r":"AQ==","s":"AQ=="}}"#;
+    let five = [leaf; 6];
+    for (payload, answer, code, text, rounds) in [
+        (
+            b"{".to_vec(),
+            "",
+            Code::InvalidArgument,
+            "failed to unmarshal data: ",
+            0,
+        ),
+        (
+            b"null".to_vec(),
+            "",
+            Code::InvalidArgument,
+            "no certificate to attest",
+            0,
+        ),
+        (
+            payload(&[]),
+            "",
+            Code::InvalidArgument,
+            "no certificate to attest",
+            0,
+        ),
+        (
+            payload(&five),
+            "",
+            Code::InvalidArgument,
+            "too many intermediate certificates",
+            0,
+        ),
+        (
+            br#"{"certificates":["AAAA"]}"#.to_vec(),
+            "",
+            Code::InvalidArgument,
+            "unable to parse leaf certificate: ",
+            0,
+        ),
+        (
+            payload(&[leaf, &Value::String("AAAA".into())]),
+            "",
+            Code::InvalidArgument,
+            "unable to parse intermediate certificate 0: ",
+            0,
+        ),
+        (
+            payload(&[&two["leaf"]]),
+            "",
+            Code::PermissionDenied,
+            verification,
+            0,
+        ),
+        (
+            payload(&[leaf]),
+            "",
+            Code::InvalidArgument,
+            "unable to unmarshal challenge response: ",
+            1,
+        ),
+        (
+            payload(&[leaf]),
+            "{}",
+            Code::PermissionDenied,
+            "challenge response verification failed: expecting ECDSA response",
+            1,
+        ),
+        (
+            payload(&[leaf]),
+            response,
+            Code::PermissionDenied,
+            "challenge response verification failed: ECDSA signature verify failed",
+            1,
+        ),
+    ] {
+        let (told_code, told_text, told_rounds) =
+            told(&method, payload, answer.as_bytes(), None).await;
+        assert_eq!((told_code, told_rounds), (code, rounds), "{told_text}");
+        assert!(told_text.starts_with(text), "{told_text}");
+    }
+}
+
+#[tokio::test]
+async fn sizes_usage_and_address_are_checked_before_a_challenge_is_given() {
+    let vectors = vectors();
+    let direct = case(&vectors, "chains", "direct");
+    let rsa = case(&vectors, "proofs", "RSA 4096, salt of 20");
+    let small = Settings {
+        max_rsa_key_size: 2_048,
+        ..settings()
+    };
+    let method = X509Pop::new(domain(), external(&direct["roots"]), small);
+    let (code, text, _) = told(&method, payload(&[&rsa["leaf"]]), b"", None).await;
+    assert_eq!(
+        (code, text.as_str()),
+        (Code::InvalidArgument, "leaf certificate key size too large")
+    );
+    let (_, text, _) = told(
+        &method,
+        payload(&[&direct["leaf"], &rsa["leaf"]]),
+        b"",
+        None,
+    )
+    .await;
+    assert_eq!(text, "intermediate certificate 0 key size too large");
+
+    // A root that is shown as a leaf: its key is not for signatures.
+    let root = &direct["roots"][0];
+    let (code, text, _) = told(&method, payload(&[root]), b"", None).await;
+    assert_eq!(code, Code::Internal);
+    assert_eq!(
+        text,
+        "unable to generate challenge: certificate not intended for digital signature use"
+    );
+
+    let checked = Settings {
+        verify_client_ip: true,
+        ..settings()
+    };
+    let method = X509Pop::new(domain(), external(&direct["roots"]), checked);
+    let shown = || payload(&[&direct["leaf"]]);
+    let (code, text, _) = told(&method, shown(), b"", None).await;
+    assert_eq!(
+        (code, text.as_str()),
+        (Code::Internal, "client IP not available for verification")
+    );
+    let other = Some(IpAddr::from([10, 1, 2, 4]));
+    let (code, text, _) = told(&method, shown(), b"", other).await;
+    assert_eq!(code, Code::PermissionDenied);
+    assert_eq!(
+        text,
+        "client IP 10.1.2.4 does not match any certificate IP SAN"
+    );
+    let mapped = Some("::ffff:10.1.2.3".parse().unwrap());
+    for own in [Some(IpAddr::from([10, 1, 2, 3])), mapped] {
+        let (_, _, rounds) = told(&method, shown(), b"", own).await;
+        assert_eq!(rounds, 1, "the address is good, so there was a challenge");
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_without_an_authority_trusts_nobody() {
+    let vectors = vectors();
+    let direct = case(&vectors, "chains", "direct");
+    let roots = Roots::Spiffe {
+        authorities: Box::new(Vec::new),
+        prefix: "/".into(),
+    };
+    let method = X509Pop::new(domain(), roots, settings());
+    let (code, text, _) = told(&method, payload(&[&direct["leaf"]]), b"", None).await;
+    assert_eq!(
+        (code, text.as_str()),
+        (
+            Code::Internal,
+            "failed to get trust bundle: it holds no authority yet"
+        )
+    );
+}
+
+#[test]
+fn an_svid_becomes_the_agent_that_its_path_names() {
+    let vectors = vectors();
+    let templates: Value = serde_json::from_slice(
+        &std::fs::read(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/vectors/path_templates.json"
+        ))
+        .unwrap(),
+    )
+    .unwrap();
+    let leaf = Certificate::parse(&der(&templates["certificate"])).unwrap();
+    let of = |prefix: &str| {
+        let roots = Roots::Spiffe {
+            authorities: Box::new(Vec::new),
+            prefix: prefix.into(),
+        };
+        X509Pop::new(domain(), roots, settings()).attestation(&leaf, &["f1".into(), "f2".into()])
+    };
+    let attestation = of("/spire-exchange/").unwrap();
+    assert_eq!(
+        attestation.id.as_str(),
+        "spiffe://example.org/spire/agent/x509pop/testhost"
+    );
+    assert!(attestation.can_reattest && attestation.attestor == "x509pop");
+    let values: Vec<String> = attestation
+        .selectors
+        .iter()
+        .map(|s| format!("{}:{}", s.kind, s.value))
+        .collect();
+    assert_eq!(
+        values,
+        [
+            "x509pop:subject:cn:node-01.HTTPServer_example",
+            "x509pop:ca:fingerprint:f1",
+            "x509pop:ca:fingerprint:f2",
+            "x509pop:serialnumber:abcdef0123456789abcdef0123456789",
+            "x509pop:san:datacenter:us-east-1",
+            "x509pop:san:rack:a/7",
+        ]
+    );
+    let everything = of("/").unwrap();
+    assert_eq!(
+        everything.id.path(),
+        "/spire/agent/x509pop/spire-exchange/testhost"
+    );
+    let refused = |result: Result<Attestation, AttestError>| match result {
+        Err(AttestError::Refused { code, message }) => (code, message),
+        _ => panic!("it was accepted"),
+    };
+    assert_eq!(
+        refused(of("/other/")),
+        (
+            Code::PermissionDenied,
+            "x509 cert doesnt match SVID prefix".into()
+        )
+    );
+    // The path that is left must be one.
+    let (code, text) = refused(of("/spire-exchange/testhost"));
+    assert_eq!(code, Code::Internal);
+    assert!(
+        text.starts_with("failed to make spiffe id: invalid agent path suffix \"/x509pop/\": "),
+        "{text}"
+    );
+    let v1 = Certificate::parse(&der(&case(&vectors, "chains", "version 1 root")["leaf"])).unwrap();
+    let roots = Roots::Spiffe {
+        authorities: Box::new(Vec::new),
+        prefix: "/".into(),
+    };
+    let none = X509Pop::new(domain(), roots, settings()).attestation(&v1, &[]);
+    assert_eq!(
+        refused(none),
+        (
+            Code::PermissionDenied,
+            "valid SVID x509 cert not found".into()
+        )
+    );
+}

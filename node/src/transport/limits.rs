@@ -1,0 +1,156 @@
+//! Bounds of a port: how much of everything a client may have.
+
+use std::time::Duration;
+
+use crate::config;
+use crate::environment::random;
+
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Descriptors for what is no agent's connection: the store, peers, administrators,
+/// the token.
+const DESCRIPTORS_RESERVED: u64 = 512;
+/// Connections that are taken however few descriptors there are.
+const CONNECTIONS_MIN: u32 = 64;
+
+/// Bounds of one port.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections_max: u32,
+    /// Connections at once from one IP address.
+    pub connections_per_source_max: u32,
+    /// Handshakes at once.
+    pub handshakes_max: u32,
+    /// Calls at once on one connection.
+    pub streams_max: u32,
+    /// Time from accept to the end of the handshake, and from there to what an
+    /// HTTP/2 client says first.
+    pub handshake_timeout: Duration,
+    /// Age at which a connection is asked to go, varied by a tenth; none for
+    /// connections that may stay.
+    pub age_max: Option<Duration>,
+    /// Time its calls then have.
+    pub drain: Duration,
+    /// How often a silent client is asked whether it is still there.
+    pub keep_alive_interval: Duration,
+    /// Time in which it must answer.
+    pub keep_alive_timeout: Duration,
+}
+
+impl Limits {
+    /// Most time calls have when the whole server stops, so that its exit
+    /// stays inside ten seconds.
+    pub const SHUTDOWN_DRAIN: Duration = Duration::from_secs(8);
+
+    /// Of the agent port, as configured.
+    pub fn of_agents(api: &config::Api) -> Self {
+        Self {
+            connections_max: api.max_connections,
+            connections_per_source_max: api.max_connections_per_source,
+            handshakes_max: api.max_handshakes,
+            streams_max: api.max_streams_per_connection,
+            handshake_timeout: api.handshake_timeout,
+            age_max: Some(api.max_connection_age),
+            drain: api.connection_drain,
+            keep_alive_interval: KEEP_ALIVE_INTERVAL,
+            keep_alive_timeout: KEEP_ALIVE_TIMEOUT,
+        }
+    }
+
+    /// The same with no more connections than `descriptors`, this process's limit of
+    /// open files, leaves: at that limit accepting fails for everybody, and so does
+    /// opening the store's files.
+    #[must_use]
+    pub fn within(mut self, descriptors: u64) -> Self {
+        let left = descriptors.saturating_sub(DESCRIPTORS_RESERVED);
+        let left = u32::try_from(left).unwrap_or(u32::MAX).max(CONNECTIONS_MIN);
+        if left < self.connections_max {
+            tracing::warn!(
+                configured = self.connections_max,
+                connections = left,
+                descriptors,
+                "api.max_connections is more than the limit of open files allows: raise that limit"
+            );
+            self.connections_max = left;
+            self.connections_per_source_max = self.connections_per_source_max.min(left);
+        }
+        self
+    }
+
+    /// Of the peer port: few members, each with a few long connections.
+    pub fn of_peers() -> Self {
+        Self {
+            connections_max: 256,
+            connections_per_source_max: 64,
+            handshakes_max: 32,
+            streams_max: 256,
+            handshake_timeout: Duration::from_secs(5),
+            age_max: None,
+            drain: Duration::from_secs(2),
+            keep_alive_interval: KEEP_ALIVE_INTERVAL,
+            keep_alive_timeout: KEEP_ALIVE_TIMEOUT,
+        }
+    }
+
+    /// Of the admin socket: people and scripts of this machine.
+    pub fn of_admins() -> Self {
+        Self {
+            connections_max: 128,
+            connections_per_source_max: 128,
+            handshakes_max: 1,
+            streams_max: 100,
+            handshake_timeout: Duration::from_secs(5),
+            age_max: None,
+            drain: Duration::from_secs(8),
+            keep_alive_interval: KEEP_ALIVE_INTERVAL,
+            keep_alive_timeout: KEEP_ALIVE_TIMEOUT,
+        }
+    }
+
+    /// The age of one connection: within a tenth of `age_max`, at random, so
+    /// that clients which came together do not come back together.
+    pub(super) fn age(&self) -> Option<Duration> {
+        let age = self.age_max?;
+        let unit = f64::from(u32::from_be_bytes(random())) / f64::from(u32::MAX);
+        Some(age.mul_f64(0.9 + 0.2 * unit))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_differ_within_a_tenth() {
+        let limits = Limits {
+            age_max: Some(Duration::from_secs(180)),
+            ..Limits::of_peers()
+        };
+        let ages: Vec<_> = (0..100).filter_map(|_| limits.age()).collect();
+        assert!(
+            ages.iter().all(|a| (162..=198).contains(&a.as_secs())),
+            "{ages:?}"
+        );
+        assert!(ages.iter().any(|a| a.as_secs() < 175) && ages.iter().any(|a| a.as_secs() > 185));
+        assert_eq!(Limits::of_peers().age(), None);
+    }
+
+    #[test]
+    fn connections_stay_below_the_limit_of_open_files() {
+        let limits = |configured, per_source| Limits {
+            connections_max: configured,
+            connections_per_source_max: per_source,
+            ..Limits::of_peers()
+        };
+        let within = |configured, per_source, descriptors| {
+            let limits = limits(configured, per_source).within(descriptors);
+            (limits.connections_max, limits.connections_per_source_max)
+        };
+        assert_eq!(within(10_000, 2_000, 10_512), (10_000, 2_000));
+        assert_eq!(within(10_000, 2_000, 10_511), (9_999, 2_000));
+        assert_eq!(within(10_000, 2_000, 1_024), (512, 512));
+        assert_eq!(within(10_000, 2_000, 100), (64, 64));
+        assert_eq!(within(10_000, 2_000, u64::MAX), (10_000, 2_000));
+    }
+}
