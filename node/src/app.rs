@@ -28,7 +28,7 @@ use chancery_raft_store::store::Store;
 use chancery_raft_store::store::rocks::RocksStore;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -55,7 +55,7 @@ use crate::issue::Subject;
 use crate::ratelimit::RateLimits;
 use crate::registry::Doors;
 use crate::service::{self, gate::LocalGate};
-use crate::telemetry::{self, MeteredStore};
+use crate::telemetry::{self, LogFile, MeteredStore};
 use crate::transport::{
     AdminSocket, Limits, ListenError, PeerKey, PeerTls, TcpPort, TlsState, serve_agents,
     serve_peers,
@@ -94,8 +94,14 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 /// must then exit non-zero.
 pub fn run(config: Config) -> anyhow::Result<()> {
     let uptime = Stopwatch::start();
-    let log =
-        telemetry::logging(config.log_level, config.log_format).context("cannot start the log")?;
+    let log_file = log_file(&config)?;
+    let log = telemetry::logging(
+        config.log_level,
+        config.log_format,
+        config.log_source_location,
+        log_file.clone(),
+    )
+    .context("cannot start the log")?;
     let metrics = telemetry::install(config.spire_metric_names)
         .context("cannot install the metrics recorder")?;
     no_core_dumps();
@@ -116,10 +122,44 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         .build()
         .context("cannot start the service runtime")?;
 
-    let result = service_runtime.block_on(serve(config, &consensus_runtime, metrics, log, uptime));
+    let process = Process {
+        log,
+        log_file,
+        uptime,
+    };
+    let result = service_runtime.block_on(serve(config, &consensus_runtime, metrics, process));
     service_runtime.shutdown_timeout(Duration::from_millis(200));
     consensus_runtime.shutdown_timeout(Duration::from_millis(200));
     result
+}
+
+/// What was there before the server was.
+struct Process {
+    log: telemetry::LogLevels,
+    /// Where the log is written, unless that is standard error.
+    log_file: Option<Arc<LogFile>>,
+    uptime: Stopwatch,
+}
+
+fn log_file(config: &Config) -> anyhow::Result<Option<Arc<LogFile>>> {
+    let Some(path) = &config.log_file else {
+        return Ok(None);
+    };
+    let file =
+        LogFile::open(path).with_context(|| format!("log_file: cannot open {}", path.display()))?;
+    Ok(Some(Arc::new(file)))
+}
+
+/// Opens the log file again at each signal, for whoever has renamed it. A server that
+/// logs to standard error takes the signal too, and goes on.
+async fn reopen_log(mut rotate: Signal, file: Option<Arc<LogFile>>) {
+    while rotate.recv().await.is_some() {
+        let Some(file) = &file else { continue };
+        match file.reopen() {
+            Ok(()) => tracing::info!(path = %file.path().display(), "log file opened again"),
+            Err(error) => tracing::error!(%error, "failed to rotate log after signal"),
+        }
+    }
 }
 
 /// Keys live in memory: a core file must not carry them to the disk.
@@ -390,9 +430,10 @@ async fn serve(
     config: Config,
     consensus_runtime: &Runtime,
     metrics: telemetry::PrometheusHandle,
-    log: telemetry::LogLevels,
-    uptime: Stopwatch,
+    process: Process,
 ) -> anyhow::Result<()> {
+    // Before anything else: unless somebody waits for it, this signal ends a process.
+    let rotate = signal(SignalKind::user_defined2()).context("cannot wait for SIGUSR2")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -482,6 +523,7 @@ async fn serve(
     let this: Arc<dyn SelfStatus> = Arc::new(health.clone());
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    tasks.spawn(reopen_log(rotate, process.log_file));
 
     // Peers first: without them nothing else can come up.
     let peer_server = PeerServer::new(consensus.clone(), pins.clone(), Arc::clone(&this));
@@ -579,8 +621,8 @@ async fn serve(
     let gate = Arc::new(LocalGate::new(&context, config.admin_ids.clone()));
     let layer = GateLayer::new(gate);
     let process = service::Process {
-        log,
-        uptime,
+        log: process.log,
+        uptime: process.uptime,
         server_svid,
     };
     let admin_routes = service::admin_routes(&context, process)

@@ -107,6 +107,7 @@ mod tests {
         let host = Host {
             stdin: &mut io::empty(),
             stdout: &mut io::sink(),
+            stdout_is_terminal: false,
             stderr: &mut io::sink(),
             variable: &variable,
             now_unix_s: 0,

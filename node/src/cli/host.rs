@@ -2,7 +2,7 @@
 //!
 //! It exists so that every verb can be tested in process, without touching the environment.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal as _, Read, Write};
 
 use crate::environment::{Clock as _, SystemClock};
 
@@ -12,6 +12,8 @@ pub(super) struct Host<'a> {
     pub(super) stdin: &'a mut dyn Read,
     /// Results.
     pub(super) stdout: &'a mut dyn Write,
+    /// Whether a person sees the results as they are written.
+    pub(super) stdout_is_terminal: bool,
     /// Errors and warnings.
     pub(super) stderr: &'a mut dyn Write,
     /// Value of an environment variable; absent also where it is no UTF-8.
@@ -27,6 +29,7 @@ impl Host<'_> {
         let mut host = Host {
             stdin: &mut io::stdin(),
             stdout: &mut io::stdout(),
+            stdout_is_terminal: io::stdout().is_terminal(),
             stderr: &mut io::stderr(),
             variable: &|name| std::env::var(name).ok(),
             now_unix_s: SystemClock.now_unix_ms().div_euclid(1_000),

@@ -12,8 +12,8 @@
 //! server decides.
 //!
 //! `flags` makes SPIRE's spelling digestible, `input` and `bundle_file` read the files that flags
-//! name, `connect` finds the server, `session` carries out calls, `output`, `text`, `zone` and
-//! `batch` write; then one module a noun.
+//! name, `connect` finds the server, `session` carries out calls, `output`, `text`, `paint`,
+//! `zone` and `batch` write; then one module a noun.
 
 mod agent;
 mod batch;
@@ -37,6 +37,7 @@ mod migrate;
 mod mint;
 mod notices;
 mod output;
+mod paint;
 mod server;
 mod session;
 mod text;

@@ -8,6 +8,10 @@ use super::error::CliError;
 use super::host::Host;
 use crate::config::{Config, ConfigErrors, Overrides};
 
+/// Where SPIRE's server looks, from where it is started: who starts servers without `-config` puts
+/// our file there.
+const DEFAULT_CONFIG: &str = "conf/server/server.conf";
+
 /// What can be done with the server itself.
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -21,7 +25,8 @@ pub(super) enum Verb {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     chancery server run -config /etc/chancery/chancery.toml\n  \
-    chancery server run -config /etc/chancery/chancery.toml -logLevel debug")]
+    chancery server run -config /etc/chancery/chancery.toml -logLevel debug\n  \
+    chancery server run -config /etc/chancery/chancery.toml -logFile /var/log/chancery.log")]
 pub(super) struct Run {
     #[command(flatten)]
     flags: Flags,
@@ -39,7 +44,7 @@ pub(super) struct Validate {
 #[derive(Debug, Args)]
 struct Flags {
     /// Configuration file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     config: PathBuf,
     /// Replaces $NAME and ${NAME} in the file by variables of the environment
     #[arg(long = "expandEnv")]
@@ -65,6 +70,12 @@ struct Flags {
     /// In place of log_format
     #[arg(long = "logFormat", value_name = "FORMAT")]
     log_format: Option<String>,
+    /// In place of log_file: where the log is written; SIGUSR2 opens it again after a rotation
+    #[arg(long = "logFile", value_name = "FILE")]
+    log_file: Option<String>,
+    /// As log_source_location = true: messages say file and line of the source
+    #[arg(long = "logSourceLocation")]
+    log_source_location: bool,
 }
 
 impl Run {
@@ -91,6 +102,8 @@ impl Flags {
             data_dir: self.data_dir,
             log_level: self.log_level,
             log_format: self.log_format,
+            log_file: self.log_file,
+            log_source_location: self.log_source_location,
             admin_socket: self.socket_path,
             bind_address: self.bind_address,
             server_port: self.server_port,

@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use super::connect::{self, DEFAULT_SOCKET};
 use super::error::CliError;
 use super::host::Host;
+use super::paint::Paint;
 use super::zone::Zone;
 use super::{notices, output};
 
@@ -148,6 +149,11 @@ impl<'h, 'p> Session<'h, 'p> {
     /// The time zone of the process.
     pub(super) fn zone(&self) -> Zone {
         Zone::local((self.host.variable)("TZ").as_deref())
+    }
+
+    /// Whether what people read is painted.
+    pub(super) fn paint(&self) -> Paint {
+        Paint::of(self.host)
     }
 
     /// The streams and variables around the session.

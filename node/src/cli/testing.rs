@@ -123,6 +123,13 @@ impl FakeServer {
         run(&words.collect::<Vec<_>>(), "")
     }
 
+    /// [`FakeServer::run`] at a terminal, with further variables of the environment.
+    pub(super) fn run_at_terminal(&self, line: &str, variables: &[(&str, &str)]) -> Outcome {
+        let socket = self.socket().display().to_string();
+        let words: Vec<_> = line.split(' ').chain(["-socketPath", &socket]).collect();
+        run_in(&words, "", true, variables)
+    }
+
     /// [`FakeServer::run`] with something on standard input.
     pub(super) fn run_with_input(&self, line: &str, input: &str) -> Outcome {
         let socket = self.socket().display().to_string();
@@ -244,12 +251,27 @@ pub(super) struct Outcome {
 
 /// Runs `chancery` with `words` in an environment that has a time zone only, UTC.
 pub(super) fn run(words: &[&str], input: &str) -> Outcome {
+    run_in(words, input, false, &[])
+}
+
+fn run_in(
+    words: &[&str],
+    input: &str,
+    stdout_is_terminal: bool,
+    variables: &[(&str, &str)],
+) -> Outcome {
+    let variable = |name: &str| {
+        let mut known = [("TZ", "")].iter().chain(variables);
+        let found = known.find(|(known, _)| *known == name)?;
+        Some(found.1.to_owned())
+    };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut host = Host {
         stdin: &mut input.as_bytes(),
         stdout: &mut out,
+        stdout_is_terminal,
         stderr: &mut err,
-        variable: &|name| (name == "TZ").then(String::new),
+        variable: &variable,
         now_unix_s: 1_552_410_266,
     };
     let args = ["chancery"].iter().chain(words).map(Into::into);

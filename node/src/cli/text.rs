@@ -109,6 +109,14 @@ pub(super) fn relative(unix_s: i64, now_unix_s: i64) -> String {
 
 /// Columns as wide as their widest cell, two spaces apart, none at the end of a line.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
+    painted_table(rows, |_, _, cell| cell.to_owned())
+}
+
+/// [`table`], with each cell of a row and a column, both from 0, painted.
+pub(super) fn painted_table(
+    rows: &[Vec<String>],
+    paint: impl Fn(usize, usize, &str) -> String,
+) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row: &Vec<String>| row.get(column));
@@ -116,10 +124,12 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for row in rows {
+    for (at, row) in rows.iter().enumerate() {
         let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(line, "{cell:width$}  ");
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            let missing = width - cell.chars().count();
+            line.push_str(&paint(at, column, cell));
+            line.extend(std::iter::repeat_n(' ', missing + 2));
         }
         text.push_str(line.trim_end());
         text.push('\n');

@@ -35,6 +35,10 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Form of the log.
     pub log_format: LogFormat,
+    /// Where the log is written; standard error without one.
+    pub log_file: Option<PathBuf>,
+    /// Whether messages say where in the source they stand.
+    pub log_source_location: bool,
     /// Administrators by configuration.
     pub admin_ids: Vec<SpiffeId>,
     /// Agent port and admin socket.
@@ -456,6 +460,8 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
         data_dir: raw.data_dir?,
         log_level: raw.log_level,
         log_format: raw.log_format,
+        log_file: raw.log_file,
+        log_source_location: raw.log_source_location,
         admin_ids,
         api: Api {
             address: raw.api.address,

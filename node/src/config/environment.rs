@@ -23,6 +23,9 @@ pub(super) fn check(config: &Config) -> Result<(), Vec<Problem>> {
         }
     };
     report("data_dir", check_data_dir(&config.data_dir));
+    if let Some(path) = &config.log_file {
+        report("log_file", check_log_file(path));
+    }
     report(
         "api.admin_socket",
         check_socket_dir(&config.api.admin_socket),
@@ -74,6 +77,22 @@ fn check_data_dir(path: &Path) -> Result<(), String> {
     }
 }
 
+/// Whether it can be appended to or made; it need not be a regular file.
+fn check_log_file(path: &Path) -> Result<(), String> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(format!("{} is a directory", path.display())),
+        Ok(_) => allowed(path, Access::WRITE_OK),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => match parent(path) {
+            Some(parent) if parent.is_dir() => writable(parent),
+            _ => Err(format!(
+                "the directory of {} does not exist",
+                path.display()
+            )),
+        },
+        Err(e) => Err(format!("{}: {e}", path.display())),
+    }
+}
+
 /// The socket's directory is made if missing, so its nearest existing ancestor
 /// is what counts.
 fn check_socket_dir(path: &Path) -> Result<(), String> {
@@ -114,7 +133,11 @@ fn parent(path: &Path) -> Option<&Path> {
     })
 }
 
+/// Whether files can be made in the directory.
 fn writable(path: &Path) -> Result<(), String> {
-    access(path, Access::WRITE_OK | Access::EXEC_OK)
-        .map_err(|e| format!("{} is not writable by this user: {e}", path.display()))
+    allowed(path, Access::WRITE_OK | Access::EXEC_OK)
+}
+
+fn allowed(path: &Path, how: Access) -> Result<(), String> {
+    access(path, how).map_err(|e| format!("{} is not writable by this user: {e}", path.display()))
 }

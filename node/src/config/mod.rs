@@ -39,6 +39,10 @@ pub use secret::{SecretFileError, read_secret_file};
 /// Size from which on a file is not a configuration.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// Instead of what the parser of TOML finds in it.
+const NOT_OURS: &str = "is SPIRE's configuration; translate it with `chancery migrate config FILE -out \
+                        chancery.toml`, and name the result by -config";
+
 /// One thing that is wrong, and where.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
@@ -154,7 +158,14 @@ impl Config {
             Ok(table) => table,
             // A file that is no TOML has no paths yet; the parser's message
             // carries line, column and the line itself.
-            Err(error) => return fail(vec![Problem::new("", error.to_string().trim_end())]),
+            Err(error) => {
+                let message = if crate::migrate::is_spire(text) {
+                    NOT_OURS.to_owned()
+                } else {
+                    error.to_string().trim_end().to_owned()
+                };
+                return fail(vec![Problem::new("", message)]);
+            }
         };
         overrides.apply(&mut table);
         let mut problems = schema::conform(&mut table);

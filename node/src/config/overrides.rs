@@ -16,6 +16,10 @@ pub struct Overrides {
     pub log_level: Option<String>,
     /// `log_format`, in any case.
     pub log_format: Option<String>,
+    /// `log_file`.
+    pub log_file: Option<String>,
+    /// `log_source_location`, where it is to be on; off is the file's to say.
+    pub log_source_location: bool,
     /// `api.admin_socket`.
     pub admin_socket: Option<String>,
     /// The IP address in `api.address`.
@@ -33,10 +37,14 @@ impl Overrides {
             ("data_dir", self.data_dir.clone()),
             ("log_level", self.log_level.as_ref().map(lower)),
             ("log_format", self.log_format.as_ref().map(lower)),
+            ("log_file", self.log_file.clone()),
         ] {
             if let Some(value) = value {
                 table.insert(key.to_owned(), Value::String(value));
             }
+        }
+        if self.log_source_location {
+            table.insert("log_source_location".to_owned(), Value::Boolean(true));
         }
         if self.admin_socket.is_none() && self.bind_address.is_none() && self.server_port.is_none()
         {
@@ -96,15 +104,29 @@ mod tests {
             data_dir: Some("/srv".into()),
             log_level: Some("DEBUG".into()),
             log_format: Some("JSON".into()),
+            log_file: Some("/var/log/Chancery.log".into()),
+            log_source_location: true,
             admin_socket: Some("/run/x.sock".into()),
             bind_address: Some("127.0.0.1".into()),
             server_port: Some(9_443),
         };
         let config = Config::parse_with(&file(""), "x.toml", &overrides).unwrap();
         let written = "trust_domain = \"other.org\"\ndata_dir = \"/srv\"\nlog_level = \"debug\"\n\
-                       log_format = \"json\"\n[api]\naddress = \"127.0.0.1:9443\"\n\
+                       log_format = \"json\"\nlog_file = \"/var/log/Chancery.log\"\n\
+                       log_source_location = true\n[api]\naddress = \"127.0.0.1:9443\"\n\
                        admin_socket = \"/run/x.sock\"\n";
         assert_eq!(config, Config::parse(written, "x.toml").unwrap());
+    }
+
+    #[test]
+    fn a_switch_that_is_off_leaves_the_file_s_word() {
+        let parse = |text: &str| {
+            let overrides = Overrides::default();
+            Config::parse_with(&file(text), "x.toml", &overrides).unwrap()
+        };
+        let api = "[api]\naddress = \"127.0.0.1:1\"\n";
+        assert!(parse(&format!("log_source_location = true\n{api}")).log_source_location);
+        assert!(!parse(api).log_source_location);
     }
 
     #[test]

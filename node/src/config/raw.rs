@@ -41,6 +41,8 @@ pub(super) struct RawConfig {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) log_level: LogLevel,
     pub(super) log_format: LogFormat,
+    pub(super) log_file: Option<PathBuf>,
+    pub(super) log_source_location: bool,
     pub(super) admin_ids: Vec<String>,
     pub(super) api: RawApi,
     pub(super) peer: RawPeer,

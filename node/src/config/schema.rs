@@ -135,7 +135,11 @@ pub const KEYS: &[Key] = &[
     key("log_level", one_of(&["panic", "fatal", "error", "warn", "info", "debug", "trace"], &[]), Literal("\"info\""),
         "Least severe messages that are logged. Nothing is as severe as `panic` or `fatal`: they silence the log."),
     key("log_format", one_of(&["text", "json"], &[]), Literal("\"text\""),
-        "Form of the log on standard error."),
+        "Form of the log."),
+    key("log_file", Kind::Path, Absent("standard error"),
+        "File that the log is appended to, made with mode 0640 if its directory exists. SIGUSR2 opens it again under its name, for who rotates it by renaming."),
+    key("log_source_location", Kind::Bool, Literal("false"),
+        "Whether messages say file and line of the source they come from."),
     key("admin_ids", Kind::Texts { items_max: 100 }, Literal("[]"),
         "SPIFFE IDs that may administer over the network. IDs of other trust domains need that domain's bundle."),
 

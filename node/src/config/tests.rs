@@ -569,6 +569,24 @@ mod machine {
     }
 
     #[test]
+    fn a_log_file_is_one_that_lines_can_be_appended_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let problem = |path: &Path| {
+            let mut config = config(dir.path());
+            config.log_file = Some(path.to_owned());
+            let mut problems = config.check_environment().unwrap_err().into_iter();
+            problems.find(|p| p.path == "log_file").map(|p| p.message)
+        };
+        assert_eq!(problem(&dir.path().join("log")), None);
+        assert!(!dir.path().join("log").exists(), "checking makes no file");
+        assert_eq!(problem(Path::new("/dev/null")), None);
+        assert_eq!(problem(Path::new("log-beside-the-working-directory")), None);
+        assert!(problem(dir.path()).unwrap().ends_with("is a directory"));
+        let nowhere = problem(&dir.path().join("no/log")).unwrap();
+        assert!(nowhere.ends_with("no/log does not exist"), "{nowhere}");
+    }
+
+    #[test]
     fn missing_and_open_files_are_all_named() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());

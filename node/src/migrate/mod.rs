@@ -18,4 +18,4 @@ pub mod hcl;
 mod spire;
 
 pub use expand::{Expanded, expand};
-pub use spire::{Remark, Translation, translate};
+pub use spire::{Remark, Translation, is_spire, translate};

@@ -1,5 +1,5 @@
-//! The log: standard error, text or JSON lines, its level changeable while the
-//! server runs.
+//! The log: on standard error or in a file, text or JSON lines, its level
+//! changeable while the server runs.
 //!
 //! The level is the configuration's, or what the Logger API made of it; the
 //! environment has no say.
@@ -9,12 +9,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
+use super::LogFile;
 use crate::config::{LogFormat, LogLevel};
 
 /// The log cannot be started, or no longer be changed.
@@ -85,37 +89,55 @@ impl LogLevels {
     }
 }
 
-/// Starts the log of this process.
+/// Starts the log of this process, in `file` or else on standard error;
+/// `source_location` says with each message where in the source it stands.
 ///
 /// # Errors
 /// [`LoggingError::Start`] on a second call.
-pub fn logging(level: LogLevel, format: LogFormat) -> Result<LogLevels, LoggingError> {
+pub fn logging(
+    level: LogLevel,
+    format: LogFormat,
+    source_location: bool,
+    file: Option<Arc<LogFile>>,
+) -> Result<LogLevels, LoggingError> {
     let (filter, handle) = reload::Layer::new(filter(level));
-    let registry = tracing_subscriber::registry().with(filter);
-    let started = match format {
-        LogFormat::Text => registry
-            .with(
-                fmt::layer()
-                    .with_writer(std::io::stderr)
-                    .with_ansi(std::io::stderr().is_terminal()),
-            )
-            .try_init(),
-        LogFormat::Json => registry
-            .with(
-                fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_writer(std::io::stderr),
-            )
-            .try_init(),
+    let colours = file.is_none() && std::io::stderr().is_terminal();
+    let writer = match file {
+        Some(file) => BoxMakeWriter::new(file),
+        None => BoxMakeWriter::new(std::io::stderr),
     };
-    started.map_err(LoggingError::Start)?;
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines(format, source_location, colours, writer))
+        .try_init()
+        .map_err(LoggingError::Start)?;
     let apply = move |level| {
         handle
             .reload(self::filter(level))
             .map_err(LoggingError::Change)
     };
     Ok(LogLevels::new(level, Arc::new(apply)))
+}
+
+/// Messages as lines of `writer`; `colours` is for text alone.
+fn lines<S>(
+    format: LogFormat,
+    source_location: bool,
+    colours: bool,
+    writer: BoxMakeWriter,
+) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
+    let layer = fmt::layer()
+        .with_file(source_location)
+        .with_line_number(source_location)
+        .with_ansi(colours && format == LogFormat::Text)
+        .with_writer(writer);
+    match format {
+        LogFormat::Text => layer.boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+    }
 }
 
 /// A Unix second as SPIRE's logs write it; the number where no calendar reaches.
@@ -186,6 +208,34 @@ mod tests {
         });
         let bytes = sink.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
+    }
+
+    fn line(format: LogFormat, source_location: bool) -> String {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let writer = BoxMakeWriter::new(move || writer.clone());
+        let subscriber =
+            tracing_subscriber::registry().with(lines(format, source_location, false, writer));
+        tracing::subscriber::with_default(subscriber, || tracing::info!(node = 7, "said"));
+        let bytes = sink.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn the_place_in_the_source_is_told_where_it_is_asked_for() {
+        let place = "src/telemetry/logging.rs";
+        let text = line(LogFormat::Text, true);
+        assert!(text.contains(place) && text.contains("said"), "{text}");
+        assert!(!line(LogFormat::Text, false).contains(place));
+        let json: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, true)).unwrap();
+        assert!(json["filename"].as_str().unwrap().ends_with(place));
+        assert!(json["line_number"].is_u64(), "{json}");
+        let json: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, false)).unwrap();
+        assert!(json.get("filename").is_none() && json.get("line_number").is_none());
+        assert_eq!(
+            (&json["message"], &json["node"]),
+            (&"said".into(), &7.into())
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! ([`spire`]). Refuses to know: who reads the figures, and what any of them means
 //! for readiness.
 
+mod log_file;
 mod logging;
 pub mod names;
 mod recorder;
@@ -23,6 +24,7 @@ use tonic::Code;
 
 pub use metrics_exporter_prometheus::PrometheusHandle;
 
+pub use log_file::LogFile;
 pub use logging::{LogLevels, LoggingError, logging, rfc3339};
 pub use recorder::{InstallError, install};
 pub use store::MeteredStore;

@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 
 use super::error::CliError;
 use super::host::Host;
+use super::paint::{Paint, Tone};
 use super::session::{ANSWER_BYTES_MAX, Common, Session, request};
 use super::zone::Zone;
 use super::{filter, text};
@@ -22,6 +23,9 @@ mod purge;
 
 /// Agents a page; stays under 4 MiB however many selectors they have in practice.
 const PAGE_SIZE: i32 = 1_000;
+
+/// Of the labels of an agent, in characters; SPIRE's.
+const LABEL_WIDTH: usize = 18;
 
 /// What can be done with attested agents.
 #[derive(Debug, Subcommand)]
@@ -178,11 +182,11 @@ impl Matching {
             agents,
             next_page_token: String::new(),
         };
-        let zone = session.zone();
+        let page = Page::of(session);
         session.print(
             "spire.api.server.agent.v1.ListAgentsResponse",
             &listed,
-            || Ok(list_text(&listed.agents, &zone)),
+            || Ok(list_text(&listed.agents, &page)),
         )
     }
 
@@ -262,9 +266,9 @@ impl One {
         };
         let mut client = client(session).await?;
         let agent = session.call(client.get_agent(request(message))).await?;
-        let zone = session.zone();
+        let page = Page::of(session);
         session.print("spire.api.types.Agent", &agent, || {
-            Ok(show_text(&agent, &zone))
+            Ok(show_text(&agent, &page))
         })
     }
 
@@ -289,42 +293,62 @@ impl One {
     }
 }
 
-fn list_text(agents: &[Agent], zone: &Zone) -> String {
+/// How agents are shown to whoever reads.
+struct Page {
+    zone: Zone,
+    paint: Paint,
+    now_unix_s: i64,
+}
+
+impl Page {
+    fn of(session: &Session<'_, '_>) -> Self {
+        Self {
+            zone: session.zone(),
+            paint: session.paint(),
+            now_unix_s: session.now_unix_s(),
+        }
+    }
+}
+
+fn list_text(agents: &[Agent], page: &Page) -> String {
     if agents.is_empty() {
         return "No attested agents found\n".to_owned();
     }
     let found = text::count(agents.len(), "attested agent", "attested agents");
-    let blocks: String = agents.iter().map(|agent| block(agent, zone)).collect();
+    let blocks: String = agents.iter().map(|agent| block(agent, page)).collect();
     // The number stands before `attested` in SPIRE's heading too.
-    format!("Found {found}:\n\n{blocks}")
+    let heading = page.paint.apply(Tone::Strong, &format!("Found {found}:"));
+    format!("{heading}\n\n{blocks}")
 }
 
-fn show_text(agent: &Agent, zone: &Zone) -> String {
-    let mut text = format!(
-        "Found an attested agent given its SPIFFE ID\n\n{}",
-        block(agent, zone)
-    );
+fn show_text(agent: &Agent, page: &Page) -> String {
+    let heading = "Found an attested agent given its SPIFFE ID";
+    let heading = page.paint.apply(Tone::Strong, heading);
+    let mut text = format!("{heading}\n\n{}", block(agent, page));
     for selector in &agent.selectors {
-        let _ = writeln!(
-            text,
-            "Selectors         : {}:{}",
-            selector.r#type, selector.value
-        );
+        let label = page.paint.label("Selectors", LABEL_WIDTH);
+        let _ = writeln!(text, "{label}{}:{}", selector.r#type, selector.value);
     }
     text
 }
 
 /// One agent, with an empty line behind it.
-fn block(agent: &Agent, zone: &Zone) -> String {
+fn block(agent: &Agent, page: &Page) -> String {
+    let paint = page.paint;
     let mut text = String::new();
     let mut line = |label: &str, value: &str| {
-        let _ = writeln!(text, "{label:<18}: {value}");
+        let _ = writeln!(text, "{}{value}", paint.label(label, LABEL_WIDTH));
     };
-    line("SPIFFE ID", &text::id(agent.id.as_ref()));
+    let id = text::id(agent.id.as_ref());
+    line("SPIFFE ID", &paint.apply(Tone::Strong, &id));
     line("Attestation type", &agent.attestation_type);
-    line("Expiration time", &zone.date(agent.x509svid_expires_at));
+    let mut expires = page.zone.date(agent.x509svid_expires_at);
+    if agent.x509svid_expires_at <= page.now_unix_s {
+        expires = paint.apply(Tone::Doubtful, &expires);
+    }
+    line("Expiration time", &expires);
     if agent.banned {
-        line("Banned", "true");
+        line("Banned", &paint.apply(Tone::Bad, "true"));
     } else {
         line("Serial number", &agent.x509svid_serial_number);
     }
@@ -344,6 +368,14 @@ mod tests {
     use chancery_api::spire::api::types::Selector;
 
     use super::*;
+    use crate::cli::paint::strip;
+
+    /// A second before the agent's SVID ends.
+    const PLAIN: Page = Page {
+        zone: Zone::UTC,
+        paint: Paint::Plain,
+        now_unix_s: 1_552_410_265,
+    };
 
     fn agent() -> Agent {
         Agent {
@@ -366,7 +398,7 @@ mod tests {
     #[test]
     fn one_agent_is_shown_as_spire_does() {
         assert_eq!(
-            show_text(&agent(), &Zone::UTC),
+            show_text(&agent(), &PLAIN),
             "Found an attested agent given its SPIFFE ID\n\n\
              SPIFFE ID         : spiffe://example.org/spire/agent/join_token/one\n\
              Attestation type  : join_token\n\
@@ -380,11 +412,9 @@ mod tests {
 
     #[test]
     fn a_list_has_spire_s_headings() {
-        assert_eq!(list_text(&[], &Zone::UTC), "No attested agents found\n");
-        assert!(
-            list_text(&[agent()], &Zone::UTC).starts_with("Found 1 attested agent:\n\nSPIFFE ID ")
-        );
-        let two = list_text(&[agent(), agent()], &Zone::UTC);
+        assert_eq!(list_text(&[], &PLAIN), "No attested agents found\n");
+        assert!(list_text(&[agent()], &PLAIN).starts_with("Found 1 attested agent:\n\nSPIFFE ID "));
+        let two = list_text(&[agent(), agent()], &PLAIN);
         assert!(two.starts_with("Found 2 attested agents:\n\nSPIFFE ID "));
         assert!(two.ends_with("Agent version     : 1.15.3\n\n"));
     }
@@ -396,9 +426,32 @@ mod tests {
             agent_version: String::new(),
             ..agent()
         };
-        let text = block(&banned, &Zone::UTC);
+        let text = block(&banned, &PLAIN);
         assert!(text.contains("Banned            : true\nCan re-attest     : false\n\n"));
         assert!(!text.contains("Serial number"));
+    }
+
+    #[test]
+    fn colours_mark_bans_and_ends_and_leave_the_lines_as_they_are() {
+        let banned = Agent {
+            banned: true,
+            ..agent()
+        };
+        let painted = |agent: &Agent, now_unix_s| {
+            let page = Page {
+                paint: Paint::Colours,
+                now_unix_s,
+                ..PLAIN
+            };
+            assert_eq!(strip(&show_text(agent, &page)), show_text(agent, &PLAIN));
+            let list = list_text(std::slice::from_ref(agent), &page);
+            assert_eq!(strip(&list), list_text(std::slice::from_ref(agent), &PLAIN));
+            list
+        };
+        let ended = "\u{1b}[33m2019-03-12 17:04:26 +0000 UTC\u{1b}[0m\n";
+        assert!(!painted(&agent(), 1_552_410_265).contains(ended));
+        assert!(painted(&agent(), 1_552_410_266).contains(ended));
+        assert!(painted(&banned, 0).contains("\u{1b}[31mtrue\u{1b}[0m\n"));
     }
 
     #[test]

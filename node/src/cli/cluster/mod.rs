@@ -46,7 +46,7 @@ impl Status {
         let text = if session.is_json() {
             output::value_json(&report::Report::from(&status))?
         } else {
-            pretty::status(&status, session.now_unix_s())
+            pretty::status(&status, session.now_unix_s(), session.paint())
         };
         session.out(&text)
     }

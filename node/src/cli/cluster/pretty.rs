@@ -5,36 +5,40 @@ use std::fmt::Write as _;
 
 use chancery_api::chancery::cluster::v1::{Authority, Member, StatusResponse};
 
+use crate::cli::paint::{Paint, Tone};
 use crate::cli::text;
 
 /// Digests are compared, not read.
 const DIGEST_CHARS: usize = 12;
 
 /// The whole page.
-pub(super) fn status(status: &StatusResponse, now_unix_s: i64) -> String {
-    let mut page = summary(status);
+pub(super) fn status(status: &StatusResponse, now_unix_s: i64, paint: Paint) -> String {
+    let mut page = summary(status, paint);
     page.push('\n');
-    page.push_str(&members(status));
+    page.push_str(&members(status, paint));
     if !status.authorities.is_empty() {
         page.push('\n');
-        page.push_str(&authorities(&status.authorities, now_unix_s));
+        page.push_str(&authorities(&status.authorities, now_unix_s, paint));
     }
     page.push('\n');
-    page.push_str(&advice(status));
+    page.push_str(&advice(status, paint));
     page
 }
 
-fn summary(status: &StatusResponse) -> String {
+fn summary(status: &StatusResponse, paint: Paint) -> String {
     let mut text = String::new();
     let mut line = |label: &str, value: String| {
-        let _ = writeln!(text, "{label:<14}: {value}");
+        let _ = writeln!(text, "{}{value}", paint.label(label, 14));
     };
     line("Cluster", status.cluster_id.clone());
     line("Trust domain", status.trust_domain.clone());
     line(
         "Leader",
         match status.leader.as_deref() {
-            None | Some("") => format!("none known (term {})", status.term),
+            None | Some("") => {
+                let none = paint.apply(Tone::Bad, "none known");
+                format!("{none} (term {})", status.term)
+            }
             Some(id) => {
                 let member = status.members.iter().find(|member| member.id == id);
                 let address = member.map_or(String::new(), |member| format!(", {}", member.api));
@@ -43,9 +47,9 @@ fn summary(status: &StatusResponse) -> String {
         },
     );
     let ready = if status.ready {
-        "can issue"
+        paint.apply(Tone::Good, "can issue")
     } else {
-        "cannot issue"
+        paint.apply(Tone::Bad, "cannot issue")
     };
     line("Asked node", format!("node {}, {ready}", status.node_id));
     let limit = text::age(status.stale_issuance_limit_ms);
@@ -67,7 +71,7 @@ fn summary(status: &StatusResponse) -> String {
     text
 }
 
-fn members(status: &StatusResponse) -> String {
+fn members(status: &StatusResponse, paint: Paint) -> String {
     let mut rows = vec![headings(&[
         "NODE", "ROLE", "STATE", "APPLIED", "DIGEST", "CLOCK", "VERSION", "AGENTS", "PEERS",
     ])];
@@ -85,7 +89,33 @@ fn members(status: &StatusResponse) -> String {
             member.peer.clone(),
         ]
     }));
-    text::table(&rows)
+    painted(&rows, paint, |row, column| {
+        let member = &status.members[row];
+        match column {
+            1 if member.role == "leader" => Some(Tone::Strong),
+            2 => Some(match state(member) {
+                "ready" => Tone::Good,
+                "not ready" => Tone::Doubtful,
+                _ => Tone::Bad,
+            }),
+            _ => None,
+        }
+    })
+}
+
+/// A table under strong headings; `tone` is of the rows below them, from 0.
+fn painted(
+    rows: &[Vec<String>],
+    paint: Paint,
+    tone: impl Fn(usize, usize) -> Option<Tone>,
+) -> String {
+    text::painted_table(rows, |row, column, cell| {
+        let tone = match row.checked_sub(1) {
+            None => Some(Tone::Strong),
+            Some(row) => tone(row, column),
+        };
+        tone.map_or_else(|| cell.to_owned(), |tone| paint.apply(tone, cell))
+    })
 }
 
 fn state(member: &Member) -> &'static str {
@@ -104,7 +134,7 @@ fn clock(member: &Member, asked: &str) -> String {
     }
 }
 
-fn authorities(authorities: &[Authority], now_unix_s: i64) -> String {
+fn authorities(authorities: &[Authority], now_unix_s: i64, paint: Paint) -> String {
     let mut rows = vec![headings(&["AUTHORITY", "STATUS", "KEY", "EXPIRES", "ID"])];
     rows.extend(authorities.iter().map(|authority| {
         let at = authority.expires_at;
@@ -120,23 +150,31 @@ fn authorities(authorities: &[Authority], now_unix_s: i64) -> String {
             authority.authority_id.clone(),
         ]
     }));
-    text::table(&rows)
+    painted(&rows, paint, |row, column| {
+        let authority = &authorities[row];
+        match column {
+            1 if authority.status == "active" => Some(Tone::Good),
+            3 if authority.expires_at <= now_unix_s => Some(Tone::Bad),
+            _ => None,
+        }
+    })
 }
 
 /// The server's sentences, which say both what is wrong and what to do.
-fn advice(status: &StatusResponse) -> String {
+fn advice(status: &StatusResponse, paint: Paint) -> String {
     if !status.advice.is_empty() {
-        let mut text = String::from("What is wrong and what to do:\n");
+        let mut text = paint.apply(Tone::Bad, "What is wrong and what to do:") + "\n";
         for advice in &status.advice {
             let _ = writeln!(text, "- {advice}");
         }
         return text;
     }
     if status.ready && status.leader.is_some() {
-        return "All is well.\n".to_owned();
+        return paint.apply(Tone::Good, "All is well.") + "\n";
     }
     // The server gives advice when something lasts; a moment's trouble is told as such.
-    "Nothing that lasts is wrong; ask again in a few seconds.\n".to_owned()
+    let moment = "Nothing that lasts is wrong; ask again in a few seconds.";
+    paint.apply(Tone::Doubtful, moment) + "\n"
 }
 
 fn headings(names: &[&str]) -> Vec<String> {
@@ -146,7 +184,12 @@ fn headings(names: &[&str]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::paint::strip;
     use crate::cli::testing::cluster_status;
+
+    fn status(status: &StatusResponse, now_unix_s: i64) -> String {
+        super::status(status, now_unix_s, Paint::Plain)
+    }
 
     /// An hour before the authorities of the sample end.
     const NOW: i64 = 1_552_410_266 - 3_600;
@@ -185,6 +228,44 @@ All is well.
         let page = status(&cluster_status(), NOW);
         assert!(page.contains("3     learner  not ready    900"), "{page}");
         assert!(page.contains("4     voter    unreachable  12"), "{page}");
+    }
+
+    #[test]
+    fn colours_mark_what_is_well_and_what_is_not_and_leave_the_page_as_it_is() {
+        let electing = StatusResponse {
+            leader: None,
+            ready: false,
+            ..cluster_status()
+        };
+        let ended = NOW + 3_600;
+        for (sample, now_unix_s, marked) in [
+            (
+                cluster_status(),
+                NOW,
+                [
+                    "[1mleader\u{1b}[0m  \u{1b}[32mready\u{1b}",
+                    "[33mnot ready\u{1b}",
+                    "[31munreachable\u{1b}",
+                    "[32mAll is well.\u{1b}",
+                ],
+            ),
+            (
+                electing,
+                ended,
+                [
+                    "[31mnone known\u{1b}",
+                    "[31mcannot issue\u{1b}",
+                    "[31min 0 s",
+                    "[33mNothing that lasts",
+                ],
+            ),
+        ] {
+            let page = super::status(&sample, now_unix_s, Paint::Colours);
+            assert_eq!(strip(&page), status(&sample, now_unix_s));
+            for piece in marked {
+                assert!(page.contains(piece), "{piece}: {page}");
+            }
+        }
     }
 
     #[test]

@@ -216,10 +216,11 @@ impl Show {
             entries,
             next_page_token: String::new(),
         };
+        let paint = session.paint();
         session.print(
             "spire.api.server.entry.v1.ListEntriesResponse",
             &shown,
-            || Ok(pretty::found(&shown.entries)),
+            || Ok(pretty::found(&shown.entries, paint)),
         )
     }
 

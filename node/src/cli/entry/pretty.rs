@@ -6,15 +6,14 @@ use chancery_api::spire::api::server::entry::v1::batch_delete_entry_response;
 use chancery_api::spire::api::types::{Entry, Status};
 
 use crate::cli::batch::{Batch, failed};
+use crate::cli::paint::{Paint, Tone};
 use crate::cli::text;
 
 /// `entry show`.
-pub(super) fn found(entries: &[Entry]) -> String {
-    let blocks: String = entries.iter().map(block).collect();
-    format!(
-        "Found {}\n{blocks}",
-        text::count(entries.len(), "entry", "entries")
-    )
+pub(super) fn found(entries: &[Entry], paint: Paint) -> String {
+    let blocks: String = entries.iter().map(|entry| block(entry, paint)).collect();
+    let found = format!("Found {}", text::count(entries.len(), "entry", "entries"));
+    format!("{}\n{blocks}", paint.apply(Tone::Strong, &found))
 }
 
 /// `entry create` and `entry update`: what was `doing` with each entry, and what became of it.
@@ -24,7 +23,8 @@ pub(super) fn written<'a>(
 ) -> Batch {
     let mut batch = Batch::default();
     for (status, entry) in results {
-        let entry = entry.map(block).unwrap_or_default();
+        let entry = entry.map(|entry| block(entry, Paint::Plain));
+        let entry = entry.unwrap_or_default();
         match failed(status) {
             None => batch.out.push_str(&entry),
             Some(status) => batch.fail(doing, &status, &entry),
@@ -74,10 +74,10 @@ pub(super) fn deleted(results: &[batch_delete_entry_response::Result]) -> Batch 
 }
 
 /// One entry, with an empty line behind it. What is rare is shown only where it is set.
-fn block(entry: &Entry) -> String {
+fn block(entry: &Entry, paint: Paint) -> String {
     let mut text = String::new();
     let mut line = |label: &str, value: &str| {
-        let _ = writeln!(text, "{label:<24}: {value}");
+        let _ = writeln!(text, "{}{value}", paint.label(label, 24));
     };
     let ttl = |seconds: i32| match seconds {
         0 => "default".to_owned(),
@@ -91,7 +91,8 @@ fn block(entry: &Entry) -> String {
             &entry.id
         },
     );
-    line("SPIFFE ID", &text::id(entry.spiffe_id.as_ref()));
+    let spiffe_id = text::id(entry.spiffe_id.as_ref());
+    line("SPIFFE ID", &paint.apply(Tone::Strong, &spiffe_id));
     line("Parent ID", &text::id(entry.parent_id.as_ref()));
     line("Revision", &entry.revision_number.to_string());
     if entry.downstream {
@@ -141,6 +142,7 @@ mod tests {
     use chancery_api::spire::api::types::{Selector, Spiffeid};
 
     use super::*;
+    use crate::cli::paint::strip;
 
     fn id(path: &str) -> Option<Spiffeid> {
         Some(Spiffeid {
@@ -182,9 +184,18 @@ Selector                : unix:uid:1000
 
     #[test]
     fn a_plain_entry_has_spire_s_lines() {
-        assert_eq!(block(&plain()), PLAIN);
+        let found = |entries: &[Entry]| found(entries, Paint::Plain);
+        assert_eq!(block(&plain(), Paint::Plain), PLAIN);
         assert_eq!(found(&[plain()]), format!("Found 1 entry\n{PLAIN}"));
         assert_eq!(found(&[]), "Found 0 entries\n");
+    }
+
+    #[test]
+    fn colours_leave_the_lines_as_they_are() {
+        let painted = found(&[plain()], Paint::Colours);
+        assert_eq!(strip(&painted), format!("Found 1 entry\n{PLAIN}"));
+        let id = "\u{1b}[1mspiffe://example.org/web\u{1b}[0m\n";
+        assert!(painted.contains(id), "{painted}");
     }
 
     #[test]
@@ -227,7 +238,8 @@ DisableX509SvidPrefetch : true
 JwtSvidIncludeJti       : true
 
 ";
-        assert_eq!(block(&full), expected);
+        assert_eq!(block(&full, Paint::Plain), expected);
+        assert_eq!(strip(&block(&full, Paint::Colours)), expected);
     }
 
     #[test]

@@ -60,9 +60,9 @@ fn write(path: &Path, bytes: &[u8], readers: Readers) -> Result<(), CliError> {
         }
         file.write_all(bytes)
     };
-    write().map_err(|error: io::Error| CliError::While {
-        doing: format!("cannot write {}", path.display()),
-        source: Box::new(CliError::Said(error.to_string())),
+    write().map_err(|source: io::Error| CliError::Write {
+        path: path.to_owned(),
+        source,
     })
 }
 

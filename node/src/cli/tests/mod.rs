@@ -10,6 +10,7 @@ mod logger;
 mod migrate;
 mod mint;
 mod server;
+mod terminal;
 
 use chancery_api::spire::api::types::{Selector, Spiffeid, Status};
 

@@ -104,4 +104,15 @@ fn flags_and_variables_stand_in_for_keys_of_the_file() {
     assert!(!said.contains("data_dir: is required"), "{said}");
     let said = problems(&["-serverPort", "70000"]);
     assert!(said.contains("'70000'"), "{said}");
+    let said = problems(&["-logFile", "a\tb", "-logSourceLocation"]);
+    assert!(said.contains("log_file: must not hold"), "{said}");
+    assert!(!said.contains("log_source_location: "), "{said}");
+}
+
+#[test]
+fn without_a_flag_the_file_is_where_spire_s_would_be() {
+    let outcome = run(&["validate"], "");
+    assert_eq!((outcome.code, outcome.out.as_str()), (1, ""));
+    let expected = "Error: conf/server/server.conf: 1 problem\n  cannot be opened: ";
+    assert!(outcome.err.starts_with(expected), "{}", outcome.err);
 }

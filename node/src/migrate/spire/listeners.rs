@@ -89,15 +89,7 @@ pub(super) fn health_checks(work: &mut Work, section: Option<Section<'_>>) {
         let at = host.or(port).unwrap_or(enabled);
         listener(work, &at, "health.address", &host_text, number);
     }
-    for (key, ours) in [("ready_path", "/ready"), ("live_path", "/live")] {
-        let found = section.take(key);
-        if let (Some(path), Some(found)) = (work.of(found.as_ref(), Found::text), found)
-            && !path.is_empty()
-            && path != ours
-        {
-            let why = format!("not carried over: the path is {ours}; change what asks for it");
-            work.not(&found, why);
-        }
-    }
+    work.text(&mut section, "ready_path", "health.ready_path");
+    work.text(&mut section, "live_path", "health.live_path");
     work.unknown(&section);
 }

@@ -68,6 +68,14 @@ pub fn translate(text: &str, origin: &str) -> Result<Translation, HclError> {
     Ok(work.finish(origin))
 }
 
+/// Whether the text reads as a `server.conf`: HCL or JSON with a section `server`.
+pub fn is_spire(text: &str) -> bool {
+    hcl::parse(text).is_ok_and(|items| {
+        let section = Section::file(&items).take_section("server");
+        matches!(section, Some(Ok(_)))
+    })
+}
+
 type Carry = fn(&mut Work, Option<Section<'_>>);
 const SECTIONS: [(&str, Carry); 4] = [
     ("server", server::carry),
@@ -154,6 +162,14 @@ impl Work {
             && !texts.is_empty()
         {
             self.set(&found, path, texts.into());
+        }
+    }
+
+    /// Carries a switch over as it is.
+    fn boolean(&mut self, section: &mut Section<'_>, key: &str, path: &'static str) {
+        let found = section.take(key);
+        if let (Some(value), Some(found)) = (self.of(found.as_ref(), Found::boolean), found) {
+            self.set(&found, path, Value::Boolean(value));
         }
     }
 

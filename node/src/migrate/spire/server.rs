@@ -14,8 +14,6 @@ const BIND_PORT: i64 = 8081;
 /// Keys without a counterpart: name, and why and what to do.
 #[rustfmt::skip]
 const WITHOUT_COUNTERPART: &[(&str, &str)] = &[
-    ("log_file", "not carried over: Chancery logs to standard error; let the service manager keep it"),
-    ("log_source_location", "not carried over: there is no such setting"),
     ("audit_log_enabled", "not needed: issuance is always audited, under the log target chancery::audit"),
     ("max_attested_node_info_staleness", "not needed: an agent's standing is read from the node's own memory"),
     ("profiling_enabled", "not carried over: there is no profiling listener"),
@@ -60,7 +58,7 @@ pub(super) fn carry(work: &mut Work, section: Option<Section<'_>>) {
     work.text(section, "jwt_issuer", "issuance.jwt_issuer");
     limits(work, section);
     pruning(work, section);
-    switches(work, section);
+    work.boolean(section, "disable_jwt_svids", "issuance.disable_jwt_svids");
     federation::carry(work, section);
     experimental(work, section);
     without_counterpart(work, section, WITHOUT_COUNTERPART);
@@ -122,10 +120,6 @@ fn logging(work: &mut Work, section: &mut Section<'_>) {
     if let (Some(text), Some(found)) = (work.of(found.as_ref(), Found::text), found) {
         let level = match text.to_lowercase().as_str() {
             "warning" => "warn".to_owned(),
-            "fatal" | "panic" => {
-                work.not(&found, "carried over as \"error\", the least Chancery logs");
-                "error".to_owned()
-            }
             level => level.to_owned(),
         };
         if !level.is_empty() {
@@ -138,6 +132,8 @@ fn logging(work: &mut Work, section: &mut Section<'_>) {
     {
         work.set(&found, "log_format", Value::String(text.to_lowercase()));
     }
+    work.text(section, "log_file", "log_file");
+    work.boolean(section, "log_source_location", "log_source_location");
 }
 
 /// An IP address from a file that may also name a host.
@@ -276,10 +272,7 @@ fn limits(work: &mut Work, section: &mut Section<'_>) {
         ("attestation", "ratelimit.attestation"),
         ("signing", "ratelimit.signing"),
     ] {
-        let found = ratelimit.take(key);
-        if let (Some(value), Some(found)) = (work.of(found.as_ref(), Found::boolean), found) {
-            work.set(&found, path, Value::Boolean(value));
-        }
+        work.boolean(&mut ratelimit, key, path);
     }
     work.unknown(&ratelimit);
 }
@@ -294,21 +287,7 @@ fn pruning(work: &mut Work, section: &mut Section<'_>) {
     if let (Some(number), Some(found)) = (work.of(found.as_ref(), Found::integer), found) {
         work.set(&found, "agents.prune_batch_size", Value::Integer(number));
     }
-    let found = section.take("prune_tofu_nodes");
-    if let (Some(value), Some(found)) = (work.of(found.as_ref(), Found::boolean), found) {
-        work.set(&found, "agents.prune_tofu", Value::Boolean(value));
-    }
-}
-
-fn switches(work: &mut Work, section: &mut Section<'_>) {
-    let found = section.take("disable_jwt_svids");
-    if work.of(found.as_ref(), Found::boolean) == Some(true)
-        && let Some(found) = found
-    {
-        let why = "not carried over: JWT-SVIDs are issued to whoever has an entry; there is no such \
-                   setting";
-        work.not(&found, why);
-    }
+    work.boolean(section, "prune_tofu_nodes", "agents.prune_tofu");
 }
 
 fn experimental(work: &mut Work, section: &mut Section<'_>) {

@@ -55,6 +55,48 @@ fn a_small_server_passes_validation_as_it_is() {
             .contains("\n# peers = [\"node-1.example.org:8082\"")
     );
     assert!(small.toml.contains("log_level = \"debug\"\n"));
+    assert_eq!(
+        config.log_file.as_deref(),
+        Some(std::path::Path::new("/var/log/spire.log"))
+    );
+    assert!(config.log_source_location);
+}
+
+#[test]
+fn what_has_a_key_of_its_own_here_is_carried_over_without_a_word() {
+    let translation = translated(
+        "server { log_level = \"FATAL\" disable_jwt_svids = true log_source_location = false }\n\
+         health_checks { live_path = \"/alive\" }",
+    );
+    let carried = table(&translation);
+    for (path, expected) in [
+        ("log_level", "fatal".into()),
+        ("log_source_location", false.into()),
+        ("issuance.disable_jwt_svids", true.into()),
+        ("health.live_path", toml::Value::from("/alive")),
+    ] {
+        assert_eq!(value(&carried, path), Some(&expected), "{path}");
+    }
+    let named = |section: &str| {
+        let mut paths = translation.remarks.iter().map(|remark| &remark.path);
+        paths.any(|path| path.starts_with(section))
+    };
+    assert!(!named("server") && !named("health_checks"));
+}
+
+#[test]
+fn a_file_of_spire_s_is_told_from_ours() {
+    for text in [SMALL, PRODUCTION, JSON] {
+        assert!(is_spire(text));
+        let said = Config::parse(text, "test").unwrap_err().to_string();
+        assert!(said.contains("`chancery migrate config"), "{said}");
+        assert_eq!(said.lines().count(), 2, "{said}");
+    }
+    for text in ["", "trust_domain = \"a\"\n[api\n", "agent {}", "server = 1"] {
+        assert!(!is_spire(text), "{text}");
+    }
+    let said = Config::parse("[api\n", "test").unwrap_err().to_string();
+    assert!(said.contains("line 1"), "{said}");
 }
 
 #[test]
@@ -69,7 +111,6 @@ fn json_says_the_same() {
         "/tmp/spire-server/private/api.sock".into(),
     );
     assert_eq!(json_table, small_table);
-    assert!(remark(&json, "server.log_file").starts_with("8 server.log_file: not carried over"));
     assert!(remark(&json, "plugins.NodeAttestor.x509pop.plugin_data_file").contains("plugin_data"));
 }
 
@@ -82,6 +123,7 @@ fn everything_of_a_large_file_is_carried_or_named_with_its_line() {
         ("data_dir", "/var/lib/spire/chancery"),
         ("log_level", "warn"),
         ("log_format", "json"),
+        ("log_file", "/var/log/spire/server.log"),
         ("api.address", "0.0.0.0:9081"),
         ("api.admin_socket", "/run/spire/api.sock"),
         ("issuance.agent_ttl", "6h"),
@@ -90,6 +132,7 @@ fn everything_of_a_large_file_is_carried_or_named_with_its_line() {
         ("issuance.jwt_issuer", "https://oidc.prod.example"),
         ("metrics.address", "0.0.0.0:9988"),
         ("health.address", "127.0.0.1:8080"),
+        ("health.live_path", "/healthz"),
     ] {
         let found = value(&carried, path).and_then(toml::Value::as_str);
         assert_eq!(found, Some(expected), "{path}");
@@ -106,10 +149,6 @@ fn everything_of_a_large_file_is_carried_or_named_with_its_line() {
     );
     for (path, told) in [
         ("server.data_dir", "7 server.data_dir: carried over as"),
-        (
-            "server.log_file",
-            "9 server.log_file: not carried over: Chancery logs to standard error",
-        ),
         (
             "server.audit_log_enabled",
             "14 server.audit_log_enabled: not needed",
@@ -184,10 +223,6 @@ fn everything_of_a_large_file_is_carried_or_named_with_its_line() {
             "65 telemetry.Prometheus.tls: not carried over",
         ),
         ("telemetry.Statsd", "66 telemetry.Statsd: not carried over"),
-        (
-            "health_checks.live_path",
-            "73 health_checks.live_path: not carried over: the path is /live",
-        ),
         ("extra", "76 extra: unknown key"),
     ] {
         let found = remark(&large, path);
