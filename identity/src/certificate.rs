@@ -349,6 +349,21 @@ pub(crate) fn read_name<'a>(fields: &mut Reader<'a>) -> Result<&'a [u8], DerErro
     Ok(value.raw)
 }
 
+/// First and last second of the validity of a certificate, Unix, whatever else it says:
+/// roots are read that keep none of the rules for SVIDs.
+pub(crate) fn read_validity(der: &[u8]) -> Result<(i64, i64), DerError> {
+    let mut certificate = Reader::new(der).nested(tag::SEQUENCE)?;
+    let mut tbs = certificate.nested(tag::SEQUENCE)?;
+    tbs.optional(tag::constructed(0))?;
+    tbs.value(tag::INTEGER)?;
+    tbs.value(tag::SEQUENCE)?;
+    tbs.value(tag::SEQUENCE)?;
+    let mut validity = tbs.nested(tag::SEQUENCE)?;
+    let not_before = read_time(&mut validity)?.at;
+    let not_after = read_time(&mut validity)?.at;
+    Ok((not_before, not_after))
+}
+
 pub(crate) fn read_time(validity: &mut Reader<'_>) -> Result<Time, DerError> {
     let value = validity.any()?;
     let text = value.contents;

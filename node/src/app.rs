@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use async_trait::async_trait;
 use chancery_api::chancery::cluster::v1::cluster_server::ClusterServer;
 use chancery_api::chancery::peer::v1::bootstrap_server::BootstrapServer;
 use chancery_api::chancery::peer::v1::control_server::ControlServer;
@@ -31,11 +32,12 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::service::Routes;
 use zeroize::Zeroizing;
 
 use crate::attest::Attestors;
-use crate::attest::x509pop::{Roots, X509Pop};
+use crate::attest::x509pop::{OwnAuthorities, Roots, X509Pop};
 use crate::authority::{
     Custody, Driver, Issuer, Lifetimes, Making, PRUNE_INTERVAL, ServerSvid, Steward,
     keep_bundle_pruned, keep_foreign_roots, keep_own_roots, keep_server_svid,
@@ -518,7 +520,7 @@ async fn serve(
         config.trust_domain.clone(),
         server_svid.clone(),
     );
-    let attestors = attestors(&config, external_roots, &issuer);
+    let attestors = attestors(&config, external_roots, &issuer, &doors);
     let health = Health::new(doors.clone(), issuer.clone(), Arc::clone(&tls));
     let this: Arc<dyn SelfStatus> = Arc::new(health.clone());
     let stop = CancellationToken::new();
@@ -756,24 +758,41 @@ fn external_roots(config: &Config) -> anyhow::Result<Vec<Certificate>> {
     Ok(roots)
 }
 
+/// The own bundle, as a method of attestation needs it.
+struct ClusterAuthorities {
+    issuer: Issuer,
+    doors: Doors,
+}
+
+#[async_trait]
+impl OwnAuthorities for ClusterAuthorities {
+    fn known(&self) -> Vec<Vec<u8>> {
+        self.issuer.bundle().roots()
+    }
+
+    async fn exact(&self) -> Result<(), Status> {
+        self.doors.exact().await
+    }
+}
+
 /// The methods of node attestation that are switched on.
-fn attestors(config: &Config, external: Vec<Certificate>, issuer: &Issuer) -> Attestors {
+fn attestors(
+    config: &Config,
+    external: Vec<Certificate>,
+    issuer: &Issuer,
+    doors: &Doors,
+) -> Attestors {
     let mut attestors = Attestors::default();
     if let Some(x509pop) = &config.node_attestors.x509pop {
         let roots = match &x509pop.roots {
             X509PopRoots::Files { .. } => Roots::External(Arc::new(external)),
-            X509PopRoots::Spiffe { prefix } => {
-                let issuer = issuer.clone();
-                let authorities = move || {
-                    let authorities = issuer.bundle().x509_authorities;
-                    let der = authorities.iter().map(|a| a.der().to_vec());
-                    der.collect()
-                };
-                Roots::Spiffe {
-                    authorities: Box::new(authorities),
-                    prefix: prefix.clone(),
-                }
-            }
+            X509PopRoots::Spiffe { prefix } => Roots::Spiffe {
+                authorities: Arc::new(ClusterAuthorities {
+                    issuer: issuer.clone(),
+                    doors: doors.clone(),
+                }),
+                prefix: prefix.clone(),
+            },
         };
         let trust_domain = config.trust_domain.clone();
         let settings = x509pop.settings.clone();

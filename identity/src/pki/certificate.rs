@@ -14,6 +14,9 @@ use crate::key::SignatureAlgorithm;
 
 /// Largest certificate that is read, in bytes.
 pub const CERTIFICATE_BYTES_MAX: usize = 64 * 1024;
+/// Longest serial number, in octets: three times what RFC 5280 §4.1.2.2 allows. It is
+/// told in selectors and messages.
+const SERIAL_BYTES_MAX: usize = 64;
 /// Most extensions of a certificate.
 const EXTENSIONS_MAX: usize = 64;
 /// Most subject alternative names.
@@ -37,6 +40,9 @@ pub enum PkiError {
     /// A negative serial number.
     #[error("x509: negative serial number")]
     NegativeSerial,
+    /// A serial number of more than [`SERIAL_BYTES_MAX`] octets.
+    #[error("x509: serial number is longer than {SERIAL_BYTES_MAX} octets")]
+    LongSerial,
     /// Two signature algorithms.
     #[error("x509: inner and outer signature algorithm identifiers don't match")]
     Algorithms,
@@ -134,6 +140,9 @@ impl Certificate {
             [0, magnitude @ ..] if !magnitude.is_empty() => magnitude,
             magnitude => magnitude,
         };
+        if serial.len() > SERIAL_BYTES_MAX {
+            return Err(PkiError::LongSerial);
+        }
         let algorithm = fields.value(tag::SEQUENCE)?.raw;
         if algorithm != outer_algorithm {
             return Err(PkiError::Algorithms);

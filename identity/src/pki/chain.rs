@@ -6,7 +6,13 @@ use super::certificate::{Certificate, UsageBit};
 /// not buy more work.
 const SIGNATURES_MAX: usize = 100;
 
-/// Why there is no chain. The texts are Go's, which SPIRE tells agents.
+/// Longest name of a certificate in a text, in characters (RFC 5280 §A.1,
+/// ub-common-name).
+const NAME_CHARS_MAX: usize = 64;
+
+/// Why there is no chain. The texts are Go's, which SPIRE tells agents, but one: a stock
+/// agent takes Go's words for an unknown authority, wherever they come from, for its own
+/// distrust of the server, and may bootstrap its trust anew.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
     /// A critical extension was not understood.
@@ -44,7 +50,7 @@ pub enum ChainError {
     #[error("x509: signature does not verify")]
     Signature,
     /// No chain ends at a root.
-    #[error("x509: certificate signed by unknown authority{}", shown(hint.as_deref()))]
+    #[error("x509: certificate does not lead to a trusted root{}", shown(hint.as_deref()))]
     UnknownAuthority {
         /// What was wrong with the first candidate that looked like the issuer.
         hint: Option<Box<(ChainError, String)>>,
@@ -104,6 +110,7 @@ pub fn chains<'a>(
         roots: distinct(roots),
         now,
         checks: 0,
+        verdicts: Vec::new(),
     };
     if search.roots.iter().any(|root| root.der() == leaf.der()) {
         return Ok(vec![vec![leaf]]);
@@ -139,7 +146,12 @@ struct Search<'a> {
     roots: Vec<&'a Certificate>,
     now: i64,
     checks: usize,
+    /// What is known of a parent and a child: many ways lead over one link.
+    verdicts: Vec<Verdict<'a>>,
 }
+
+/// Parent, child, and whether the one has signed the other.
+type Verdict<'a> = (&'a Certificate, &'a Certificate, Result<(), ChainError>);
 
 impl<'a> Search<'a> {
     /// Every chain that goes on from the last of `chain`. As deep as there are distinct
@@ -173,7 +185,7 @@ impl<'a> Search<'a> {
             if is_in(candidate, chain) {
                 continue;
             }
-            if let Err(error) = has_signed(candidate, last) {
+            if let Err(error) = self.has_signed(candidate, last) {
                 hint.get_or_insert_with(|| Box::new((error, called(candidate))));
                 continue;
             }
@@ -198,6 +210,24 @@ impl<'a> Search<'a> {
             return Ok(found);
         }
         Err(reason.unwrap_or(ChainError::UnknownAuthority { hint }))
+    }
+
+    /// As the function of this name, once for each pair.
+    fn has_signed(
+        &mut self,
+        parent: &'a Certificate,
+        child: &'a Certificate,
+    ) -> Result<(), ChainError> {
+        let known = self
+            .verdicts
+            .iter()
+            .find(|(p, c, _)| std::ptr::eq(*p, parent) && std::ptr::eq(*c, child));
+        if let Some((_, _, verdict)) = known {
+            return verdict.clone();
+        }
+        let verdict = has_signed(parent, child);
+        self.verdicts.push((parent, child, verdict.clone()));
+        verdict
     }
 }
 
@@ -224,12 +254,16 @@ fn parents<'a>(pool: &[&'a Certificate], child: &Certificate) -> Vec<&'a Certifi
 
 /// A name for messages.
 fn called(certificate: &Certificate) -> String {
+    let cut = |name: String| name.chars().take(NAME_CHARS_MAX).collect();
     let name = certificate.subject().common_name();
     if !name.is_empty() {
-        return name;
+        return cut(name);
     }
     let organization = certificate.subject().organization().into_iter().next();
-    organization.unwrap_or_else(|| format!("serial:{}", hex::encode(certificate.serial())))
+    organization.map_or_else(
+        || format!("serial:{}", hex::encode(certificate.serial())),
+        cut,
+    )
 }
 
 /// One subject with one key is one link, however many certificates it has.

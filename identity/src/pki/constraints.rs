@@ -78,7 +78,7 @@ impl Constraints {
             judge(
                 &self.permitted.addresses,
                 &self.excluded.addresses,
-                |c, _| is_in_network(address, c),
+                |c, excluding| is_in_network(address, c, excluding),
             )
         };
         names.dns_names.iter().all(dns)
@@ -161,17 +161,23 @@ fn is_mask(mask: &[u8]) -> bool {
     ones == set && mask.iter().take(whole).all(|octet| *octet == 0xff)
 }
 
-fn is_in_network(address: &IpAddr, (network, mask): &(Vec<u8>, Vec<u8>)) -> bool {
-    let octets = match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
+/// Whether an address is in a network. An IPv4 address is one however it is spelled: it
+/// is permitted as IPv4 alone, and excluded in either spelling.
+fn is_in_network(address: &IpAddr, (network, mask): &(Vec<u8>, Vec<u8>), excluding: bool) -> bool {
+    let holds = |octets: &[u8]| {
+        octets.len() == network.len()
+            && octets
+                .iter()
+                .zip(network)
+                .zip(mask)
+                .all(|((octet, network), mask)| octet & mask == network & mask)
     };
-    octets.len() == network.len()
-        && octets
-            .iter()
-            .zip(network)
-            .zip(mask)
-            .all(|((octet, network), mask)| octet & mask == network & mask)
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            holds(&address.octets()) || (excluding && holds(&address.to_ipv6_mapped().octets()))
+        }
+        IpAddr::V6(address) => holds(&address.octets()),
+    }
 }
 
 /// Whether text can be compared as a domain name: printable labels, none empty, no
@@ -245,5 +251,39 @@ fn matches_mailbox((local, domain): &(String, String), constraint: &str) -> bool
     match mailbox(constraint) {
         Some(exact) if constraint.contains('@') => exact == (local.clone(), domain.clone()),
         _ => is_below(domain, constraint),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(permitted: &[(&[u8], &[u8])], excluded: &[(&[u8], &[u8])], address: &str) -> bool {
+        let networks = |list: &[(&[u8], &[u8])]| -> Vec<(Vec<u8>, Vec<u8>)> {
+            let owned = list.iter().map(|(a, m)| (a.to_vec(), m.to_vec()));
+            owned.collect()
+        };
+        let address: IpAddr = address.parse().expect("an address");
+        judge(
+            &networks(permitted),
+            &networks(excluded),
+            |network, excluding| is_in_network(&address, network, excluding),
+        )
+    }
+
+    #[test]
+    fn an_ipv4_address_evades_no_constraint_in_the_spelling_of_ipv6() {
+        let ten: (&[u8], &[u8]) = (&[10, 0, 0, 0], &[255, 0, 0, 0]);
+        let all: (&[u8], &[u8]) = (&[0; 16], &[0; 16]);
+        for ours in ["10.1.2.3", "::ffff:10.1.2.3"] {
+            assert!(!of(&[], &[ten], ours), "{ours} is excluded");
+            assert!(!of(&[], &[all], ours), "{ours} is excluded as IPv6");
+            assert!(of(&[ten], &[], ours), "{ours} is permitted");
+            assert!(!of(&[all], &[], ours), "{ours} is not IPv6");
+        }
+        for other in ["11.1.2.3", "::ffff:11.1.2.3"] {
+            assert!(of(&[], &[ten], other) && !of(&[ten], &[], other), "{other}");
+        }
+        assert!(of(&[all], &[ten], "2001:db8::1"));
     }
 }

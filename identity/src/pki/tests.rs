@@ -48,6 +48,12 @@ fn chains_are_found_and_refused_as_go_does() {
                 assert_eq!(fingerprints, expected, "{name}");
                 assert_eq!(Some(found.len() as u64), case["chains"].as_u64(), "{name}");
             }
+            Err(ChainError::UnknownAuthority { .. }) => {
+                assert!(
+                    error.starts_with("x509: certificate signed by unknown authority"),
+                    "{name}: {error}"
+                );
+            }
             Err(ours) => {
                 let ours = ours.to_string();
                 let ours = ours.split(" (possibly").next().unwrap();
@@ -58,6 +64,47 @@ fn chains_are_found_and_refused_as_go_does() {
             }
         }
     }
+}
+
+/// A stock agent that reads them takes them for its own distrust of the server.
+const DISTRUST: &str = "certificate signed by unknown authority";
+
+#[test]
+fn no_text_has_go_s_words_for_an_unknown_authority() {
+    let vectors = vectors();
+    let mut unknown = 0;
+    for case in vectors["chains"].as_array().unwrap() {
+        let leaf = certificate(&case["leaf"]);
+        let (intermediates, roots) = (
+            certificates(&case["intermediates"]),
+            certificates(&case["roots"]),
+        );
+        let now = case["now"].as_i64().unwrap();
+        if let Err(error) = chains(&leaf, &intermediates, &roots, now) {
+            unknown += usize::from(matches!(error, ChainError::UnknownAuthority { .. }));
+            assert!(!error.to_string().contains(DISTRUST), "{error}");
+        }
+    }
+    assert!(unknown > 5, "{unknown}");
+    let hint = Some(Box::new((
+        ChainError::UnknownAuthority { hint: None },
+        "CN".to_owned(),
+    )));
+    let nested = ChainError::UnknownAuthority { hint };
+    assert!(!nested.to_string().contains(DISTRUST), "{nested}");
+}
+
+#[test]
+fn a_serial_number_has_its_bound() {
+    let with = |octets: usize| {
+        let mut params = rcgen::CertificateParams::default();
+        params.serial_number = Some(rcgen::SerialNumber::from(vec![0x11; octets]));
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Certificate::parse(certificate.der()).map(|c| c.serial().len())
+    };
+    assert_eq!(with(64), Ok(64));
+    assert_eq!(with(65), Err(PkiError::LongSerial));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, Verifie
 
 use super::ca::{CaError, check_signing_certificate};
 use super::{Facts, Serial, SerialError};
-use crate::certificate::{Certificate, GeneralName, KeyUsage, Tbs, oid};
+use crate::certificate::{Certificate, GeneralName, KeyUsage, Tbs, oid, read_validity};
 use crate::der::DerError;
 use crate::id::{IdError, SpiffeId, TrustDomain};
 use crate::key::{KeyError, PublicKey};
@@ -104,7 +104,9 @@ pub enum VerifyError {
 /// Verifies that `chain`, leaf first, leads to one of `roots` and proves an ID of
 /// `trust_domain`. The roots must be those of that trust domain's bundle: roots
 /// vouch for no other (SPIFFE Trust Domain and Bundle §3). Roots that cannot be
-/// read are passed over, so that one bad item does not take down the others.
+/// read are passed over, so that one bad item does not take down the others; so are
+/// roots outside their own validity at `now`, of which a path validator knows nothing
+/// (RFC 5280 §6.1.1 (d) leaves it to us, Go's verifier demands it).
 ///
 /// # Errors
 /// [`VerifyError`].
@@ -120,28 +122,51 @@ pub fn verify_chain(
     if chain.len() > CHAIN_CERTIFICATES_MAX || oversized {
         return Err(VerifyError::TooLarge);
     }
-    let now = u64::try_from(now).map_err(|_| VerifyError::Clock)?;
-    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
+    let seconds = u64::try_from(now).map_err(|_| VerifyError::Clock)?;
+    let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
 
     let roots: Vec<CertificateDer<'_>> = roots.iter().map(|der| der.as_slice().into()).collect();
-    let anchors: Vec<TrustAnchor<'_>> = roots
-        .iter()
-        .filter_map(|der| webpki::anchor_from_trusted_cert(der).ok())
-        .collect();
+    let (mut anchors, mut untimely) = (Vec::with_capacity(roots.len()), Vec::new());
+    for der in &roots {
+        let (Ok(anchor), Ok(validity)) =
+            (webpki::anchor_from_trusted_cert(der), read_validity(der))
+        else {
+            continue;
+        };
+        let (not_before, not_after) = validity;
+        if now < not_before {
+            untimely.push((anchor, VerifyError::NotYetValid));
+        } else if now > not_after {
+            untimely.push((anchor, VerifyError::Expired));
+        } else {
+            anchors.push(anchor);
+        }
+    }
     let path_error = |error| describe(error, trust_domain);
     let end_entity = EndEntityCert::try_from(leaf).map_err(path_error)?;
-    let path = end_entity
-        .verify_for_usage(
+    let leads_to = |anchors: &[TrustAnchor<'_>]| {
+        let path = end_entity.verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
-            &anchors,
+            anchors,
             intermediates,
-            now,
+            time,
             purpose,
             None,
             None,
-        )
-        .map_err(path_error)?;
-    check_intermediates(&path)?;
+        );
+        path.map_err(path_error)
+            .and_then(|path| check_intermediates(&path))
+    };
+    if let Err(error) = leads_to(&anchors) {
+        // Why there is no path, where one would lead to a root of another time.
+        let why = match error {
+            VerifyError::UnknownIssuer(_) => untimely
+                .into_iter()
+                .find_map(|(anchor, why)| leads_to(&[anchor]).is_ok().then_some(why)),
+            _ => None,
+        };
+        return Err(why.unwrap_or(error));
+    }
 
     let facts = read_svid(leaf)?;
     if !facts.id.is_member_of(trust_domain) {

@@ -11,7 +11,7 @@ use chancery_raft_store::model::{Authority, AuthorityKind, Entry};
 use tonic::Status;
 use zeroize::Zeroizing;
 
-use super::own_bundle::own_bundle;
+use super::own_bundle::OwnBundle;
 use super::server_svid::ServerSvid;
 use super::{Custody, key_ref};
 use crate::environment::Stopwatch;
@@ -151,6 +151,7 @@ struct Inner {
     server_svid: ServerSvid,
     x509: Mutex<Option<Arc<X509Authority>>>,
     jwt: Mutex<Option<Arc<JwtAuthority>>>,
+    bundle: OwnBundle,
 }
 
 impl Issuer {
@@ -170,6 +171,7 @@ impl Issuer {
             server_svid,
             x509: Mutex::default(),
             jwt: Mutex::default(),
+            bundle: OwnBundle::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -476,8 +478,9 @@ impl Issuer {
 
     /// The own trust bundle, as this node's state has it: the cluster's authorities and
     /// those that were appended or published, in the order they came.
-    pub fn bundle(&self) -> Bundle {
-        own_bundle(&self.inner.trust_domain, &self.inner.doors.local())
+    pub fn bundle(&self) -> Arc<Bundle> {
+        let directory = self.inner.doors.local();
+        self.inner.bundle.of(&self.inner.trust_domain, &directory)
     }
 
     /// What keeps this node from signing X.509-SVIDs, if anything does.

@@ -1,13 +1,71 @@
 //! The own trust bundle, put together from the replicated state.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use chancery_identity::bundle::{AuthorityError, Bundle, JwtAuthority, X509Authority};
 use chancery_identity::id::TrustDomain;
 use chancery_raft_store::Directory;
-use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus};
+use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus, BundleAuthority};
+
+/// Both kinds of authority that a bundle tells.
+const KINDS: [AuthorityKind; 2] = [AuthorityKind::X509, AuthorityKind::Jwt];
+
+/// The bundle as it was put together last: reading certificates and keys anew for each
+/// question would let whoever may ask buy much work.
+#[derive(Debug, Default)]
+pub(super) struct OwnBundle(Mutex<Option<(Sources, Arc<Bundle>)>>);
+
+impl OwnBundle {
+    /// The bundle of `directory`, as [`own_bundle`] puts it together.
+    pub(super) fn of(&self, trust_domain: &TrustDomain, directory: &Directory) -> Arc<Bundle> {
+        let sources = Sources::of(directory);
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, bundle)) = held.as_ref()
+            && known.are(&sources)
+        {
+            return Arc::clone(bundle);
+        }
+        let bundle = Arc::new(own_bundle(trust_domain, directory));
+        *held = Some((sources, Arc::clone(&bundle)));
+        bundle
+    }
+}
+
+/// Everything that a bundle is made of. The records themselves, so that no change of
+/// them can be missed, whether it is counted or not: a record that changes is another.
+#[derive(Debug)]
+struct Sources {
+    sequence: u64,
+    own: Vec<Arc<Authority>>,
+    foreign: Vec<Arc<BundleAuthority>>,
+}
+
+impl Sources {
+    fn of(directory: &Directory) -> Self {
+        let own = KINDS.iter().flat_map(|kind| directory.authorities(*kind));
+        let federation = directory.federation();
+        let foreign = KINDS.iter().flat_map(|k| federation.authorities_of(*k));
+        Self {
+            sequence: directory.cluster().bundle_sequence,
+            own: own.collect(),
+            foreign: foreign.collect(),
+        }
+    }
+
+    fn are(&self, others: &Self) -> bool {
+        fn same<T>(these: &[Arc<T>], those: &[Arc<T>]) -> bool {
+            let pairs = these.iter().zip(those);
+            these.len() == those.len() && pairs.into_iter().all(|(a, b)| Arc::ptr_eq(a, b))
+        }
+        self.sequence == others.sequence
+            && same(&self.own, &others.own)
+            && same(&self.foreign, &others.foreign)
+    }
+}
 
 /// The authorities of the cluster and those that were appended or published, in the
 /// order they came to be. A certificate that is there twice is told once.
-pub(super) fn own_bundle(trust_domain: &TrustDomain, directory: &Directory) -> Bundle {
+fn own_bundle(trust_domain: &TrustDomain, directory: &Directory) -> Bundle {
     let mut bundle = Bundle::new(trust_domain.clone());
     bundle.sequence = directory.cluster().bundle_sequence;
     for (id, authority) in roots(directory) {
@@ -143,6 +201,48 @@ mod tests {
         };
         let key = sequence.to_be_bytes();
         put(directory, Table::BundleAuthorities, &key, &authority);
+    }
+
+    #[test]
+    fn the_held_bundle_changes_with_every_record_counted_or_not() {
+        let domain = TrustDomain::parse("example.org").unwrap();
+        let mut directory = Directory::default();
+        let held = OwnBundle::default();
+        let told = |directory: &Directory| {
+            let bundle = held.of(&domain, directory);
+            let again = held.of(&domain, directory);
+            assert!(Arc::ptr_eq(&bundle, &again), "it is put together once");
+            assert_eq!(*bundle, own_bundle(&domain, directory));
+            bundle
+        };
+        let (x509, jwt) = (AuthorityKind::X509, AuthorityKind::Jwt);
+        assert!(told(&directory).x509_authorities.is_empty());
+        own(&mut directory, x509, "a", 1, &root());
+        assert_eq!(told(&directory).x509_authorities.len(), 1);
+        let other = root();
+        own(&mut directory, x509, "a", 1, &other);
+        assert_eq!(told(&directory).roots(), [other]);
+        foreign(&mut directory, jwt, "k", 2, &key());
+        assert_eq!(told(&directory).jwt_authorities.len(), 1);
+        put(
+            &mut directory,
+            Table::BundleAuthorities,
+            &2u64.to_be_bytes(),
+            &BundleAuthority {
+                kind: x509.into(),
+                id: "b".into(),
+                sequence: 2,
+                der: root(),
+                ..BundleAuthority::default()
+            },
+        );
+        told(&directory);
+        let cluster = Cluster {
+            bundle_sequence: 5,
+            ..Cluster::default()
+        };
+        put(&mut directory, Table::Meta, meta::CLUSTER, &cluster);
+        assert_eq!(told(&directory).sequence, 5);
     }
 
     #[test]

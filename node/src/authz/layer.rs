@@ -13,6 +13,7 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 use tracing::field::{Empty, display};
 
+use super::body::Bounds;
 use super::deadline::CallDeadline;
 use super::measured::Call;
 use super::permit::Permit;
@@ -57,7 +58,8 @@ impl<S> Layer<S> for GateLayer {
 
 /// Routes behind authorization. Takes the [`Caller`] that the transport put into a
 /// request's extensions; adds the permit ([`Permit::of`]) and the [`CallDeadline`],
-/// or answers in the routes' stead. Every call is counted, timed, ends by its
+/// or answers in the routes' stead. What comes of a request is bounded in size and time
+/// ([`Bounds`]). Every call is counted, timed, ends by its
 /// deadline unless a response has begun, and has a span of its own.
 #[derive(Clone)]
 pub struct GateService<S> {
@@ -65,13 +67,12 @@ pub struct GateService<S> {
     inner: S,
 }
 
-impl<S, B> Service<Request<B>> for GateService<S>
+impl<S> Service<Request<Body>> for GateService<S>
 where
-    S: Service<Request<B>, Response = Response<Body>, Future: Send, Error: Send>
+    S: Service<Request<Body>, Response = Response<Body>, Future: Send, Error: Send>
         + Clone
         + Send
         + 'static,
-    B: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -81,7 +82,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         // The service that was polled ready is the one to call.
         let next = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, next);
@@ -104,21 +105,27 @@ where
     }
 }
 
-async fn pass<S, B>(
+async fn pass<S>(
     gate: &dyn Gate,
     mut inner: S,
-    mut request: Request<B>,
+    request: Request<Body>,
     deadline: CallDeadline,
 ) -> Result<Response<Body>, S::Error>
 where
-    S: Service<Request<B>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>>,
 {
     let caller = request.extensions().get::<Caller>().cloned();
-    let permit = match admit(gate, request.uri().path(), caller).await {
+    let path = request.uri().path();
+    let bounds = caller.as_ref().and_then(|c| Bounds::of(path, c));
+    let permit = match admit(gate, path, caller).await {
         Ok(permit) => permit,
         Err(status) => return Ok(status.into_http()),
     };
     tracing::Span::current().record("authorized_as", permit.role().as_str());
+    let mut request = match bounds {
+        Some(bounds) => request.map(|body| bounds.hold(body)),
+        None => request,
+    };
     let extensions = request.extensions_mut();
     // Extensions are clones by their nature; a permit is not.
     extensions.insert(Arc::new(permit));

@@ -15,6 +15,7 @@
 //! The order of the checks is SPIRE's: anyone, local, administrator by
 //! configuration, administrator by entry, downstream by entry, agent.
 
+mod body;
 mod deadline;
 mod decide;
 mod denial;

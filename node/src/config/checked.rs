@@ -89,8 +89,10 @@ pub struct Api {
     pub admin_socket: PathBuf,
     /// Connections at once.
     pub max_connections: u32,
-    /// Connections at once from one IP address.
+    /// Connections at once from one IPv4 address or /64 of IPv6.
     pub max_connections_per_source: u32,
+    /// How many of these may be without a client certificate.
+    pub max_anonymous_connections_per_source: u32,
     /// Handshakes at once.
     pub max_handshakes: u32,
     /// Calls at once on one connection.
@@ -472,6 +474,11 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
             max_connections_per_source: raw
                 .api
                 .max_connections_per_source
+                .min(raw.api.max_connections),
+            max_anonymous_connections_per_source: raw
+                .api
+                .max_anonymous_connections_per_source
+                .min(raw.api.max_connections_per_source)
                 .min(raw.api.max_connections),
             max_handshakes: raw.api.max_handshakes,
             max_streams_per_connection: raw.api.max_streams_per_connection,

@@ -66,6 +66,7 @@ pub(super) struct RawApi {
     pub(super) admin_socket: PathBuf,
     pub(super) max_connections: u32,
     pub(super) max_connections_per_source: u32,
+    pub(super) max_anonymous_connections_per_source: u32,
     pub(super) max_handshakes: u32,
     pub(super) max_streams_per_connection: u32,
     pub(super) handshake_timeout: RawDuration,

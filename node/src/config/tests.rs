@@ -43,6 +43,7 @@ fn minimal_file_has_the_documented_defaults() {
         PathBuf::from("/tmp/spire-server/private/api.sock")
     );
     assert_eq!(config.api.max_connection_age, Duration::from_secs(180));
+    assert_eq!(config.api.max_anonymous_connections_per_source, 200);
     assert_eq!(config.issuance.agent_ttl, Duration::from_secs(3_600));
     assert_eq!(
         config.issuance.default_jwt_svid_ttl,

@@ -1,4 +1,4 @@
-//! How often one source address may ask this node for what costs it most.
+//! How often one source (an IPv4 address, a /64 of IPv6) may ask this node for what costs it most.
 //!
 //! Why it exists: one host that has gone wild must not take the signing keys from
 //! all others, and clients of SPIRE's server are built around its limits: they
@@ -31,7 +31,7 @@ use crate::authz::CallDeadline;
 use crate::config;
 use crate::environment::Stopwatch;
 use crate::telemetry;
-use crate::transport::Caller;
+use crate::transport::{self, Caller};
 
 /// The limits of one node. Cheap to clone: clones share the buckets.
 #[derive(Clone, Debug)]
@@ -103,7 +103,7 @@ impl RateLimits {
             shared: self.shared.clone(),
             method,
             rule: row.rule,
-            source: caller.address().map(|a| a.ip().to_canonical()),
+            source: caller.address().map(|a| transport::source(a.ip())),
             deadline,
         })
     }

@@ -150,3 +150,16 @@ async fn a_method_that_has_no_limit_or_no_row_is_a_mistake_of_ours() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_network_of_ipv6_is_one_source() {
+    let limits = limits(true, true);
+    let from = |address: &str| callers::anonymous_from(address.parse().unwrap());
+    let take = |address: &'static str| {
+        let limits = limits.clone();
+        async move { limits.take(ATTEST, &from(address), 1, soon()).await }
+    };
+    take("[2001:db8::1]:1").await.unwrap();
+    assert!(take("[2001:db8::2]:1").await.is_err(), "the same host");
+    take("[2001:db8:0:1::1]:1").await.unwrap();
+}

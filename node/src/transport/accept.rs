@@ -122,6 +122,11 @@ pub(super) trait Welcome: Send + Sync + 'static {
     fn opened(&self) -> impl Future<Output = ()> + Send;
     /// Resolves as soon as the port must be closed.
     fn closed(&self) -> impl Future<Output = ()> + Send;
+    /// Whether a connection that was welcomed has proved nothing: of those a source may
+    /// have fewer.
+    fn is_anonymous(_: &Self::Extension) -> bool {
+        false
+    }
     /// Whose PROXY headers are believed; none where the port knows no proxies at all.
     fn proxies(&self) -> Option<&TrustedProxies> {
         None
@@ -287,6 +292,11 @@ async fn greet<W: Welcome>(
     // Held to the end of the handshake: the semaphore is never closed.
     let _permit = handshakes.acquire().await;
     let (io, extension) = welcome.welcome(stream, client).await?;
+    let slot = if W::is_anonymous(&extension) {
+        slot.anonymous().ok_or(Refusal::Limit)?
+    } else {
+        slot
+    };
     Ok((io, extension, slot))
 }
 

@@ -7,13 +7,25 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::limits::Limits;
+use super::source::source;
 
 /// Counts connections in total and by source.
 #[derive(Debug, Clone)]
 pub(super) struct Admission {
     total: Arc<Semaphore>,
     per_source_max: u32,
-    sources: Arc<Mutex<BTreeMap<IpAddr, u32>>>,
+    anonymous_per_source_max: u32,
+    sources: Sources,
+}
+
+type Sources = Arc<Mutex<BTreeMap<IpAddr, Count>>>;
+
+/// Connections of one source.
+#[derive(Debug, Default)]
+struct Count {
+    all: u32,
+    /// Those among them that showed no certificate.
+    anonymous: u32,
 }
 
 /// One connection's place among all, not yet counted for a source; freed when
@@ -28,7 +40,9 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Slot {
     source: IpAddr,
-    sources: Arc<Mutex<BTreeMap<IpAddr, u32>>>,
+    anonymous: bool,
+    anonymous_max: u32,
+    sources: Sources,
     _total: OwnedSemaphorePermit,
 }
 
@@ -37,6 +51,7 @@ impl Admission {
         Self {
             total: Arc::new(Semaphore::new(limits.connections_max as usize)),
             per_source_max: limits.connections_per_source_max,
+            anonymous_per_source_max: limits.anonymous_per_source_max,
             sources: Arc::default(),
         }
     }
@@ -58,27 +73,42 @@ impl Admission {
 }
 
 impl Place {
-    /// The place of a connection from `source`; none if that has its share already.
-    pub(super) fn of(self, source: IpAddr) -> Option<Slot> {
+    /// The place of a connection from `address`; none if its source has its share already.
+    pub(super) fn of(self, address: IpAddr) -> Option<Slot> {
         let Self { admission, total } = self;
-        // One host has one address, however a dual-stack socket spells it.
-        let source = source.to_canonical();
+        let source = source(address);
         let mut sources = lock(&admission.sources);
-        let count = sources.entry(source).or_insert(0);
-        if *count >= admission.per_source_max {
+        let count = sources.entry(source).or_default();
+        if count.all >= admission.per_source_max {
             return None;
         }
-        *count += 1;
+        count.all += 1;
         drop(sources);
         Some(Slot {
             source,
+            anonymous: false,
+            anonymous_max: admission.anonymous_per_source_max,
             sources: admission.sources,
             _total: total,
         })
     }
 }
 
-fn lock(sources: &Mutex<BTreeMap<IpAddr, u32>>) -> MutexGuard<'_, BTreeMap<IpAddr, u32>> {
+impl Slot {
+    /// Counts the connection as one without a certificate; none if its source has its
+    /// share of those already.
+    pub(super) fn anonymous(mut self) -> Option<Self> {
+        let mut sources = lock(&self.sources);
+        let count = sources.entry(self.source).or_default();
+        let free = count.anonymous < self.anonymous_max;
+        count.anonymous += u32::from(free);
+        drop(sources);
+        self.anonymous = free;
+        free.then_some(self)
+    }
+}
+
+fn lock(sources: &Mutex<BTreeMap<IpAddr, Count>>) -> MutexGuard<'_, BTreeMap<IpAddr, Count>> {
     sources.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -86,8 +116,9 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut sources = lock(&self.sources);
         if let Some(count) = sources.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
+            count.all -= 1;
+            count.anonymous -= u32::from(self.anonymous);
+            if count.all == 0 {
                 sources.remove(&self.source);
             }
         }
@@ -141,9 +172,37 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_one_network_count_as_one_source() {
+        let admission = Admission::new(&limits(9, 1));
+        let of = |last| IpAddr::from([0x2001, 0xdb8, 0, 1, 0, 0, 0, last]);
+        let _one = admission.admit(of(1)).unwrap();
+        assert!(admission.admit(of(2)).is_none());
+        let next = IpAddr::from([0x2001, 0xdb8, 0, 2, 0, 0, 0, 1]);
+        assert!(admission.admit(next).is_some());
+    }
+
+    #[test]
+    fn a_source_has_fewer_connections_without_a_certificate() {
+        let admission = Admission::new(&Limits {
+            anonymous_per_source_max: 1,
+            ..limits(9, 3)
+        });
+        let admit = || admission.admit(ip(1)).unwrap();
+        let first = admit().anonymous().unwrap();
+        assert!(admit().anonymous().is_none(), "second from one source");
+        // The refused one left its place, and a certificate has its own.
+        let (_second, _third) = (admit(), admit());
+        let other = admission.admit(ip(2)).unwrap().anonymous();
+        assert!(other.is_some());
+        drop((first, other));
+        assert!(admit().anonymous().is_some());
+    }
+
+    #[test]
     fn no_source_is_remembered_after_it_left() {
         let admission = Admission::new(&limits(9, 9));
         drop(admission.admit(ip(1)));
+        drop(admission.admit(ip(1)).and_then(Slot::anonymous));
         assert!(admission.sources.lock().unwrap().is_empty());
     }
 

@@ -63,6 +63,10 @@ impl Welcome for AgentWelcome {
         self.tls.until_identity(false).await;
     }
 
+    fn is_anonymous(caller: &Caller) -> bool {
+        matches!(caller, Caller::Anonymous(_))
+    }
+
     fn proxies(&self) -> Option<&TrustedProxies> {
         Some(&self.proxies)
     }

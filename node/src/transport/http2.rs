@@ -21,9 +21,6 @@ use super::preface::Preface;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// The smallest value HTTP/2 allows, and what clients use.
 const FRAME_BYTES_MAX: u32 = 16 << 10;
-/// Bytes in flight towards one call, and towards one connection.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 /// Unsent response bytes kept for one stream.
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 /// Streams that a client reset and the server has not forgotten yet; more end
@@ -85,8 +82,8 @@ where
         .max_concurrent_streams(limits.streams_max)
         .max_header_list_size(HEADER_BYTES_MAX)
         .max_frame_size(FRAME_BYTES_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(limits.stream_window_bytes)
+        .initial_connection_window_size(limits.connection_window_bytes)
         .max_send_buf_size(SEND_BUFFER_BYTES)
         .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
         .max_local_error_reset_streams(PENDING_RESETS_MAX)

@@ -7,6 +7,14 @@ use crate::environment::random;
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes in flight towards one call and towards one connection, where the other end is
+/// trusted.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// The same where anybody connects: what a connection makes this node keep is little, and
+/// agents send little.
+const OPEN_STREAM_WINDOW_BYTES: u32 = 64 << 10;
+const OPEN_CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 /// Descriptors for what is no agent's connection: the store, peers, administrators,
 /// the token.
 const DESCRIPTORS_RESERVED: u64 = 512;
@@ -18,12 +26,18 @@ const CONNECTIONS_MIN: u32 = 64;
 pub struct Limits {
     /// Connections at once.
     pub connections_max: u32,
-    /// Connections at once from one IP address.
+    /// Connections at once from one source: an IPv4 address, or a /64 of IPv6.
     pub connections_per_source_max: u32,
+    /// How many of these may be without a client certificate.
+    pub anonymous_per_source_max: u32,
     /// Handshakes at once.
     pub handshakes_max: u32,
     /// Calls at once on one connection.
     pub streams_max: u32,
+    /// Bytes on their way to one call that nobody has read yet (HTTP/2 flow control).
+    pub stream_window_bytes: u32,
+    /// The same of one connection.
+    pub connection_window_bytes: u32,
     /// Time from accept to the end of the handshake, and from there to what an
     /// HTTP/2 client says first.
     pub handshake_timeout: Duration,
@@ -48,8 +62,11 @@ impl Limits {
         Self {
             connections_max: api.max_connections,
             connections_per_source_max: api.max_connections_per_source,
+            anonymous_per_source_max: api.max_anonymous_connections_per_source,
             handshakes_max: api.max_handshakes,
             streams_max: api.max_streams_per_connection,
+            stream_window_bytes: OPEN_STREAM_WINDOW_BYTES,
+            connection_window_bytes: OPEN_CONNECTION_WINDOW_BYTES,
             handshake_timeout: api.handshake_timeout,
             age_max: Some(api.max_connection_age),
             drain: api.connection_drain,
@@ -83,8 +100,11 @@ impl Limits {
         Self {
             connections_max: 256,
             connections_per_source_max: 64,
+            anonymous_per_source_max: 64,
             handshakes_max: 32,
             streams_max: 256,
+            stream_window_bytes: STREAM_WINDOW_BYTES,
+            connection_window_bytes: CONNECTION_WINDOW_BYTES,
             handshake_timeout: Duration::from_secs(5),
             age_max: None,
             drain: Duration::from_secs(2),
@@ -98,8 +118,11 @@ impl Limits {
         Self {
             connections_max: 128,
             connections_per_source_max: 128,
+            anonymous_per_source_max: 128,
             handshakes_max: 1,
             streams_max: 100,
+            stream_window_bytes: STREAM_WINDOW_BYTES,
+            connection_window_bytes: CONNECTION_WINDOW_BYTES,
             handshake_timeout: Duration::from_secs(5),
             age_max: None,
             drain: Duration::from_secs(8),

@@ -6,8 +6,8 @@
 //! Promises: an agent port that is open only while there is a server SVID to
 //! show, where a presented certificate verified against the trust bundle of
 //! that moment; an admin socket whose peers are this machine's; a peer port
-//! where both sides proved a key. Connections are counted in total and by source;
-//! each has a deadline for its handshake and for its first words, a bound on its
+//! where both sides proved a key. Connections are counted in total and by source,
+//! fewer of them without a certificate; each has a deadline for its handshake and for its first words, a bound on its
 //! streams, must show that it is alive, and on the agent port grows old. A
 //! proxy's word on who its client is counts only from where the configuration
 //! says. Refuses to know: what a caller may do (`authz`) and what any call means.
@@ -24,6 +24,7 @@ mod peer_proof;
 pub mod peer_tls;
 mod preface;
 pub mod proxy;
+mod source;
 mod tls;
 
 pub use accept::{ListenError, TcpPort};
@@ -35,6 +36,7 @@ pub use limits::Limits;
 pub use peer_port::serve_peers;
 pub use peer_proof::{Proof, Role, proof, verify_proof};
 pub use peer_tls::{ConnectError, PeerConnection, PeerKey, PeerKeyError, PeerTls, PinPolicy};
+pub use source::source;
 pub use tls::{ServerIdentity, ServerIdentityError, TlsState};
 
 #[cfg(test)]

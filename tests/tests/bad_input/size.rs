@@ -75,7 +75,7 @@ async fn an_oversized_message_is_refused_and_the_connection_lives_on() -> anyhow
     let anonymous = site.anonymous().await?;
     let refused = attest_call(anonymous.clone(), "unknown", vec![0x30; 8 << 20]).await;
     let refused = refusal("8 MiB without a certificate", refused)?;
-    ensure!(refused.message().contains("4194304"), "{refused:?}");
+    ensure!(refused.message().contains("524288"), "{refused:?}");
     ensure!(
         refused.code() != Code::Internal && refused.code() != Code::Unknown,
         "{refused:?}"
@@ -90,6 +90,19 @@ async fn an_oversized_message_is_refused_and_the_connection_lives_on() -> anyhow
         "the connection goes on"
     );
     watch.unchanged("8 MiB without a certificate").await?;
+    let mut bundles = tonic::client::Grpc::new(site.anonymous().await?);
+    bundles.ready().await?;
+    let path = "/spire.api.server.bundle.v1.Bundle/GetBundle".parse()?;
+    let codec = tonic_prost::ProstCodec::<BatchNewX509svidRequest, ()>::default();
+    let request = tonic::Request::new(batch_of(4097));
+    let refused = refusal("a mask of 4 KiB", bundles.unary(request, path, codec).await)?;
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (
+            Code::OutOfRange,
+            "Error, decoded message length too large: found 4097 bytes, the limit is: 4096 bytes"
+        )
+    );
 
     // An administrator.
     let mut entries = EntryClient::new(site.admin().await?);

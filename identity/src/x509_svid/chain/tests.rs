@@ -315,3 +315,43 @@ fn reading_an_svid_applies_the_rules_for_leaves() {
     assert_eq!(facts.id.as_str(), ID);
     assert!(matches!(read_svid(b""), Err(VerifyError::Malformed(_))));
 }
+
+#[test]
+fn a_root_outside_its_own_validity_vouches_for_nobody() {
+    let aged = |from: i32, to: i32| {
+        let mut params = ca_params("root");
+        params.not_before = date_time_ymd(from, 1, 1);
+        params.not_after = date_time_ymd(to, 1, 1);
+        Authority::root(params)
+    };
+    let (expired, early, good) = (aged(2020, 2026), aged(2027, 2030), aged(2020, 2030));
+    let verdict = |signed_by: &Authority, roots: &[&Authority]| {
+        let leaf = signed_by.sign(&leaf_params());
+        verify(&[&leaf], roots, Purpose::Client, NOW).map(|facts| facts.id.to_string())
+    };
+    assert_eq!(
+        verdict(&expired, &[&good, &expired]),
+        Err(VerifyError::Expired)
+    );
+    assert_eq!(
+        verdict(&early, &[&early, &good]),
+        Err(VerifyError::NotYetValid)
+    );
+    // Beside them the others are as good as ever, and strangers as strange.
+    assert_eq!(
+        verdict(&good, &[&expired, &early, &good]).as_deref(),
+        Ok(ID)
+    );
+    assert_eq!(
+        verdict(&aged(2020, 2030), &[&expired, &early, &good]),
+        Err(VerifyError::UnknownIssuer(domain()))
+    );
+    // The last second counts.
+    let last = 1_767_225_600;
+    let mut params = leaf_params();
+    params.not_before = date_time_ymd(2025, 1, 1);
+    let leaf = expired.sign(&params);
+    let at = |now| verify(&[&leaf], &[&expired], Purpose::Client, now).map(drop);
+    assert_eq!(at(last), Ok(()));
+    assert_eq!(at(last + 1), Err(VerifyError::Expired));
+}

@@ -4,6 +4,9 @@
 //! `spiffe` mode they are the cluster's own trust bundle, and an X.509-SVID is exchanged
 //! for an agent's. The order of the checks, their codes and their words are SPIRE's.
 //!
+//! A no in `spiffe` mode is said only when this node knows every authority there is, and
+//! the chain is judged again after the proof if they have changed meanwhile.
+//!
 //! What is weaker than SPIRE and why stands with [`chancery_identity::pki`].
 
 mod facts;
@@ -11,12 +14,13 @@ mod proof;
 pub mod wire;
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use chancery_identity::id::{SpiffeId, TrustDomain};
-use chancery_identity::pki::{self, Certificate};
-use tonic::Code;
+use chancery_identity::pki::{self, Certificate, ChainError};
+use tokio::sync::Semaphore;
+use tonic::{Code, Status};
 
 use self::proof::Challenge;
 use super::template::{Data, Template};
@@ -30,14 +34,33 @@ const TEMPLATE_EXTERNAL: &str = "/{{ .PluginName }}/{{ .Fingerprint }}";
 /// Path template of the `spiffe` mode where none is configured.
 const TEMPLATE_SPIFFE: &str = "/{{ .PluginName }}/{{ .SVIDPathTrimmed }}";
 
+/// Checks of certificates and signatures at once: whoever connects may ask for them, and
+/// the processors are for everybody.
+const CHECKS_MAX: usize = 2;
+/// Checks that wait for their turn at most; one more is sent away.
+const CHECKS_WAITING_MAX: usize = 64;
+
+/// The cluster's own authorities.
+#[async_trait]
+pub trait OwnAuthorities: Send + Sync {
+    /// DER of each, as this node knows them at this moment.
+    fn known(&self) -> Vec<Vec<u8>>;
+
+    /// Returns when this node knows all that was decided before the call.
+    ///
+    /// # Errors
+    /// UNAVAILABLE without a quorum.
+    async fn exact(&self) -> Result<(), Status>;
+}
+
 /// Where the chains must end.
 pub enum Roots {
     /// At these certificates.
     External(Arc<Vec<Certificate>>),
     /// At the cluster's own authorities.
     Spiffe {
-        /// DER of the authorities, as this node knows them at that moment.
-        authorities: Box<dyn Fn() -> Vec<Vec<u8>> + Send + Sync>,
+        /// The authorities.
+        authorities: Arc<dyn OwnAuthorities>,
         /// How the path of an SVID begins that may become an agent's; ends with a slash.
         prefix: String,
     },
@@ -62,6 +85,15 @@ pub struct X509Pop {
     roots: Roots,
     template: Template,
     settings: Settings,
+    /// The cluster's authorities as they were read last.
+    read: Mutex<Arc<Vec<Certificate>>>,
+    checks: Checks,
+}
+
+/// What was shown, and is judged more than once.
+struct Shown {
+    leaf: Certificate,
+    intermediates: Vec<Certificate>,
 }
 
 fn refused<T>(code: Code, message: impl Into<String>) -> Result<T, AttestError> {
@@ -126,23 +158,78 @@ impl X509Pop {
             roots,
             template,
             settings,
+            read: Mutex::default(),
+            checks: Checks::new(CHECKS_MAX, CHECKS_WAITING_MAX),
         }
     }
 
     fn roots(&self) -> Result<Arc<Vec<Certificate>>, AttestError> {
         let authorities = match &self.roots {
             Roots::External(roots) => return Ok(Arc::clone(roots)),
-            Roots::Spiffe { authorities, .. } => authorities(),
+            Roots::Spiffe { authorities, .. } => authorities.known(),
         };
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if !read.is_empty() && read.iter().map(Certificate::der).eq(&authorities) {
+            return Ok(Arc::clone(&read));
+        }
         let roots: Result<Vec<_>, _> = authorities.iter().map(|a| Certificate::parse(a)).collect();
         match roots {
             Ok(roots) if roots.is_empty() => refused(
                 Code::Internal,
                 "failed to get trust bundle: it holds no authority yet",
             ),
-            Ok(roots) => Ok(Arc::new(roots)),
+            Ok(roots) => {
+                *read = Arc::new(roots);
+                Ok(Arc::clone(&read))
+            }
             Err(e) => refused(Code::Internal, format!("failed to get trust bundle: {e}")),
         }
+    }
+
+    /// Judges what was shown: the roots it was held against, and the fingerprints of the
+    /// authorities that vouch for it. A no for lack of an authority is said only when this
+    /// node knows all there are.
+    async fn vouched(
+        &self,
+        shown: &Arc<Shown>,
+        now: i64,
+    ) -> Result<(Arc<Vec<Certificate>>, Vec<String>), AttestError> {
+        let roots = self.roots()?;
+        let mut error = match self.authorities_over(shown, &roots, now).await? {
+            Ok(authorities) => return Ok((roots, authorities)),
+            Err(error) => error,
+        };
+        if let Roots::Spiffe { authorities, .. } = &self.roots {
+            authorities
+                .exact()
+                .await
+                .map_err(AttestError::Conversation)?;
+            let newer = self.roots()?;
+            if !Arc::ptr_eq(&newer, &roots) {
+                match self.authorities_over(shown, &newer, now).await? {
+                    Ok(authorities) => return Ok((newer, authorities)),
+                    Err(newer) => error = newer,
+                }
+            }
+        }
+        refused(
+            Code::PermissionDenied,
+            format!("certificate verification failed: {error}"),
+        )
+    }
+
+    async fn authorities_over(
+        &self,
+        shown: &Arc<Shown>,
+        roots: &Arc<Vec<Certificate>>,
+        now: i64,
+    ) -> Result<Result<Vec<String>, ChainError>, AttestError> {
+        let (shown, roots) = (Arc::clone(shown), Arc::clone(roots));
+        let judge = move || {
+            let chains = pki::chains(&shown.leaf, &shown.intermediates, &roots, now)?;
+            Ok(facts::authorities(&chains))
+        };
+        self.checks.run(judge).await
     }
 
     fn check_address(
@@ -220,13 +307,42 @@ impl X509Pop {
     }
 }
 
-/// Work that takes a processor for milliseconds, off the threads that serve others.
-async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, AttestError> + Send + 'static,
-) -> Result<T, AttestError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|e| refused(Code::Internal, format!("the check was cut off: {e}")))
+/// Work that takes a processor for milliseconds, off the threads that serve others, a
+/// little of it at a time.
+struct Checks {
+    running: Arc<Semaphore>,
+    /// Those that run and those that wait.
+    admitted: Arc<Semaphore>,
+}
+
+impl Checks {
+    fn new(running: usize, waiting: usize) -> Self {
+        Self {
+            running: Arc::new(Semaphore::new(running)),
+            admitted: Arc::new(Semaphore::new(running + waiting)),
+        }
+    }
+
+    /// Does `work` when its turn comes. Work that nobody waits for any more keeps its
+    /// place until it is done: it takes its processor all the same.
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, AttestError> {
+        let busy = "too many certificates wait to be verified; try again";
+        let Ok(admitted) = Arc::clone(&self.admitted).try_acquire_owned() else {
+            return refused(Code::Unavailable, busy);
+        };
+        let Ok(running) = Arc::clone(&self.running).acquire_owned().await else {
+            return refused(Code::Unavailable, busy);
+        };
+        let done = tokio::task::spawn_blocking(move || {
+            let _places = (admitted, running);
+            work()
+        });
+        done.await
+            .or_else(|e| refused(Code::Internal, format!("the check was cut off: {e}")))
+    }
 }
 
 #[async_trait]
@@ -242,23 +358,17 @@ impl NodeAttestor for X509Pop {
         rounds: &mut dyn Rounds,
     ) -> Result<Attestation, AttestError> {
         let settings = self.settings.clone();
-        let (leaf, intermediates) = aside(move || read_payload(&payload, &settings)).await?;
-        let roots = self.roots()?;
-        let (leaf, authorities) = aside(move || {
-            let chains = pki::chains(&leaf, &intermediates, &roots, node.now);
-            let authorities = chains.map(|chains| facts::authorities(&chains));
-            match authorities {
-                Ok(authorities) => Ok((leaf, authorities)),
-                Err(e) => refused(
-                    Code::PermissionDenied,
-                    format!("certificate verification failed: {e}"),
-                ),
-            }
-        })
-        .await?;
-        self.check_address(&leaf, node.address)?;
+        let read = move || read_payload(&payload, &settings);
+        let (leaf, intermediates) = self.checks.run(read).await??;
+        let shown = Arc::new(Shown {
+            leaf,
+            intermediates,
+        });
+        let (roots, mut authorities) = self.vouched(&shown, node.now).await?;
+        self.check_address(&shown.leaf, node.address)?;
 
-        let challenge = Challenge::new(&leaf, random()).or_else(|why| {
+        let nonce = random();
+        let challenge = Challenge::new(&shown.leaf, nonce).or_else(|why| {
             refused(
                 Code::Internal,
                 format!("unable to generate challenge: {why}"),
@@ -272,13 +382,19 @@ impl NodeAttestor for X509Pop {
                 format!("unable to unmarshal challenge response: {e}"),
             )
         })?;
-        challenge.check(&response).or_else(|why| {
+        let challenged = Arc::clone(&shown);
+        let check = move || Challenge::new(&challenged.leaf, nonce)?.check(&response);
+        self.checks.run(check).await?.or_else(|why| {
             refused(
                 Code::PermissionDenied,
                 format!("challenge response verification failed: {why}"),
             )
         })?;
-        self.attestation(&leaf, &authorities)
+        // An authority may have been revoked while the agent thought.
+        if !Arc::ptr_eq(&self.roots()?, &roots) {
+            (_, authorities) = self.vouched(&shown, node.now).await?;
+        }
+        self.attestation(&shown.leaf, &authorities)
     }
 }
 

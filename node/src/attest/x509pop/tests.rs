@@ -52,6 +52,200 @@ fn payload(certificates: &[&Value]) -> Vec<u8> {
         .into_bytes()
 }
 
+/// What this node knows, and what it will know once it has asked the others.
+#[derive(Default)]
+struct Authorities {
+    known: Mutex<Vec<Vec<u8>>>,
+    /// None without a quorum.
+    decided: Option<Vec<Vec<u8>>>,
+    asked: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait]
+impl OwnAuthorities for Authorities {
+    fn known(&self) -> Vec<Vec<u8>> {
+        self.known.lock().unwrap().clone()
+    }
+
+    async fn exact(&self) -> Result<(), Status> {
+        self.asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let decided = self.decided.clone();
+        *self.known.lock().unwrap() = decided.ok_or_else(|| Status::unavailable("no quorum"))?;
+        Ok(())
+    }
+}
+
+/// A node with the key of a certificate that a root of its own signed.
+struct Holder {
+    root: Vec<u8>,
+    leaf: Vec<u8>,
+    key: aws_lc_rs::signature::EcdsaKeyPair,
+}
+
+impl Holder {
+    fn new() -> Self {
+        use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let issuer = rcgen::CertifiedIssuer::self_signed(params, key).unwrap();
+        let mut params = CertificateParams::default();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let id = "spiffe://example.org/exchange/node";
+        params.subject_alt_names = vec![rcgen::SanType::URI(id.try_into().unwrap())];
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &issuer).unwrap();
+        let signing = &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+        let der = key.serialize_der();
+        Self {
+            root: issuer.der().to_vec(),
+            leaf: leaf.der().to_vec(),
+            key: aws_lc_rs::signature::EcdsaKeyPair::from_pkcs8(signing, &der).unwrap(),
+        }
+    }
+
+    fn payload(&self) -> Vec<u8> {
+        payload(&[&Value::String(STANDARD.encode(&self.leaf))])
+    }
+
+    fn prove(&self, challenge: &[u8]) -> Vec<u8> {
+        let challenge: Value = serde_json::from_slice(challenge).unwrap();
+        let mut message = der(&challenge["ecdsa_signature"]["nonce"]);
+        message.extend([9; proof::NONCE_BYTES]);
+        let random = aws_lc_rs::rand::SystemRandom::new();
+        let signature = self.key.sign(&random, &message).unwrap();
+        let (r, s) = signature.as_ref().split_at(32);
+        let signature = serde_json::json!({
+            "nonce": STANDARD.encode([9; proof::NONCE_BYTES]),
+            "r": STANDARD.encode(r),
+            "s": STANDARD.encode(s),
+        });
+        serde_json::json!({ "ecdsa_signature": signature })
+            .to_string()
+            .into_bytes()
+    }
+}
+
+/// A holder that answers rightly; the node's authorities become these meanwhile.
+struct Proves<'a>(&'a Holder, Arc<Authorities>, Option<Vec<Vec<u8>>>);
+
+#[async_trait]
+impl Rounds for Proves<'_> {
+    async fn challenge(&mut self, challenge: Vec<u8>) -> Result<Vec<u8>, Status> {
+        if let Some(meanwhile) = self.2.take() {
+            *self.1.known.lock().unwrap() = meanwhile;
+        }
+        Ok(self.0.prove(&challenge))
+    }
+}
+
+/// What comes of a right proof to a node that knows `known`, `meanwhile` while the agent
+/// thinks, and `decided` when it asks; and how often it asked.
+async fn proved(
+    holder: &Holder,
+    known: Vec<Vec<u8>>,
+    meanwhile: Option<Vec<Vec<u8>>>,
+    decided: Option<Vec<Vec<u8>>>,
+) -> (Result<String, (Code, String)>, usize) {
+    let authorities = Arc::new(Authorities {
+        known: Mutex::new(known),
+        decided,
+        ..Authorities::default()
+    });
+    let roots = Roots::Spiffe {
+        authorities: authorities.clone(),
+        prefix: "/exchange/".into(),
+    };
+    let method = X509Pop::new(domain(), roots, settings());
+    let node = Node {
+        address: None,
+        now: NOW,
+    };
+    let mut rounds = Proves(holder, authorities.clone(), meanwhile);
+    let told = match method.attest(holder.payload(), node, &mut rounds).await {
+        Ok(attestation) => Ok(attestation.id.path().to_owned()),
+        Err(error) => {
+            let status = error.into_status(NAME);
+            Err((status.code(), status.message().to_owned()))
+        }
+    };
+    let asked = authorities.asked.load(std::sync::atomic::Ordering::SeqCst);
+    (told, asked)
+}
+
+#[tokio::test]
+async fn a_node_that_is_behind_asks_before_it_says_no() {
+    let (holder, other) = (Holder::new(), Holder::new());
+    let own = || vec![holder.root.clone()];
+    let foreign = || vec![other.root.clone()];
+    let attested = Ok("/spire/agent/x509pop/node".to_owned());
+    assert_eq!(
+        proved(&holder, own(), None, None).await,
+        (attested.clone(), 0)
+    );
+    assert_eq!(
+        proved(&holder, foreign(), None, Some(own())).await,
+        (attested, 1)
+    );
+    let (told, asked) = proved(&holder, foreign(), None, Some(foreign())).await;
+    let (code, text) = told.unwrap_err();
+    assert_eq!((code, asked), (Code::PermissionDenied, 1));
+    assert!(
+        text.starts_with("nodeattestor(x509pop): certificate verification failed: x509: "),
+        "{text}"
+    );
+    // Without a quorum nobody knows.
+    let unknown = (Code::Unavailable, "no quorum".to_owned());
+    assert_eq!(
+        proved(&holder, foreign(), None, None).await,
+        (Err(unknown), 1)
+    );
+}
+
+#[tokio::test]
+async fn an_authority_that_is_revoked_while_the_agent_thinks_attests_nobody() {
+    let (holder, other) = (Holder::new(), Holder::new());
+    let (own, foreign) = (vec![holder.root.clone()], vec![other.root.clone()]);
+    let (told, asked) = proved(
+        &holder,
+        own.clone(),
+        Some(foreign.clone()),
+        Some(foreign.clone()),
+    )
+    .await;
+    assert_eq!((told.unwrap_err().0, asked), (Code::PermissionDenied, 1));
+    // One more authority takes nothing away.
+    let both = [own.clone(), foreign].concat();
+    assert!(proved(&holder, own, Some(both), None).await.0.is_ok());
+}
+
+#[tokio::test]
+async fn checks_beyond_their_bound_are_sent_away_and_those_within_wait() {
+    let checks = Arc::new(Checks::new(1, 1));
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let run = |work: Box<dyn FnOnce() + Send>| {
+        let checks = Arc::clone(&checks);
+        tokio::spawn(async move { checks.run(work).await.map_err(|e| e.into_status(NAME)) })
+    };
+    let first = run(Box::new(move || {
+        begun.send(()).unwrap();
+        held.recv().unwrap();
+    }));
+    begins.await.unwrap();
+    let second = run(Box::new(|| ()));
+    while checks.admitted.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let status = run(Box::new(|| ())).await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(!second.is_finished());
+    release.send(()).unwrap();
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    run(Box::new(|| ())).await.unwrap().unwrap();
+}
+
 /// An agent that answers every challenge with the same bytes.
 struct Answers(Vec<u8>, usize);
 
@@ -309,7 +503,7 @@ async fn a_cluster_without_an_authority_trusts_nobody() {
     let vectors = vectors();
     let direct = case(&vectors, "chains", "direct");
     let roots = Roots::Spiffe {
-        authorities: Box::new(Vec::new),
+        authorities: Arc::new(Authorities::default()),
         prefix: "/".into(),
     };
     let method = X509Pop::new(domain(), roots, settings());
@@ -337,7 +531,7 @@ fn an_svid_becomes_the_agent_that_its_path_names() {
     let leaf = Certificate::parse(&der(&templates["certificate"])).unwrap();
     let of = |prefix: &str| {
         let roots = Roots::Spiffe {
-            authorities: Box::new(Vec::new),
+            authorities: Arc::new(Authorities::default()),
             prefix: prefix.into(),
         };
         X509Pop::new(domain(), roots, settings()).attestation(&leaf, &["f1".into(), "f2".into()])
@@ -389,7 +583,7 @@ fn an_svid_becomes_the_agent_that_its_path_names() {
     );
     let v1 = Certificate::parse(&der(&case(&vectors, "chains", "version 1 root")["leaf"])).unwrap();
     let roots = Roots::Spiffe {
-        authorities: Box::new(Vec::new),
+        authorities: Arc::new(Authorities::default()),
         prefix: "/".into(),
     };
     let none = X509Pop::new(domain(), roots, settings()).attestation(&v1, &[]);

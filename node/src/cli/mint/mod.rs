@@ -6,9 +6,9 @@
 mod jwt;
 mod x509;
 
-use std::fs::{OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ pub(super) use jwt::{Verb as JwtVerb, read_as_token};
 pub(super) use x509::Verb as X509Verb;
 
 use super::error::CliError;
+use crate::environment::random;
 
 /// A lifetime for the wire: seconds, a started one counts whole.
 fn ttl_seconds(ttl: Duration) -> Result<i32, CliError> {
@@ -41,24 +42,38 @@ enum Readers {
     Everyone,
 }
 
-/// Writes a file, in place of what stood there. A secret never stands in a file that others can
-/// read, even where such a one was there before.
+/// Writes a file, in place of what stood there, whole or not at all. A secret never stands in a
+/// file that others can read or have open: it is written into one of its own, which then takes the
+/// name. What is no file, like a terminal, is written to.
 fn write(path: &Path, bytes: &[u8], readers: Readers) -> Result<(), CliError> {
     let mode = match readers {
         Readers::Owner => 0o600,
         Readers::Everyone => 0o644,
     };
     let write = || {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(path)?;
-        if let Readers::Owner = readers {
-            file.set_permissions(Permissions::from_mode(mode))?;
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return OpenOptions::new().write(true).open(path)?.write_all(bytes);
         }
-        file.write_all(bytes)
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let temporary = folder.join(format!(".{}", hex::encode(random::<8>())));
+        let put = || {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, path)?;
+            File::open(folder)?.sync_all()
+        };
+        put().inspect_err(|_| {
+            // Gone already, if it has its name or was never made.
+            let _ = fs::remove_file(&temporary);
+        })
     };
     write().map_err(|source: io::Error| CliError::Write {
         path: path.to_owned(),
@@ -90,6 +105,8 @@ fn cleaned(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -140,9 +157,21 @@ mod tests {
         let path = folder.path().join("key.pem");
         std::fs::write(&path, "old and longer").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let mut opened = std::fs::File::open(&path).unwrap();
         write(&path, b"secret", Readers::Owner).unwrap();
         assert_eq!(mode(&path), 0o600);
         assert_eq!(std::fs::read(&path).unwrap(), b"secret");
+        // Whoever had the old file open reads what was in it.
+        let mut before = String::new();
+        std::io::Read::read_to_string(&mut opened, &mut before).unwrap();
+        assert_eq!(before, "old and longer");
+        let aside = folder.path().join("elsewhere.pem");
+        std::os::unix::fs::symlink(&aside, folder.path().join("link.pem")).unwrap();
+        write(&folder.path().join("link.pem"), b"secret", Readers::Owner).unwrap();
+        assert!(!aside.exists(), "no link leads a secret elsewhere");
+        write(Path::new("/dev/null"), b"secret", Readers::Owner).unwrap();
+        let names = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(names, 2, "nothing is left aside");
 
         let path = folder.path().join("svid.pem");
         write(&path, b"public", Readers::Everyone).unwrap();

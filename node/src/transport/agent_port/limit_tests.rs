@@ -60,6 +60,62 @@ async fn one_source_has_its_share_of_connections_and_no_more() {
 }
 
 #[tokio::test]
+async fn one_source_has_fewer_connections_without_a_certificate() {
+    let ca = TestCa::new("example.org");
+    let limits = Limits {
+        connections_per_source_max: 3,
+        anonymous_per_source_max: 1,
+        ..limits()
+    };
+    let server = Server::start(&ca, limits, Echo).await;
+    let first = let_in(server.address).await;
+    assert!(
+        echoed(channel(server.address, None)).await.is_err(),
+        "second without a certificate"
+    );
+    let agent = channel(server.address, Some(&ca.leaf(AGENT, 7)));
+    assert!(echoed(agent).await.unwrap().starts_with("certificate "));
+    drop(first);
+    let_in(server.address).await;
+}
+
+/// Sizes of the windows for a stream and for the connection that the server opens with
+/// (RFC 9113 §6.5.2 and §6.9).
+async fn windows(stream: &mut ClientStream) -> (u32, u32) {
+    let (mut of_stream, mut of_connection) = (None, None);
+    stream.write_all(PREFACE).await.unwrap();
+    while of_stream.is_none() || of_connection.is_none() {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        stream.read_exact(&mut payload).await.unwrap();
+        let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
+        match head[3] {
+            4 if head[4] == 0 => {
+                let mut settings = payload.chunks(6);
+                let window = settings.find(|setting| setting[..2] == [0, 4]);
+                of_stream = Some(window.map_or(65_535, |setting| number(&setting[2..])));
+            }
+            8 => of_connection = Some(65_535 + number(&payload)),
+            _ => {}
+        }
+    }
+    (of_stream.unwrap(), of_connection.unwrap())
+}
+
+#[tokio::test]
+async fn what_a_client_may_leave_unread_here_is_little() {
+    let ca = TestCa::new("example.org");
+    let text = "trust_domain = 'a.test'\ndata_dir = '/a'\n[api]\naddress = '127.0.0.1:8081'";
+    let api = crate::config::Config::parse(text, "text").unwrap().api;
+    let server = Server::start(&ca, Limits::of_agents(&api), Echo).await;
+    let mut stream = stream(server.address).await;
+    let read = tokio::time::timeout(PATIENCE, windows(&mut stream)).await;
+    assert_eq!(read.unwrap(), (64 << 10, 256 << 10));
+}
+
+#[tokio::test]
 async fn calls_of_one_connection_beyond_its_streams_wait_for_one_to_end() {
     let ca = TestCa::new("example.org");
     let limits = Limits {
