@@ -26,8 +26,8 @@ pub(super) fn unknown_bundle(
         if txn.federated_bundle(name)?.is_none() {
             return Ok(Some(EntryResult {
                 refusal: Refusal::NoFederatedBundle.into(),
-                entry: None,
                 unknown_bundle: name.clone(),
+                ..EntryResult::default()
             }));
         }
     }
