@@ -18,6 +18,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::page::PageRequest;
 use super::{Context, batch, holds, permit, refusal, status};
+use crate::authz::CallDeadline;
 
 /// The service.
 pub(super) struct BundleService {
@@ -293,11 +294,14 @@ impl Bundle for BundleService {
         request: Request<api::BatchDeleteFederatedBundleRequest>,
     ) -> Result<Response<api::BatchDeleteFederatedBundleResponse>, Status> {
         permit(&request)?;
+        let deadline = request.extensions().get::<CallDeadline>().copied();
+        let deadline = deadline.ok_or_else(|| Status::internal("the call has no deadline"))?;
         let request = request.into_inner();
         let mode = federated::delete_mode(request.mode)?;
         batch::check_names(&request.trust_domains)?;
         let doors = &self.context.doors;
-        let results = federated::delete(doors, self.own(), request.trust_domains, mode).await?;
+        let names = request.trust_domains;
+        let results = federated::delete(doors, self.own(), names, mode, deadline).await?;
         let ok = status::item_ok();
         let any = results.iter().any(|result| result.status == ok);
         let response = Response::new(api::BatchDeleteFederatedBundleResponse { results });
