@@ -468,6 +468,8 @@ pub enum Refusal {
     BundleFull = 42,
     /// Pruning would leave the own bundle without a root, or without a JWT key.
     LastAuthority = 43,
+    /// A downstream server, or all of them together, published as much as they may.
+    PublishedTooMuch = 44,
 }
 
 /// Result of one item of a batch.

@@ -25,7 +25,7 @@ pub use foreign_roots::keep_foreign_roots;
 pub use issuer::{IssueFailed, Issuer, JwtSvid, Lifetimes, Mint, X509Svid};
 pub use prune::{INTERVAL as PRUNE_INTERVAL, keep_bundle_pruned};
 pub use server_svid::{ServerSvid, keep_server_svid};
-pub use steward::{Slot, StepFailed, Steward};
+pub use steward::{OtherKey, Slot, StepFailed, Steward};
 
 /// A token's signer and the authorities that it was seen to sign for.
 #[derive(Clone)]
