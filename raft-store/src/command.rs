@@ -468,6 +468,8 @@ pub enum Refusal {
     BundleFull = 42,
     /// Pruning would leave the own bundle without a root, or without a JWT key.
     LastAuthority = 43,
+    /// A downstream server, or all of them together, published as much as they may.
+    PublishedTooMuch = 44,
 }
 
 /// Result of one item of a batch.
@@ -476,9 +478,14 @@ pub struct EntryResult {
     /// Why not, if not.
     #[prost(enumeration = "Refusal", tag = "1")]
     pub refusal: i32,
-    /// The entry as it is now; the existing one when a similar one was there.
+    /// The entry as it is now; the existing one when a similar one was there. Of an entry
+    /// that is gone only its id and paths.
     #[prost(message, optional, tag = "2")]
     pub entry: Option<Entry>,
+    /// Id of the entry, where the entry itself was left out because the outcome holds
+    /// [`Outcome::ENTRIES_BYTES_MAX`] of them already.
+    #[prost(string, tag = "3")]
+    pub entry_id: String,
     /// With [`Refusal::NoFederatedBundle`]: name of the trust domain.
     #[prost(string, tag = "40")]
     pub unknown_bundle: String,
@@ -491,7 +498,7 @@ pub struct Outcome {
     #[prost(enumeration = "Refusal", tag = "1")]
     pub refusal: i32,
     /// Positional results of a batch; of a pruning of agents the entries that went with
-    /// them.
+    /// them, as many as fit.
     #[prost(message, repeated, tag = "2")]
     pub entries: Vec<EntryResult>,
     /// A node id that was given out.
@@ -509,12 +516,18 @@ pub struct Outcome {
     /// Positional results of a batch of federation relationships.
     #[prost(message, repeated, tag = "41")]
     pub relationships: Vec<RelationshipResult>,
-    /// What was pruned, without DER.
+    /// What was pruned, without DER and publisher.
     #[prost(message, repeated, tag = "42")]
     pub pruned: Vec<BundleAuthority>,
 }
 
 impl Outcome {
+    /// Bytes of entries that an outcome holds at most: it is remembered, sent between
+    /// nodes and part of snapshots, and a batch of few bytes may be about many large
+    /// entries. A batch of the size that services propose always has its new entries
+    /// within it.
+    pub const ENTRIES_BYTES_MAX: usize = 1 << 20;
+
     /// An outcome that says only why nothing was changed.
     pub fn refused(refusal: Refusal) -> Self {
         Self {

@@ -466,12 +466,31 @@ pub struct BundleAuthority {
     /// Still trusted, about to be revoked.
     #[prost(bool, tag = "6")]
     pub tainted: bool,
+    /// Path of the SPIFFE ID of the downstream server that published it; empty for what
+    /// an administrator appended.
+    #[prost(string, tag = "7")]
+    pub publisher: String,
 }
 
 impl BundleAuthority {
     /// Records of this kind in the own bundle at most, both kinds together: a bundle of
     /// them still fits the message that a stock agent takes.
     pub const COUNT_MAX: usize = 512;
-    /// Their DER together, in bytes.
+    /// Their DER and ids together, in bytes.
     pub const BYTES_MAX: usize = 1 << 20;
+    /// Bytes of an id at most.
+    pub const ID_BYTES_MAX: usize = chancery_identity::bundle::ID_BYTES_MAX;
+    /// Records that one downstream server may have published. Its keys that ended make way
+    /// for new ones, so it is the number of keys in use of all servers with that SPIFFE ID.
+    pub const PUBLISHED_BY_ONE_MAX: usize = 16;
+    /// Records that all downstream servers together may have published: what is left of
+    /// [`BundleAuthority::COUNT_MAX`] is the administrators' alone.
+    pub const PUBLISHED_MAX: usize = Self::COUNT_MAX / 2;
+    /// Bytes of what downstream servers published, of [`BundleAuthority::BYTES_MAX`].
+    pub const PUBLISHED_BYTES_MAX: usize = Self::BYTES_MAX / 2;
+
+    /// Bytes that count.
+    pub fn bytes(&self) -> usize {
+        self.der.len() + self.id.len()
+    }
 }

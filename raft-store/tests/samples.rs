@@ -300,6 +300,8 @@ fn bundle_authority() -> BundleAuthority {
         der: vec![0x30, 5],
         expires_at: 1_850_000_000,
         tainted: true,
+        // Younger than the samples that it stands in.
+        publisher: String::new(),
     }
 }
 
@@ -513,18 +515,35 @@ fn records() -> Vec<(String, Sample)> {
     let of_federation = Outcome {
         entries: vec![EntryResult {
             refusal: Refusal::NoFederatedBundle.into(),
-            entry: None,
             unknown_bundle: "other.example".into(),
+            ..EntryResult::default()
         }],
         federated_bundles: vec![FederatedBundleResult {
             refusal: Refusal::FederatedWith.into(),
             entries: 2,
+            more: false,
         }],
         relationships: vec![RelationshipResult {
             refusal: Refusal::LastAuthority.into(),
         }],
         pruned: vec![bundle_authority()],
         ..Outcome::refused(Refusal::BundleFull)
+    };
+    let bounded = Outcome {
+        entries: vec![EntryResult {
+            entry_id: entry().id,
+            ..EntryResult::default()
+        }],
+        federated_bundles: vec![FederatedBundleResult {
+            entries: 1000,
+            more: true,
+            ..FederatedBundleResult::default()
+        }],
+        ..Outcome::refused(Refusal::PublishedTooMuch)
+    };
+    let published = BundleAuthority {
+        publisher: "/nested".into(),
+        ..bundle_authority()
     };
     [
         ("record-entry", message(entry())),
@@ -559,6 +578,13 @@ fn records() -> Vec<(String, Sample)> {
         ("record-federated-bundle", message(federated_bundle())),
         ("record-relationship", message(relationship())),
         ("record-bundle-authority", message(bundle_authority())),
+        ("record-bundle-authority-published", message(published)),
+        (
+            "outcome-bounded",
+            sample(bounded, codec::encode_outcome, |b| {
+                codec::decode_outcome(b).unwrap()
+            }),
+        ),
         (
             "outcome-of-federation",
             sample(of_federation, codec::encode_outcome, |b| {

@@ -3,7 +3,7 @@
 
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
 use chancery_api::spire::api::server::bundle::v1 as api;
@@ -11,6 +11,10 @@ use chancery_api::spire::api::server::bundle::v1::batch_delete_federated_bundle_
 use chancery_api::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use chancery_api::spire::api::server::entry::v1::GetEntryRequest;
 use chancery_api::spire::api::server::entry::v1::entry_client::EntryClient;
+use chancery_api::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
+use chancery_api::spire::api::server::localauthority::v1::{
+    RevokeJwtAuthorityRequest, TaintJwtAuthorityRequest,
+};
 use chancery_api::spire::api::server::trustdomain::v1 as relationships;
 use chancery_api::spire::api::server::trustdomain::v1::trust_domain_client::TrustDomainClient;
 use chancery_api::spire::api::types;
@@ -454,6 +458,37 @@ async fn entries_federate_with_bundles_that_are_there() -> anyhow::Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_bundle_goes_with_more_entries_than_one_command_touches() -> anyhow::Result<()> {
+    let turn = shared().await?;
+    let cluster: &Cluster = &turn;
+    let [one, two, _] = cluster.nodes() else {
+        anyhow::bail!("three nodes")
+    };
+    let agent = agent(cluster, one).await?;
+    set(one, bundle("many.test")?).await?;
+    let mut ids = Vec::new();
+    for part in 0..3 {
+        let draft = |n: usize| types::Entry {
+            federates_with: vec!["many.test".into()],
+            ..cluster.entry(agent.path(), &format!("/many/{part}/{n}"))
+        };
+        let drafts = (0..367).map(draft).collect();
+        for (status, created) in cluster.create(two, drafts).await? {
+            ensure!(status.code == 0, "{}", status.message);
+            ids.push(created.context("an entry")?.id);
+        }
+    }
+    assert!(ids.len() > 1000, "more than one command");
+    assert_eq!(delete(two, "many.test", Mode::Delete).await?, ok());
+    let gone = (Code::NotFound, "bundle not found".to_owned());
+    assert_eq!(refused(get(one, "many.test").await?)?, gone);
+    for id in ids.iter().step_by(100).chain(ids.last()) {
+        assert_eq!(refused(entry(one, id).await?)?.0, Code::NotFound);
+    }
+    Ok(())
+}
+
 async fn own_bundle(channel: Channel) -> Result<types::Bundle, Status> {
     let request = api::GetBundleRequest { output_mask: None };
     let answer = BundleClient::new(channel).get_bundle(request).await;
@@ -589,7 +624,9 @@ async fn a_downstream_server_publishes_its_keys() -> anyhow::Result<()> {
         ..agent.clone()
     };
     let mut client = BundleClient::new(downstream.connect(&three.api).await?);
-    let key = jwt_key("downstream", 4_000_000_000)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let now = i64::try_from(now)?;
+    let key = jwt_key("downstream", now + 3600)?;
     let publish =
         |key: Option<types::JwtKey>| api::PublishJwtAuthorityRequest { jwt_authority: key };
     let answer = client.publish_jwt_authority(publish(Some(key.clone())));
@@ -614,6 +651,68 @@ async fn a_downstream_server_publishes_its_keys() -> anyhow::Result<()> {
             "invalid JWT authority: missing key ID".into()
         )
     );
+    let unbounded = [
+        (jwt_key("endless", 0)?, "missing expiration"),
+        (jwt_key("past", now - 1)?, "expired already"),
+        (
+            jwt_key("far", now + 367 * 24 * 3600)?,
+            "expires more than 366 days from now",
+        ),
+        (
+            jwt_key(&"k".repeat(256), now + 3600)?,
+            "key ID is longer than 255 bytes",
+        ),
+    ];
+    for (bad, why) in unbounded {
+        assert_eq!(
+            refused(client.publish_jwt_authority(publish(Some(bad))).await)?,
+            (
+                Code::InvalidArgument,
+                format!("invalid JWT authority: {why}")
+            )
+        );
+    }
+    // One server has its share and no more, and what it published can be taken out again.
+    for n in 1..16 {
+        let key = jwt_key(&format!("downstream-{n}"), now + 3600)?;
+        client.publish_jwt_authority(publish(Some(key))).await?;
+    }
+    let surplus = jwt_key("downstream-16", now + 3600)?;
+    let surplus = client.publish_jwt_authority(publish(Some(surplus)));
+    assert_eq!(refused(surplus.await)?.0, Code::ResourceExhausted);
+    let admin = connect_admin(&two.admin_socket).await?;
+    let mut authorities = LocalAuthorityClient::new(admin.clone());
+    let taint = |id: &str| TaintJwtAuthorityRequest {
+        authority_id: id.into(),
+    };
+    let revoke = |id: &str| RevokeJwtAuthorityRequest {
+        authority_id: id.into(),
+    };
+    assert_eq!(
+        refused(authorities.taint_jwt_authority(taint("nope")).await)?,
+        (Code::InvalidArgument, "unexpected authority ID".into())
+    );
+    assert_eq!(
+        refused(
+            authorities
+                .revoke_jwt_authority(revoke("downstream-1"))
+                .await
+        )?,
+        (
+            Code::Internal,
+            "failed to revoke JWT authority: it is not possible to revoke an untainted key".into()
+        )
+    );
+    for n in 1..16 {
+        let id = format!("downstream-{n}");
+        let tainted = authorities.taint_jwt_authority(taint(&id)).await?;
+        let tainted = tainted.into_inner().tainted_authority;
+        assert_eq!(tainted.context("a state")?.authority_id, id);
+        let marked = own_bundle(admin.clone()).await?.jwt_authorities;
+        assert!(marked.iter().any(|key| key.key_id == id && key.tainted));
+        authorities.revoke_jwt_authority(revoke(&id)).await?;
+    }
+    assert_eq!(own_bundle(admin).await?.jwt_authorities, keys);
     let wit = api::PublishWitAuthorityRequest::default();
     assert_eq!(
         refused(client.publish_wit_authority(wit).await)?,

@@ -20,6 +20,10 @@ use crate::der::{DerError, Reader, tag};
 use crate::id::TrustDomain;
 use crate::key::{KeyError, PublicKey};
 
+/// Bytes of the id by which an authority of a bundle is known, at most: every client is told
+/// all of them.
+pub const ID_BYTES_MAX: usize = 255;
+
 /// Why an authority is not fit for a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
@@ -32,6 +36,9 @@ pub enum AuthorityError {
     /// A JWT key without an id.
     #[error("missing key ID")]
     NoKeyId,
+    /// A JWT key's id, or a certificate's subject key id in hex, beyond [`ID_BYTES_MAX`].
+    #[error("key ID is longer than {ID_BYTES_MAX} bytes")]
+    IdTooLong,
 }
 
 /// A root certificate of a bundle.
@@ -48,7 +55,11 @@ impl X509Authority {
     /// [`AuthorityError`].
     pub fn new(der: Vec<u8>, tainted: bool) -> Result<Self, AuthorityError> {
         public_key_of(&der)?;
-        Ok(X509Authority { der, tainted })
+        let authority = X509Authority { der, tainted };
+        if authority.authority_id().len() > ID_BYTES_MAX {
+            return Err(AuthorityError::IdTooLong);
+        }
+        Ok(authority)
     }
 
     /// The certificate.
@@ -116,6 +127,9 @@ impl JwtAuthority {
     ) -> Result<Self, AuthorityError> {
         if kid.is_empty() {
             return Err(AuthorityError::NoKeyId);
+        }
+        if kid.len() > ID_BYTES_MAX {
+            return Err(AuthorityError::IdTooLong);
         }
         let key = PublicKey::from_spki_der(spki_der).map_err(AuthorityError::Key)?;
         Ok(JwtAuthority {

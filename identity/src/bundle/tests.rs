@@ -232,6 +232,10 @@ fn authorities_that_clients_cannot_read_never_get_in() {
         JwtAuthority::new(&[], String::new(), 0, false),
         Err(AuthorityError::NoKeyId)
     );
+    let known = bundle().jwt_authorities.remove(0);
+    let named = |bytes| JwtAuthority::new(known.spki_der(), "k".repeat(bytes), 0, false);
+    assert!(named(ID_BYTES_MAX).is_ok());
+    assert_eq!(named(ID_BYTES_MAX + 1), Err(AuthorityError::IdTooLong));
     assert!(matches!(
         JwtAuthority::new(&[0x30, 0], "k".into(), 0, false),
         Err(AuthorityError::Key(_))

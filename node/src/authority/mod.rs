@@ -27,7 +27,7 @@ pub use issuer::{IssueFailed, Issuer, JwtSvid, Lifetimes, Mint, X509Svid};
 pub use own_roots::keep_own_roots;
 pub use prune::{INTERVAL as PRUNE_INTERVAL, keep_bundle_pruned};
 pub use server_svid::{ServerSvid, keep_server_svid};
-pub use steward::{Slot, StepFailed, Steward};
+pub use steward::{OtherKey, Slot, StepFailed, Steward};
 
 /// A token's signer and the authorities that it was seen to sign for.
 #[derive(Clone)]

@@ -198,6 +198,7 @@ mod tests {
             der: der.to_vec(),
             expires_at: 8,
             tainted: true,
+            publisher: String::new(),
         };
         let key = sequence.to_be_bytes();
         put(directory, Table::BundleAuthorities, &key, &authority);

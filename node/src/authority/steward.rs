@@ -59,6 +59,15 @@ impl Slot {
     }
 }
 
+/// A JWT key of the bundle that is none of a node's slot.
+#[derive(Clone, Debug)]
+pub enum OtherKey {
+    /// The authority of another node.
+    OfNode(Arc<Authority>),
+    /// One that an administrator appended or a downstream server published.
+    KeptElsewhere,
+}
+
 /// Why a step was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum StepFailed {
@@ -121,19 +130,21 @@ impl Steward {
         Slot::of(&self.slot_name(kind), self.doors.local().authorities(kind))
     }
 
-    /// A JWT key of the bundle that is none of this node's slot: another node's authority, or
-    /// one whose key is kept elsewhere, which cannot be tainted here.
-    pub fn other_jwt_key(&self, id: &str) -> Option<Option<Arc<Authority>>> {
+    /// A JWT key of the bundle that is none of this node's slot.
+    pub fn other_jwt_key(&self, id: &str) -> Option<OtherKey> {
         let directory = self.doors.local();
         let own = directory.authorities(AuthorityKind::Jwt);
         let own = own
             .into_iter()
             .find(|a| a.id == id && a.status() != AuthorityStatus::Revoked);
-        if own.is_some() {
-            return Some(own);
+        if let Some(own) = own {
+            return Some(OtherKey::OfNode(own));
         }
         let foreign = directory.federation().authorities_of(AuthorityKind::Jwt);
-        foreign.iter().any(|a| a.id == id).then_some(None)
+        foreign
+            .iter()
+            .any(|a| a.id == id)
+            .then_some(OtherKey::KeptElsewhere)
     }
 
     /// Members seen lately whose agreement counts.
@@ -279,6 +290,22 @@ impl Steward {
         self.write(Command::RevokeAuthority(name(authority))).await
     }
 
+    /// Marks a JWT key that is kept elsewhere as about to be revoked.
+    ///
+    /// # Errors
+    /// [`StepFailed`].
+    pub async fn taint_kept_elsewhere(&self, id: &str) -> Result<(), StepFailed> {
+        self.write(Command::TaintAuthority(jwt_name(id))).await
+    }
+
+    /// Takes a tainted JWT key that is kept elsewhere out of the bundle.
+    ///
+    /// # Errors
+    /// [`StepFailed`].
+    pub async fn revoke_kept_elsewhere(&self, id: &str) -> Result<(), StepFailed> {
+        self.write(Command::RevokeAuthority(jwt_name(id))).await
+    }
+
     /// Asks `look` now and after each change of the state, until it gives a value or the
     /// time is over.
     async fn watch<T>(&self, until: Instant, mut look: impl FnMut() -> Option<T>) -> Option<T> {
@@ -297,6 +324,13 @@ impl Steward {
                 return None;
             }
         }
+    }
+}
+
+fn jwt_name(id: &str) -> AuthorityName {
+    AuthorityName {
+        kind: AuthorityKind::Jwt.into(),
+        id: id.to_owned(),
     }
 }
 

@@ -18,6 +18,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::page::PageRequest;
 use super::{Context, batch, holds, permit, refusal, status};
+use crate::authz::CallDeadline;
 
 /// The service.
 pub(super) struct BundleService {
@@ -155,11 +156,22 @@ impl Bundle for BundleService {
         permit(&request)?;
         super::allowance(&self.context, &request)?.take(1).await?;
         let own = self.own().as_str();
+        let publisher = permit(&request)?.downstream();
+        let publisher = publisher
+            .ok_or_else(|| Status::internal("caller ID missing from request context"))?
+            .path()
+            .to_owned();
         let key = request.into_inner().jwt_authority;
         let key = key.ok_or_else(|| refusal::invalid_alone(own, "missing JWT authority"))?;
         let keys = convert::jwt_authorities(&[key])
             .map_err(|error| refusal::invalid(own, "invalid JWT authority", error))?;
-        let authorities = keys.into_iter().map(convert::key_record).collect();
+        let now_ms = self.context.doors.consensus().clock().now_unix_ms();
+        for key in &keys {
+            convert::check_end(key, now_ms.div_euclid(1000))
+                .map_err(|error| refusal::invalid(own, "invalid JWT authority", error))?;
+        }
+        let publish = |key| convert::published_record(key, &publisher);
+        let authorities = keys.into_iter().map(publish).collect();
         self.append(authorities, "failed to publish JWT key")
             .await?;
         let told = convert::whole_message(&self.context.issuer.bundle(), None);
@@ -293,11 +305,14 @@ impl Bundle for BundleService {
         request: Request<api::BatchDeleteFederatedBundleRequest>,
     ) -> Result<Response<api::BatchDeleteFederatedBundleResponse>, Status> {
         permit(&request)?;
+        let deadline = request.extensions().get::<CallDeadline>().copied();
+        let deadline = deadline.ok_or_else(|| Status::internal("the call has no deadline"))?;
         let request = request.into_inner();
         let mode = federated::delete_mode(request.mode)?;
         batch::check_names(&request.trust_domains)?;
         let doors = &self.context.doors;
-        let results = federated::delete(doors, self.own(), request.trust_domains, mode).await?;
+        let names = request.trust_domains;
+        let results = federated::delete(doors, self.own(), names, mode, deadline).await?;
         let ok = status::item_ok();
         let any = results.iter().any(|result| result.status == ok);
         let response = Response::new(api::BatchDeleteFederatedBundleResponse { results });

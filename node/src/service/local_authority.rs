@@ -2,7 +2,8 @@
 //!
 //! Where nodes share their keys the answers are of the whole cluster; where each has its own,
 //! of the node that was asked, as with SPIRE. What SPIRE cannot do and this can: an old authority
-//! can be tainted and revoked while another one is prepared.
+//! can be tainted and revoked while another one is prepared, and so can a JWT key of the bundle that
+//! is kept elsewhere: a downstream server that publishes what it should not is no reason to wait.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::svid::check_jwt_enabled;
 use super::{Context, holds, permit};
-use crate::authority::{Slot, StepFailed};
+use crate::authority::{OtherKey, Slot, StepFailed};
 use crate::authz::CallDeadline;
 
 /// Longest time a key may take to be made and recorded.
@@ -71,12 +72,23 @@ impl LocalAuthorityService {
 
     async fn taint(&self, kind: AuthorityKind, id: &str) -> Result<api::AuthorityState, Status> {
         let slot = self.exact(kind).await?;
-        let authority = to_taint(&slot, id)?;
         let what = format!("failed to taint {} authority", name(kind));
-        let done = self.context.steward.taint(authority).await;
+        let steward = &self.context.steward;
+        let (done, told) = match to_taint(&slot, id) {
+            Ok(authority) => (steward.taint(authority).await, state(authority)),
+            Err(unknown) if kind == AuthorityKind::Jwt && is_none_of(&slot, id) => {
+                match steward.other_jwt_key(id) {
+                    Some(OtherKey::KeptElsewhere) => {
+                        (steward.taint_kept_elsewhere(id).await, named(id))
+                    }
+                    Some(OtherKey::OfNode(_)) | None => return Err(unknown),
+                }
+            }
+            Err(refused) => return Err(refused),
+        };
         done.map_err(|e| failed(kind, &what, &e))?;
         tracing::info!(local_authority_id = %id, "{} authority tainted successfully", name(kind));
-        Ok(state(authority))
+        Ok(told)
     }
 
     async fn revoke(
@@ -93,8 +105,11 @@ impl LocalAuthorityService {
             // As SPIRE: any other JWT key of the bundle, if it is tainted.
             Err(unknown) if kind == AuthorityKind::Jwt && is_none_of(&slot, id) => {
                 match steward.other_jwt_key(id) {
-                    Some(Some(other)) if other.tainted => steward.revoke(&other, until).await,
-                    Some(_) => Err(StepFailed::Refused(Refusal::NotTainted)),
+                    Some(OtherKey::OfNode(other)) if other.tainted => {
+                        steward.revoke(&other, until).await
+                    }
+                    Some(OtherKey::OfNode(_)) => Err(StepFailed::Refused(Refusal::NotTainted)),
+                    Some(OtherKey::KeptElsewhere) => steward.revoke_kept_elsewhere(id).await,
                     None => return Err(unknown),
                 }
             }
@@ -102,10 +117,15 @@ impl LocalAuthorityService {
         };
         done.map_err(|e| failed(kind, &what, &e))?;
         tracing::info!(local_authority_id = %id, "{} authority revoked successfully", name(kind));
-        Ok(api::AuthorityState {
-            authority_id: id.to_owned(),
-            ..api::AuthorityState::default()
-        })
+        Ok(named(id))
+    }
+}
+
+/// A state that tells the ID alone.
+fn named(id: &str) -> api::AuthorityState {
+    api::AuthorityState {
+        authority_id: id.to_owned(),
+        ..api::AuthorityState::default()
     }
 }
 

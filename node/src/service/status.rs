@@ -41,6 +41,9 @@ pub(super) fn refused(refusal: Refusal, subject: &str) -> Status {
         Refusal::BundleFull => {
             Status::resource_exhausted("the trust bundle has as many authorities as it may have")
         }
+        Refusal::PublishedTooMuch => Status::resource_exhausted(
+            "downstream servers published as many keys as this one, or all together, may",
+        ),
         Refusal::LastAuthority => {
             Status::failed_precondition("the trust bundle would lose its last authority")
         }
@@ -191,6 +194,11 @@ mod tests {
                 Refusal::BundleFull,
                 Code::ResourceExhausted,
                 "the trust bundle has as many authorities as it may have",
+            ),
+            (
+                Refusal::PublishedTooMuch,
+                Code::ResourceExhausted,
+                "downstream servers published as many keys as this one, or all together, may",
             ),
             (
                 Refusal::LastAuthority,

@@ -2,8 +2,8 @@
 
 use super::{Ruling, entry};
 use crate::command::{
-    ActivateAgents, AgentPath, AttestAgent, CreateJoinToken, EntryResult, ImportBan, Outcome,
-    PruneAgents, PruneJoinTokens, Refusal, RenewAgent, SetAgentVersion,
+    ActivateAgents, AgentPath, AttestAgent, CreateJoinToken, ImportBan, Outcome, PruneAgents,
+    PruneJoinTokens, Refusal, RenewAgent, SetAgentVersion,
 };
 use crate::model::{Agent, Entry, JoinToken, PendingSvid};
 use crate::store::StoreError;
@@ -188,6 +188,7 @@ pub(super) fn prune(txn: &mut Txn<'_>, command: &PruneAgents) -> Ruling {
     txn.forget_deleted_entries()?;
     let before = txn.now().saturating_sub(command.expired_for);
     let mut outcome = Outcome::default();
+    let mut room = entry::Room::new();
     for path in &command.paths {
         let Some(agent) = txn.agent(path)? else {
             continue;
@@ -198,11 +199,11 @@ pub(super) fn prune(txn: &mut Txn<'_>, command: &PruneAgents) -> Ruling {
         }
         outcome.removed += 1;
         for alias in remove(txn, &agent)? {
-            outcome.entries.push(EntryResult {
-                refusal: Refusal::None.into(),
-                entry: Some(alias),
-                ..EntryResult::default()
-            });
+            // They are there to be told of in a log, and their number has no bound.
+            let result = room.fit(entry::gone(alias));
+            if result.entry.is_some() {
+                outcome.entries.push(result);
+            }
         }
     }
     Ok(Ok(outcome))

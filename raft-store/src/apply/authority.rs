@@ -4,7 +4,7 @@
 //! compare-and-set on (slot, epoch), so a deposed leader's or a restarted
 //! node's late step is refused, and a crash leaves a key that the log names.
 
-use super::Ruling;
+use super::{Ruling, bundle};
 use crate::command::{
     AbandonKey, AuthorityName, BeginKey, Outcome, ProveAuthority, RecordAuthority, Refusal,
 };
@@ -129,12 +129,12 @@ pub(super) fn activate(txn: &mut Txn<'_>, command: &AuthorityName) -> Ruling {
 /// The authority stays trusted; whoever holds something of it is told to replace it.
 pub(super) fn taint(txn: &mut Txn<'_>, command: &AuthorityName) -> Ruling {
     let Some(mut authority) = txn.authority(command.kind, &command.id)? else {
-        return Ok(Err(Refusal::NotFound));
+        return bundle::taint(txn, command);
     };
     match authority.status() {
         AuthorityStatus::Old if authority.tainted => return Ok(Err(Refusal::AlreadyTainted)),
         AuthorityStatus::Old => {}
-        AuthorityStatus::Revoked => return Ok(Err(Refusal::NotFound)),
+        AuthorityStatus::Revoked => return bundle::taint(txn, command),
         _ => return Ok(Err(Refusal::AuthorityInUse)),
     }
     authority.tainted = true;
@@ -147,12 +147,12 @@ pub(super) fn taint(txn: &mut Txn<'_>, command: &AuthorityName) -> Ruling {
 /// have been told.
 pub(super) fn revoke(txn: &mut Txn<'_>, command: &AuthorityName) -> Ruling {
     let Some(mut authority) = txn.authority(command.kind, &command.id)? else {
-        return Ok(Err(Refusal::NotFound));
+        return bundle::revoke(txn, command);
     };
     match authority.status() {
         AuthorityStatus::Old if !authority.tainted => return Ok(Err(Refusal::NotTainted)),
         AuthorityStatus::Old => {}
-        AuthorityStatus::Revoked => return Ok(Err(Refusal::NotFound)),
+        AuthorityStatus::Revoked => return bundle::revoke(txn, command),
         _ => return Ok(Err(Refusal::AuthorityInUse)),
     }
     authority.set_status(AuthorityStatus::Revoked);

@@ -16,8 +16,9 @@ use crate::view::Txn;
 pub(super) fn create(txn: &mut Txn<'_>, command: &CreateEntries) -> Ruling {
     txn.forget_deleted_entries()?;
     let mut outcome = Outcome::default();
+    let mut room = Room::new();
     for draft in &command.entries {
-        outcome.entries.push(create_one(txn, draft)?);
+        outcome.entries.push(room.fit(create_one(txn, draft)?));
     }
     Ok(Ok(outcome))
 }
@@ -54,8 +55,9 @@ pub(super) fn create_one(txn: &mut Txn<'_>, draft: &Entry) -> Result<EntryResult
 /// similar: only a creation looks for that.
 pub(super) fn update(txn: &mut Txn<'_>, command: &UpdateEntries) -> Ruling {
     let mut outcome = Outcome::default();
+    let mut room = Room::new();
     for update in &command.updates {
-        outcome.entries.push(update_one(txn, update)?);
+        outcome.entries.push(room.fit(update_one(txn, update)?));
     }
     Ok(Ok(outcome))
 }
@@ -92,11 +94,12 @@ fn update_one(txn: &mut Txn<'_>, update: &EntryUpdate) -> Result<EntryResult, St
 pub(super) fn delete(txn: &mut Txn<'_>, command: &DeleteEntries) -> Ruling {
     txn.forget_deleted_entries()?;
     let mut outcome = Outcome::default();
+    let mut room = Room::new();
     for id in &command.ids {
         let result = match txn.entry(id)? {
             Some(entry) => {
                 txn.remove_entry(&entry);
-                done(entry)
+                room.fit(gone(entry))
             }
             None => refused(Refusal::NotFound),
         };
@@ -110,12 +113,13 @@ pub(super) fn delete(txn: &mut Txn<'_>, command: &DeleteEntries) -> Ruling {
 pub(super) fn prune(txn: &mut Txn<'_>, command: &PruneEntries) -> Ruling {
     txn.forget_deleted_entries()?;
     let mut outcome = Outcome::default();
+    let mut room = Room::new();
     for id in &command.ids {
         let result = match txn.entry(id)? {
             Some(entry) if entry.expires_at != 0 && entry.expires_at < txn.now() => {
                 txn.remove_entry(&entry);
                 outcome.removed += 1;
-                done(entry)
+                room.fit(gone(entry))
             }
             Some(_) => refused(Refusal::Conflict),
             None => refused(Refusal::NotFound),
@@ -123,6 +127,40 @@ pub(super) fn prune(txn: &mut Txn<'_>, command: &PruneEntries) -> Ruling {
         outcome.entries.push(result);
     }
     Ok(Ok(outcome))
+}
+
+/// What is left of [`Outcome::ENTRIES_BYTES_MAX`].
+pub(super) struct Room(usize);
+
+impl Room {
+    pub(super) fn new() -> Self {
+        Self(Outcome::ENTRIES_BYTES_MAX)
+    }
+
+    /// The result; with the entry's id alone where the entry does not fit any more.
+    pub(super) fn fit(&mut self, mut result: EntryResult) -> EntryResult {
+        let Some(entry) = &result.entry else {
+            return result;
+        };
+        match self.0.checked_sub(entry.encoded_len()) {
+            Some(left) => self.0 = left,
+            None => {
+                result.entry_id.clone_from(&entry.id);
+                result.entry = None;
+            }
+        }
+        result
+    }
+}
+
+/// An entry that is no more: which one it was.
+pub(super) fn gone(entry: Entry) -> EntryResult {
+    done(Entry {
+        id: entry.id,
+        spiffe_path: entry.spiffe_path,
+        parent_path: entry.parent_path,
+        ..Entry::default()
+    })
 }
 
 fn done(entry: Entry) -> EntryResult {

@@ -26,8 +26,8 @@ pub(super) fn unknown_bundle(
         if txn.federated_bundle(name)?.is_none() {
             return Ok(Some(EntryResult {
                 refusal: Refusal::NoFederatedBundle.into(),
-                entry: None,
                 unknown_bundle: name.clone(),
+                ..EntryResult::default()
             }));
         }
     }
@@ -74,39 +74,49 @@ pub(super) fn delete_bundles(txn: &mut Txn<'_>, command: &DeleteFederatedBundles
     };
     txn.forget_deleted_entries()?;
     let mut outcome = Outcome::default();
+    let mut left = DeleteFederatedBundles::ENTRIES_MAX;
     for name in &command.trust_domains {
         outcome
             .federated_bundles
-            .push(delete_bundle(txn, name, mode)?);
+            .push(delete_bundle(txn, name, mode, &mut left)?);
     }
     Ok(Ok(outcome))
 }
 
+/// The bundle goes last: until it does no entry names a bundle that is not there.
 fn delete_bundle(
     txn: &mut Txn<'_>,
     name: &str,
     mode: DeleteMode,
+    left: &mut usize,
 ) -> Result<FederatedBundleResult, StoreError> {
     if txn.federated_bundle(name)?.is_none() {
         return Ok(refused_bundle(Refusal::NotFound));
     }
-    let entries = txn.entries_federating_with(name)?;
-    let mut result = FederatedBundleResult {
-        entries: entries.len() as u64,
-        ..FederatedBundleResult::default()
-    };
-    match mode {
-        DeleteMode::Restrict if !entries.is_empty() => {
+    let mut result = FederatedBundleResult::default();
+    if mode == DeleteMode::Restrict {
+        result.entries = txn.count_federating_with(name)? as u64;
+        if result.entries > 0 {
             result.refusal = Refusal::FederatedWith.into();
             return Ok(result);
         }
-        DeleteMode::Restrict => {}
-        DeleteMode::Delete => entries.iter().for_each(|entry| txn.remove_entry(entry)),
-        DeleteMode::Dissociate => entries
-            .iter()
-            .for_each(|entry| txn.dissociate_entry(entry, name)),
+    } else {
+        let mut entries = txn.entries_federating_with(name, *left + 1)?;
+        result.more = entries.len() > *left;
+        entries.truncate(*left);
+        *left -= entries.len();
+        result.entries = entries.len() as u64;
+        for entry in &entries {
+            if mode == DeleteMode::Delete {
+                txn.remove_entry(entry);
+            } else {
+                txn.dissociate_entry(entry, name);
+            }
+        }
     }
-    txn.remove_federated_bundle(name);
+    if !result.more {
+        txn.remove_federated_bundle(name);
+    }
     Ok(result)
 }
 

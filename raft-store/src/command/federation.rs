@@ -65,6 +65,11 @@ pub struct DeleteFederatedBundles {
     pub mode: i32,
 }
 
+impl DeleteFederatedBundles {
+    /// Entries that one command deletes or dissociates at most, over all its names.
+    pub const ENTRIES_MAX: usize = 1000;
+}
+
 /// A relationship, and the bundle that came with it.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct RelationshipDraft {
@@ -140,9 +145,14 @@ pub struct FederatedBundleResult {
     /// Why not, if not.
     #[prost(enumeration = "Refusal", tag = "1")]
     pub refusal: i32,
-    /// At a deletion: entries that federated with it.
+    /// At a deletion: entries that federated with it; of those that were deleted or
+    /// dissociated what this command did.
     #[prost(uint64, tag = "2")]
     pub entries: u64,
+    /// At a deletion: more entries federate with it than one command touches. The bundle
+    /// is still there; the same deletion goes on.
+    #[prost(bool, tag = "3")]
+    pub more: bool,
 }
 
 /// Result of one federation relationship of a batch.

@@ -22,6 +22,9 @@ const MAGIC: &[u8; 8] = b"CHNCSN01";
 const FRAME_BYTES: usize = 256 << 10;
 /// Bytes that a frame may have at most, compressed and plain: a row is smaller than a message.
 const FRAME_BYTES_MAX: usize = 16 << 20;
+/// Bytes of key and value of a row at most: behind rows that nearly close a frame it still
+/// fits one, however badly it compresses.
+pub const ROW_BYTES_MAX: usize = FRAME_BYTES_MAX - 4 * FRAME_BYTES;
 
 /// What stands in front of the rows.
 #[derive(Clone, PartialEq, Message)]
@@ -91,7 +94,12 @@ impl<W: Write> Encoder<W> {
     }
 
     /// Adds a row.
+    ///
+    /// # Errors
+    /// What the sink says; a row longer than [`ROW_BYTES_MAX`], which is named: nobody
+    /// could read the snapshot.
     pub fn row(&mut self, key: Vec<u8>, value: Vec<u8>) -> io::Result<()> {
+        check_length(&key, &value)?;
         self.rows += 1;
         self.frame_bytes += key.len() + value.len() + 8;
         self.frame.rows.push(Row { key, value });
@@ -130,6 +138,21 @@ impl<W: Write> Encoder<W> {
         self.frame_bytes = 0;
         Ok(())
     }
+}
+
+fn check_length(key: &[u8], value: &[u8]) -> io::Result<()> {
+    /// Enough of a key to find its row.
+    const SHOWN: usize = 64;
+    let bytes = key.len().saturating_add(value.len());
+    if bytes <= ROW_BYTES_MAX {
+        return Ok(());
+    }
+    let (table, rest) = key.split_first().unwrap_or((&0, &[]));
+    let shown = hex::encode(&rest[..rest.len().min(SHOWN)]);
+    Err(io::Error::other(format!(
+        "a row of table {table} is too long for a snapshot: {bytes} bytes, at most \
+         {ROW_BYTES_MAX}; its key is {shown}"
+    )))
 }
 
 /// Reads a snapshot stream, checking everything. `rows` is given bounded groups
@@ -251,6 +274,30 @@ mod tests {
         });
         assert_eq!(header.expect("it is whole").cluster_id, "c");
         assert_eq!(seen, 1000);
+    }
+
+    #[test]
+    fn a_row_that_nobody_could_read_is_not_written() {
+        let written = |bytes: usize| {
+            let mut encoder = Encoder::new(Vec::new(), Header::default()).expect("room");
+            // Behind rows that nearly close a frame, and not to be compressed.
+            encoder.row(vec![1], vec![7; FRAME_BYTES - 64])?;
+            let noise =
+                (0u64..).flat_map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).to_be_bytes());
+            encoder.row(vec![10, b'k', 0xff], noise.take(bytes).collect())?;
+            encoder.finish()
+        };
+        let largest = written(ROW_BYTES_MAX - 3).expect("the largest row is written");
+        decode(largest.as_slice(), |_, _| Ok(())).expect("the largest row is read");
+        let error = written(ROW_BYTES_MAX - 2).expect_err("a longer row is refused");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "a row of table 10 is too long for a snapshot: {} bytes, at most {ROW_BYTES_MAX}; \
+                 its key is 6bff",
+                ROW_BYTES_MAX + 1
+            )
+        );
     }
 
     #[test]

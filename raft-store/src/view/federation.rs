@@ -29,11 +29,22 @@ impl Txn<'_> {
         self.changed(ChangeKind::FederatedBundleRemoved(trust_domain.to_owned()));
     }
 
-    /// Every entry that federates with the trust domain, by id.
-    pub fn entries_federating_with(&self, trust_domain: &str) -> Result<Vec<Entry>, StoreError> {
+    /// How many entries federate with the trust domain.
+    pub fn count_federating_with(&self, trust_domain: &str) -> Result<usize, StoreError> {
+        let prefix = parent_key(trust_domain, None);
+        let keys = self.keys(Table::EntryFederation, &prefix, usize::MAX / 4)?;
+        Ok(keys.len())
+    }
+
+    /// The first `limit` entries that federate with the trust domain, by id.
+    pub fn entries_federating_with(
+        &self,
+        trust_domain: &str,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
         let prefix = parent_key(trust_domain, None);
         let mut entries = Vec::new();
-        for key in self.keys(Table::EntryFederation, &prefix, usize::MAX / 4)? {
+        for key in self.keys(Table::EntryFederation, &prefix, limit)? {
             let id = text(Table::EntryFederation, &key[prefix.len()..])?;
             let entry = self.entry(&id)?.ok_or_else(|| {
                 StoreError::corrupt(format!(

@@ -1,6 +1,8 @@
 //! The own bundle: what is appended, and what is pruned.
 
-use chancery_raft_store::command::{AppendBundle, BeginKey, PruneBundle, RecordAuthority};
+use chancery_raft_store::command::{
+    AppendBundle, AuthorityName, BeginKey, PruneBundle, RecordAuthority,
+};
 use chancery_raft_store::model::{Authority, AuthorityKind, BundleAuthority};
 use chancery_raft_store::view::{Table, Txn, Writes};
 use chancery_raft_store::{ChangeKind, Command, Refusal};
@@ -19,6 +21,15 @@ fn root(id: &str, der: u8, expires_at: i64) -> BundleAuthority {
         der: vec![der],
         expires_at,
         tainted: false,
+        publisher: String::new(),
+    }
+}
+
+/// A key of a downstream server.
+fn published(publisher: &str, id: &str, expires_at: i64) -> BundleAuthority {
+    BundleAuthority {
+        publisher: publisher.into(),
+        ..key(id, 1, expires_at)
     }
 }
 
@@ -204,12 +215,176 @@ fn the_bundle_has_a_bound_in_number_and_in_bytes() {
         der: vec![1; bytes],
         ..root(id, 1, 5)
     };
+    // The id counts as well: it is told with the rest.
     let max = BundleAuthority::BYTES_MAX;
-    world.ok(append(vec![large("a", max)]));
+    assert_eq!(
+        world.refused(append(vec![large("a", max)])),
+        Refusal::BundleFull
+    );
+    world.ok(append(vec![large("a", max - 1)]));
     assert_eq!(
         world.refused(append(vec![large("b", 1)])),
         Refusal::BundleFull
     );
+}
+
+#[test]
+fn a_downstream_server_has_its_share_and_no_more() {
+    let mut world = World::new();
+    let max = BundleAuthority::PUBLISHED_BY_ONE_MAX;
+    let publish = |world: &mut World, publisher: &str, n: usize| {
+        let id = format!("{publisher}-{n}");
+        world.run(append(vec![published(publisher, &id, NOW + 60)]))
+    };
+    for n in 0..max {
+        assert_eq!(publish(&mut world, "/a", n).refusal(), Refusal::None);
+    }
+    let rows = world.rows_but_clock();
+    let refused = publish(&mut world, "/a", max).refusal();
+    assert_eq!(refused, Refusal::PublishedTooMuch);
+    assert_eq!(world.rows_but_clock(), rows);
+    // What is there already, other servers and administrators are not concerned.
+    assert_eq!(publish(&mut world, "/a", 0).refusal(), Refusal::None);
+    assert_eq!(publish(&mut world, "/b", 0).refusal(), Refusal::None);
+    world.ok(append(vec![key("admin", 1, 0)]));
+    assert_eq!(world.of(Table::BundleAuthorities), max + 2);
+
+    // A revoked key makes room.
+    let name = AuthorityName {
+        kind: AuthorityKind::Jwt.into(),
+        id: "/a-0".into(),
+    };
+    world.ok(Command::TaintAuthority(name.clone()));
+    world.ok(Command::RevokeAuthority(name));
+    assert_eq!(publish(&mut world, "/a", max).refusal(), Refusal::None);
+}
+
+#[test]
+fn published_keys_that_ended_make_way() {
+    let mut world = World::new();
+    let max = BundleAuthority::PUBLISHED_BY_ONE_MAX;
+    world.ok(append(vec![published("/b", "other", NOW + 1)]));
+    for n in 0..max {
+        let end = NOW + 60 + i64::try_from(n).unwrap();
+        world.ok(append(vec![published("/a", &format!("{n}"), end)]));
+    }
+    let new = || append(vec![published("/a", "new", NOW + 1000)]);
+    world.time_ms += 59_000;
+    assert_eq!(world.refused(new()), Refusal::PublishedTooMuch);
+    world.time_ms += 2_000;
+    world.ok(new());
+    let ids: Vec<_> = stored(&world).into_iter().map(|(id, ..)| id).collect();
+    assert_eq!(ids.len(), max + 1);
+    assert!(!ids.contains(&"0".into()), "the first that ended");
+    for kept in ["1", "other", "new"] {
+        assert!(ids.contains(&kept.into()), "{kept}");
+    }
+}
+
+#[test]
+fn all_downstream_servers_together_leave_room_for_administrators() {
+    let mut world = World::new();
+    let max = BundleAuthority::PUBLISHED_MAX;
+    let by_one = BundleAuthority::PUBLISHED_BY_ONE_MAX;
+    for n in 0..max {
+        let publisher = format!("/{}", n / by_one);
+        world.ok(append(vec![published(
+            &publisher,
+            &n.to_string(),
+            NOW + 60,
+        )]));
+    }
+    let one_more = || append(vec![published("/new", "new", NOW + 600)]);
+    assert_eq!(world.refused(one_more()), Refusal::PublishedTooMuch);
+    let rest = BundleAuthority::COUNT_MAX - max;
+    world.ok(append(
+        (0..rest).map(|n| root(&n.to_string(), 1, 0)).collect(),
+    ));
+    // The ended keys of others make way as well.
+    world.time_ms += 61_000;
+    world.ok(one_more());
+    assert_eq!(
+        world.of(Table::BundleAuthorities),
+        BundleAuthority::COUNT_MAX
+    );
+
+    let mut world = World::new();
+    let large = |id: &str, bytes: usize| BundleAuthority {
+        der: vec![1; bytes],
+        ..published("/a", id, NOW + 60)
+    };
+    let max = BundleAuthority::PUBLISHED_BYTES_MAX;
+    world.ok(append(vec![large("a", max - 1)]));
+    assert_eq!(
+        world.refused(append(vec![large("b", 1)])),
+        Refusal::PublishedTooMuch
+    );
+}
+
+#[test]
+fn an_id_has_a_bound() {
+    let mut world = World::new();
+    let (fits, too_long) = ("k".repeat(255), "k".repeat(256));
+    for bad in [key(&too_long, 1, 6), root(&too_long, 1, 6)] {
+        assert_eq!(world.refused(append(vec![bad])), Refusal::Malformed);
+    }
+    world.ok(append(vec![key(&fits, 1, 6), root(&fits, 1, 6)]));
+}
+
+#[test]
+fn what_an_earlier_version_let_in_is_pruned_with_a_short_id() {
+    let mut world = World::new();
+    world.ok(append(vec![key("kept", 2, 0)]));
+    let (view, none) = (Map(&world.rows), Writes::new());
+    let mut txn = Txn::new(&view, &none, 99, START_MS);
+    txn.put_bundle_authority(&key(&"\u{e9}".repeat(1 << 20), 1, 1));
+    let writes = txn.finish().0;
+    write_to(&mut world.rows, writes);
+    let outcome = world.ok(prune(i64::MAX));
+    assert_eq!(outcome.pruned.len(), 1);
+    assert_eq!(outcome.pruned[0].id, "\u{e9}".repeat(127));
+    assert_eq!(world.of(Table::BundleAuthorities), 1);
+}
+
+#[test]
+fn a_key_that_is_kept_elsewhere_is_tainted_and_then_revoked() {
+    let mut world = World::new();
+    world.ok(append(vec![key("k", 2, 6), key("k", 2, 8), key("l", 3, 6)]));
+    let name = |kind: AuthorityKind, id: &str| AuthorityName {
+        kind: kind.into(),
+        id: id.into(),
+    };
+    let jwt = |id| name(AuthorityKind::Jwt, id);
+    let taint = |name| Command::TaintAuthority(name);
+    let revoke = |name| Command::RevokeAuthority(name);
+    let sequence = world.cluster().bundle_sequence;
+    assert_eq!(world.refused(taint(jwt("none"))), Refusal::NotFound);
+    assert_eq!(world.refused(revoke(jwt("none"))), Refusal::NotFound);
+    assert_eq!(world.refused(revoke(jwt("k"))), Refusal::NotTainted);
+
+    world.ok(taint(jwt("k")));
+    assert_eq!(world.changes, [ChangeKind::BundleChanged]);
+    assert_eq!(world.cluster().bundle_sequence, sequence + 1);
+    let all = world.ask(|t| t.bundle_authorities());
+    let tainted: Vec<_> = all.iter().map(|a| (a.id.as_str(), a.tainted)).collect();
+    assert_eq!(
+        tainted,
+        [("k", true), ("k", true), ("l", false)],
+        "every record of it"
+    );
+    assert_eq!(world.refused(taint(jwt("k"))), Refusal::AlreadyTainted);
+
+    world.ok(revoke(jwt("k")));
+    assert_eq!(world.changes, [ChangeKind::BundleChanged]);
+    assert_eq!(world.cluster().bundle_sequence, sequence + 2);
+    assert_eq!(stored(&world), [("l".into(), 3, 6)]);
+    assert_eq!(world.refused(revoke(jwt("k"))), Refusal::NotFound);
+
+    // Roots of elsewhere are not the business of these commands, as with SPIRE.
+    world.ok(append(vec![root("r", 1, 5)]));
+    let x509 = name(AuthorityKind::X509, "r");
+    assert_eq!(world.refused(taint(x509.clone())), Refusal::NotFound);
+    assert_eq!(world.refused(revoke(x509)), Refusal::NotFound);
 }
 
 #[test]

@@ -312,6 +312,41 @@ fn a_bundle_that_entries_federate_with_is_kept_unless_the_mode_says_otherwise() 
 }
 
 #[test]
+fn a_deletion_touches_so_many_entries_at_a_time_and_the_bundle_goes_last() {
+    for mode in [DeleteMode::Dissociate, DeleteMode::Delete] {
+        let mut world = World::new();
+        world.set_bundles(vec![bundle("a.test", 1), bundle("b.test", 1)]);
+        let entries = (0..1500).map(|n| federating(&format!("{n:04}"), &["a.test"]));
+        world.create(entries.collect());
+        world.create(vec![federating("b", &["b.test"])]);
+        world.time_ms += 5000;
+
+        let told = |results: &[FederatedBundleResult]| {
+            let of = |r: &FederatedBundleResult| (r.refusal(), r.entries, r.more);
+            results.iter().map(of).collect::<Vec<_>>()
+        };
+        let results = world.delete_bundles(&["a.test", "b.test"], mode);
+        assert_eq!(
+            told(&results),
+            [(Refusal::None, 1000, true), (Refusal::None, 0, true)],
+            "{mode:?}"
+        );
+        // Half done is safe: no entry names a bundle that is not there.
+        assert!(world.bundle("a.test").is_some() && world.bundle("b.test").is_some());
+        assert_eq!(world.of(Table::EntryFederation), 501);
+        assert_eq!(world.changes.len(), 1000);
+
+        let results = world.delete_bundles(&["a.test", "b.test"], mode);
+        assert_eq!(
+            told(&results),
+            [(Refusal::None, 500, false), (Refusal::None, 1, false)]
+        );
+        assert!(world.bundle("a.test").is_none() && world.bundle("b.test").is_none());
+        assert_eq!(world.of(Table::EntryFederation), 0);
+    }
+}
+
+#[test]
 fn nothing_is_left_of_a_deleted_bundle_and_its_entries() {
     let mut world = World::new();
     let before = world.rows_but_clock();

@@ -2,6 +2,7 @@
 
 mod agents;
 mod authorities;
+mod bounds;
 mod bundle;
 mod downstream;
 mod entries;

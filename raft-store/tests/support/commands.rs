@@ -115,13 +115,16 @@ fn relationships() -> impl Strategy<Value = Vec<RelationshipDraft>> {
 }
 
 fn bundle_authority() -> impl Strategy<Value = BundleAuthority> {
-    (1i32..3, "k[0-3]", 1u8..3, 0i64..3).prop_map(|(kind, id, der, expires_at)| BundleAuthority {
-        kind,
-        id,
-        der: vec![der],
-        expires_at,
-        ..BundleAuthority::default()
-    })
+    (1i32..3, "k[0-3]", 1u8..3, 0i64..3, "(/[uv])?").prop_map(
+        |(kind, id, der, expires_at, publisher)| BundleAuthority {
+            kind,
+            id,
+            der: vec![der],
+            expires_at,
+            publisher,
+            ..BundleAuthority::default()
+        },
+    )
 }
 
 fn federation_command() -> impl Strategy<Value = Command> {

@@ -38,9 +38,30 @@ pub(in crate::service) enum AuthoritiesError {
     /// A JWT key without an id.
     #[error("missing key ID")]
     NoKeyId,
+    /// A certificate whose subject key id, or a key whose id, nobody needs so long.
+    #[error("{0}")]
+    IdTooLong(AuthorityError),
     /// More than anyone has.
     #[error("more than {KEYS_MAX} authorities")]
     TooMany,
+}
+
+/// Furthest end of a key that a downstream server publishes, in seconds from now: what a
+/// server that is not honest leaves behind goes away by itself.
+const PUBLISHED_FOR_MAX: i64 = 366 * 24 * 60 * 60;
+
+/// Why the end of a published key is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum EndError {
+    /// It would stay for ever.
+    #[error("missing expiration")]
+    Missing,
+    /// It is of no use.
+    #[error("expired already")]
+    Past,
+    /// It would stay for years.
+    #[error("expires more than 366 days from now")]
+    TooFar,
 }
 
 /// Why a bundle is refused.
@@ -66,6 +87,7 @@ impl From<AuthorityError> for AuthoritiesError {
             AuthorityError::Certificate(error) => Self::Certificate(error),
             AuthorityError::Key(error) => Self::Key(error),
             AuthorityError::NoKeyId => Self::NoKeyId,
+            AuthorityError::IdTooLong => Self::IdTooLong(error),
         }
     }
 }
@@ -158,6 +180,25 @@ pub(super) fn key_record(key: JwtAuthority) -> BundleAuthority {
         expires_at: key.expires_at(),
         der: key.spki_der().to_vec(),
         ..BundleAuthority::default()
+    }
+}
+
+/// The same, published by the downstream server with this path.
+pub(super) fn published_record(key: JwtAuthority, publisher: &str) -> BundleAuthority {
+    BundleAuthority {
+        publisher: publisher.to_owned(),
+        ..key_record(key)
+    }
+}
+
+/// Whether a key that a downstream server publishes ends when it should. `now` is in Unix
+/// seconds.
+pub(super) fn check_end(key: &JwtAuthority, now: i64) -> Result<(), EndError> {
+    match key.expires_at() {
+        0 => Err(EndError::Missing),
+        end if end <= now => Err(EndError::Past),
+        end if end > now.saturating_add(PUBLISHED_FOR_MAX) => Err(EndError::TooFar),
+        _ => Ok(()),
     }
 }
 

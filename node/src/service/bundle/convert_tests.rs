@@ -246,11 +246,45 @@ fn bundles_have_bounds() {
         Err(BundleError::Jwt(AuthoritiesError::TooMany))
     );
     let mut bundle = given();
-    bundle.jwt_authorities[0].key_id = "x".repeat(BUNDLE_BYTES_MAX);
+    bundle.jwt_authorities[0].key_id = "x".repeat(255);
+    assert!(federated(&bundle).is_ok());
+    // Keys and roots in number, each as large as it may be.
+    bundle.jwt_authorities = vec![bundle.jwt_authorities[0].clone(); KEYS_MAX];
+    bundle.x509_authorities[0].asn1 = certificate().repeat(KEYS_MAX);
     assert_eq!(federated(&bundle), Err(BundleError::TooLarge));
+    let mut bundle = given();
+    bundle.jwt_authorities[0].key_id = "x".repeat(256);
+    assert_eq!(
+        federated(&bundle).unwrap_err().to_string(),
+        "unable to parse JWT authority: key ID is longer than 255 bytes"
+    );
     let mut bundle = given();
     bundle.x509_authorities[0].asn1 = certificate().repeat(KEYS_MAX + 1);
     assert!(federated(&bundle).is_err());
+}
+
+#[test]
+fn a_published_key_ends_within_a_year_and_a_day() {
+    let now = 1_800_000_000;
+    let ending = |expires_at| {
+        let key = types::JwtKey {
+            expires_at,
+            ..given().jwt_authorities[0].clone()
+        };
+        let key = jwt_authorities(&[key]).unwrap().remove(0);
+        check_end(&key, now).map_err(|error| error.to_string())
+    };
+    let year = 366 * 24 * 60 * 60;
+    assert_eq!(ending(now + 1), Ok(()));
+    assert_eq!(ending(now + year), Ok(()));
+    assert_eq!(ending(0), Err("missing expiration".into()));
+    for past in [now, now - 1, -1, i64::MIN] {
+        assert_eq!(ending(past), Err("expired already".into()));
+    }
+    for far in [now + year + 1, i64::MAX] {
+        let text = "expires more than 366 days from now";
+        assert_eq!(ending(far), Err(text.into()));
+    }
 }
 
 #[test]
@@ -269,7 +303,12 @@ fn records_of_the_own_bundle_name_what_they_are_of() {
     // rcgen's default end: 4096-01-01.
     assert_eq!(record.expires_at, 67_090_118_400);
     let key = jwt_authorities(&given().jwt_authorities).unwrap().remove(0);
+    let published = published_record(key.clone(), "/nested");
     let record = key_record(key);
+    assert_eq!(
+        (record.publisher.as_str(), published.publisher.as_str()),
+        ("", "/nested")
+    );
     assert_eq!(
         (record.kind(), record.id.as_str(), record.expires_at),
         (AuthorityKind::Jwt, "kid", 7)

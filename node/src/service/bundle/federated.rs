@@ -1,5 +1,7 @@
 //! Creating, changing and deleting the bundles of other trust domains.
 
+use std::time::Duration;
+
 use chancery_api::spire::api::server::bundle::v1::batch_create_federated_bundle_response::Result as Created;
 use chancery_api::spire::api::server::bundle::v1::batch_delete_federated_bundle_request::Mode;
 use chancery_api::spire::api::server::bundle::v1::batch_delete_federated_bundle_response::Result as Deleted;
@@ -10,13 +12,14 @@ use chancery_identity::id::TrustDomain;
 use chancery_raft_store::Refusal;
 use chancery_raft_store::command::{
     BundleFields, Command, DeleteFederatedBundles, DeleteMode, FederatedBundleResult,
-    FederatedBundles, UpdateFederatedBundles,
+    FederatedBundles, Outcome, UpdateFederatedBundles,
 };
 use chancery_raft_store::model::FederatedBundle;
 use prost::Message;
 use tonic::{Code, Status};
 
 use super::{convert, foreign, foreign_bundle};
+use crate::authz::CallDeadline;
 use crate::registry::Doors;
 use crate::service::batch::{Batch, Room};
 use crate::service::{refusal, status};
@@ -95,12 +98,19 @@ pub(super) async fn update(
     Ok(results.into_iter().map(&mut told).collect())
 }
 
-/// Deletes each bundle for itself.
+/// Kept of the caller's time to tell it how far a deletion came.
+const ANSWER_TIME: Duration = Duration::from_millis(300);
+
+/// Deletes each bundle for itself. One command touches a bounded number of entries, and a
+/// bundle goes after the last entry that federates with it, so this asks again until all
+/// is done. What is cut short leaves a state that is as good as any: some entries
+/// deleted or dissociated, the bundle still there; the same deletion goes on from there.
 pub(super) async fn delete(
     doors: &Doors,
     own: &TrustDomain,
     names: Vec<String>,
     mode: DeleteMode,
+    deadline: CallDeadline,
 ) -> Result<Vec<Deleted>, Status> {
     let not_allowed = "removing the bundle for the server trust domain is not allowed";
     let nameable = |name: String| Ok(foreign(own, &name, not_allowed)?.to_string());
@@ -112,11 +122,74 @@ pub(super) async fn delete(
             mode,
         })
     };
-    let results = batch
+    let mut results = batch
         .write(doors, "bundle", String::len, make, |o| o.federated_bundles)
         .await?;
+    loop {
+        let left = unfinished(&results);
+        if left.is_empty() {
+            break;
+        }
+        let trust_domains = left.iter().map(|(_, name)| name.clone()).collect();
+        let written = if deadline.remaining() <= ANSWER_TIME {
+            Err(Status::deadline_exceeded("out of time"))
+        } else {
+            doors.write(make(trust_domains)).await
+        };
+        go_on(&mut results, &left, written.and_then(accepted));
+    }
     let told = |(name, result)| deleted(name, result, mode);
     Ok(names.into_iter().zip(results).map(told).collect())
+}
+
+/// Places and names of bundles that more entries federate with than were touched.
+fn unfinished(results: &[Done<String>]) -> Vec<(usize, String)> {
+    let more = |(at, result): (usize, &Done<String>)| match result {
+        Ok((name, result)) if result.more => Some((at, name.clone())),
+        _ => None,
+    };
+    results.iter().enumerate().filter_map(more).collect()
+}
+
+fn accepted(outcome: Outcome) -> Result<Vec<FederatedBundleResult>, Status> {
+    match outcome.accepted() {
+        Ok(outcome) => Ok(outcome.federated_bundles),
+        Err(refusal) => Err(status::refused(refusal, "bundle")),
+    }
+}
+
+/// Adds what one more command did of what is unfinished.
+fn go_on(
+    results: &mut [Done<String>],
+    left: &[(usize, String)],
+    written: Result<Vec<FederatedBundleResult>, Status>,
+) {
+    let written = match written {
+        Ok(written) => written.into_iter().map(Ok).collect(),
+        Err(status) => vec![Err(status); left.len()],
+    };
+    for ((at, name), step) in left.iter().zip(written) {
+        let before = match &results[*at] {
+            Ok((_, result)) => result.entries,
+            Err(_) => 0,
+        };
+        results[*at] = match step {
+            Ok(step) => {
+                let entries = before.saturating_add(step.entries);
+                Ok((name.clone(), FederatedBundleResult { entries, ..step }))
+            }
+            Err(status) => Err(refusal::failed(
+                status.code(),
+                name,
+                "failed to delete federated bundle",
+                format!(
+                    "{}; {before} registration entries no longer federate with it, others do, \
+                     and the bundle is still there: delete it again",
+                    status.message()
+                ),
+            )),
+        };
+    }
 }
 
 /// What becomes of entries, by the wire's number.

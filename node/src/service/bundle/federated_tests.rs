@@ -16,6 +16,7 @@ fn result(refusal: Refusal) -> FederatedBundleResult {
     FederatedBundleResult {
         refusal: refusal.into(),
         entries: 2,
+        more: false,
     }
 }
 
@@ -78,6 +79,56 @@ fn each_outcome_of_a_deletion_is_told_with_the_name_that_was_sent() {
     let text = "failed to delete federated bundle: datastore-sql: cannot delete bundle; federated \
                 with 2 registration entries";
     assert_eq!(told(Refusal::FederatedWith), (9, text.into()));
+}
+
+#[test]
+fn a_deletion_goes_on_until_nothing_federates_with_the_bundle() {
+    let step = |entries, more| FederatedBundleResult {
+        entries,
+        more,
+        ..result(Refusal::None)
+    };
+    let named = |name: &str, result| Ok((name.to_owned(), result));
+    let begun = || {
+        vec![
+            named("a.test", step(1000, true)),
+            Err(Status::not_found("b")),
+            named("c.test", step(3, false)),
+            named("d.test", step(0, true)),
+        ]
+    };
+    let mut results = begun();
+    let left = unfinished(&results);
+    assert_eq!(left, [(0, "a.test".into()), (3, "d.test".into())]);
+    go_on(
+        &mut results,
+        &left,
+        Ok(vec![step(500, false), step(500, true)]),
+    );
+    let left = unfinished(&results);
+    assert_eq!(left, [(3, "d.test".into())]);
+    go_on(&mut results, &left, Ok(vec![step(700, false)]));
+    assert_eq!(unfinished(&results), []);
+    let entries = results.iter().flatten().map(|(_, r)| r.entries);
+    assert_eq!(entries.collect::<Vec<_>>(), [1500, 3, 1200]);
+
+    // Cut short: each that is not done says so, and nothing asks for it again.
+    let mut results = begun();
+    let left = unfinished(&results);
+    go_on(
+        &mut results,
+        &left,
+        Err(Status::deadline_exceeded("out of time")),
+    );
+    assert_eq!(unfinished(&results), []);
+    let status = results[0].as_ref().unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(
+        status.message(),
+        "failed to delete federated bundle: out of time; 1000 registration entries no longer \
+         federate with it, others do, and the bundle is still there: delete it again"
+    );
+    assert!(results[2].is_ok() && results[3].is_err());
 }
 
 #[test]

@@ -60,11 +60,11 @@ pub(super) async fn create(
 ) -> Result<Vec<Created>, Status> {
     let batch = Batch::sort_out(entries, |entry| convert::draft(trust_domain, entry));
     let make = |entries| Command::CreateEntries(CreateEntries { entries });
-    let results = batch.write(doors, Entry::encoded_len, make).await?;
-    Ok(results
-        .into_iter()
-        .map(|result| created(trust_domain, result, mask))
-        .collect())
+    let mut results = batch.write(doors, Entry::encoded_len, make).await?;
+    read_left_out(&doors.local(), &mut results);
+    let told = results.into_iter();
+    let told = told.map(|result| created(trust_domain, result, mask));
+    Ok(fit(told.collect()))
 }
 
 /// Updates each entry for itself.
@@ -80,12 +80,43 @@ pub(super) async fn update(
     let message = |entry: &Entry| convert::message(trust_domain, entry, output_mask);
     readable(answer_bytes(&doors.local(), ids.len(), &batch.fit, message))?;
     let make = |updates| Command::UpdateEntries(UpdateEntries { updates });
-    let results = batch.write(doors, EntryUpdate::encoded_len, make).await?;
+    let mut results = batch.write(doors, EntryUpdate::encoded_len, make).await?;
+    read_left_out(&doors.local(), &mut results);
     Ok(ids
         .iter()
         .zip(results)
         .map(|(id, result)| updated(id, result, message))
         .collect())
+}
+
+/// Entries that the outcome had no room for, as they are here now: what was written has
+/// been applied. One that is gone since then stays left out.
+fn read_left_out(directory: &Directory, results: &mut [Result<EntryResult, Status>]) {
+    for result in results.iter_mut().flatten() {
+        if !result.entry_id.is_empty() {
+            result.entry = directory
+                .entry(&result.entry_id)
+                .map(|entry| (**entry).clone());
+        }
+    }
+}
+
+/// Leaves out of an answer what a client could not read: entries that were there already,
+/// which may be larger than what was sent. Their status stays.
+fn fit(mut told: Vec<Created>) -> Vec<Created> {
+    let (ok, mut bytes) = (status::item_ok(), told.len() * ITEM_OVERHEAD);
+    for item in told.iter().filter(|item| item.status == ok) {
+        bytes += item.entry.as_ref().map_or(0, page::field_bytes);
+    }
+    for item in told.iter_mut().filter(|item| item.status != ok) {
+        let more = item.entry.as_ref().map_or(0, page::field_bytes);
+        if bytes + more > ANSWER_BYTES_MAX {
+            item.entry = None;
+        } else {
+            bytes += more;
+        }
+    }
+    told
 }
 
 /// Size of the answer to updates, by the entries as they are here now: a masked update
@@ -208,13 +239,14 @@ fn created(
             };
         }
     };
-    let status = match (result.refusal(), &result.entry) {
+    let is_similar = result.entry.is_some() || !result.entry_id.is_empty();
+    let status = match (result.refusal(), is_similar) {
         (Refusal::None, _) => status::item_ok(),
         // Controllers read the entry that was there from this very answer.
-        (Refusal::AlreadyExists, Some(_)) => {
+        (Refusal::AlreadyExists, true) => {
             status::item(&Status::already_exists("similar entry already exists"))
         }
-        (Refusal::AlreadyExists, None) => status::item(&Status::already_exists(
+        (Refusal::AlreadyExists, false) => status::item(&Status::already_exists(
             "failed to create entry: an entry with this ID already exists",
         )),
         (Refusal::NoFederatedBundle, _) => {
@@ -388,6 +420,59 @@ mod tests {
         let text =
             "failed to create entry: unable to find federated bundle \"spiffe://other.test\"";
         assert_eq!(told(Ok(unknown)), (13, text.into(), None));
+    }
+
+    #[test]
+    fn what_the_outcome_left_out_is_read_from_the_state() {
+        let mut directory = Directory::default();
+        let stored = Entry {
+            id: "a".into(),
+            hint: "stored".into(),
+            ..Entry::default()
+        };
+        let key = chancery_raft_store::view::Table::Entries.key(b"a");
+        directory
+            .absorb_row(&key, Some(&stored.encode_to_vec()))
+            .unwrap();
+        let left_out = |id: &str, refusal| {
+            Ok(EntryResult {
+                entry_id: id.into(),
+                ..result(refusal, None)
+            })
+        };
+        let mut results = vec![
+            left_out("a", Refusal::None),
+            left_out("gone", Refusal::AlreadyExists),
+            Ok(result(Refusal::AlreadyExists, None)),
+        ];
+        read_left_out(&directory, &mut results);
+        let entries: Vec<_> = results
+            .iter()
+            .map(|r| r.as_ref().unwrap().entry.clone())
+            .collect();
+        assert_eq!(entries, [Some(stored), None, None]);
+        let similar = told(results.remove(1));
+        assert_eq!(similar, (6, "similar entry already exists".into(), None));
+    }
+
+    #[test]
+    fn an_entry_that_was_there_is_left_out_of_an_answer_that_nobody_could_read() {
+        let large = |refusal| {
+            let mut result = result(refusal, Some("a"));
+            result.entry.as_mut().unwrap().dns_names = vec!["x".repeat(1 << 20)];
+            created(&domain(), Ok(result), None)
+        };
+        let told = [
+            Refusal::AlreadyExists,
+            Refusal::AlreadyExists,
+            Refusal::None,
+            Refusal::AlreadyExists,
+            Refusal::None,
+        ];
+        let told = fit(told.into_iter().map(large).collect());
+        let kept: Vec<_> = told.iter().map(|item| item.entry.is_some()).collect();
+        assert_eq!(kept, [true, false, true, false, true]);
+        assert!(told.iter().map(page::field_bytes).sum::<usize>() < ANSWER_BYTES_MAX);
     }
 
     #[test]
