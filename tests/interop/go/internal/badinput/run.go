@@ -217,6 +217,19 @@ func alive(ctx context.Context, nodes []*grpc.ClientConn) error {
 	return nil
 }
 
+// patiently calls again while the answer is that there is no leader just now, which on
+// a busy machine may be; a node that is gone goes on saying so, and that is a failure.
+func patiently(ctx context.Context, conn *grpc.ClientConn, method call.Method, input Input) call.Outcome {
+	for deadline := time.Now().Add(callLimit); ; time.Sleep(100 * time.Millisecond) {
+		bounded, cancel := context.WithTimeout(ctx, callLimit)
+		outcome := send(bounded, conn, method, input)
+		cancel()
+		if outcome.Status.Code() != codes.Unavailable || time.Now().After(deadline) {
+			return outcome
+		}
+	}
+}
+
 func flood(ctx context.Context, options Options, method call.Method, materials Materials) (map[codes.Code]int, error) {
 	var next atomic.Int64
 	var mutex sync.Mutex
@@ -263,9 +276,7 @@ func flood(ctx context.Context, options Options, method call.Method, materials M
 					return
 				}
 				input := Generate(options.Seed, method, index, options.World.TrustDomain.Name(), materials)
-				bounded, cancel := context.WithTimeout(ctx, callLimit)
-				outcome := send(bounded, conn, method, input)
-				cancel()
+				outcome := patiently(ctx, conn, method, input)
 				mutex.Lock()
 				seen[outcome.Status.Code()]++
 				mutex.Unlock()
