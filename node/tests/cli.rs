@@ -89,7 +89,7 @@ fn a_log_file_is_opened_again_when_who_renamed_it_says_so() {
     );
     let text = format!(
         "trust_domain = 'example.org'\ndata_dir = '{0}/data'\n[api]\naddress = '{1}'\n\
-         admin_socket = '{0}/api.sock'\n[peer]\naddress = '{2}'\n",
+         admin_socket = '{0}/api.sock'\n[peer]\naddress = '{2}'\n[cluster]\npeers = ['{2}']\n",
         dir.path().display(),
         free(),
         free()

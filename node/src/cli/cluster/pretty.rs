@@ -243,7 +243,7 @@ All is well.
                 cluster_status(),
                 NOW,
                 [
-                    "[1mleader\u{1b}[0m  \u{1b}[32mready\u{1b}",
+                    "[1mleader\u{1b}[0m   \u{1b}[32mready\u{1b}",
                     "[33mnot ready\u{1b}",
                     "[31munreachable\u{1b}",
                     "[32mAll is well.\u{1b}",
