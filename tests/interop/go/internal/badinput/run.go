@@ -107,7 +107,7 @@ func Run(ctx context.Context, options Options) error {
 	if len(failures) > 0 {
 		return fmt.Errorf("%d methods failed; the first: %s", len(failures), failures[0])
 	}
-	if options.Only < 0 && total[codes.InvalidArgument] == 0 {
+	if options.Only < 0 && options.Method == "" && total[codes.InvalidArgument] == 0 {
 		return errors.New("no input was refused: are these bad inputs at all?")
 	}
 	return nil
