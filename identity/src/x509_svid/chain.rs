@@ -158,13 +158,11 @@ pub fn verify_chain(
             .and_then(|path| check_intermediates(&path))
     };
     if let Err(error) = leads_to(&anchors) {
-        // Why there is no path, where one would lead to a root of another time.
-        let why = match error {
-            VerifyError::UnknownIssuer(_) => untimely
-                .into_iter()
-                .find_map(|(anchor, why)| leads_to(&[anchor]).is_ok().then_some(why)),
-            _ => None,
-        };
+        // Why there is no path, where one would lead to a root of another time. Roots of
+        // one cluster share their name, so the first error may be about any of them.
+        let why = untimely
+            .into_iter()
+            .find_map(|(anchor, why)| leads_to(&[anchor]).is_ok().then_some(why));
         return Err(why.unwrap_or(error));
     }
 

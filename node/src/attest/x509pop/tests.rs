@@ -108,6 +108,10 @@ impl Holder {
         payload(&[&Value::String(STANDARD.encode(&self.leaf))])
     }
 
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the agent's entropy, not the server's"
+    )]
     fn prove(&self, challenge: &[u8]) -> Vec<u8> {
         let challenge: Value = serde_json::from_slice(challenge).unwrap();
         let mut message = der(&challenge["ecdsa_signature"]["nonce"]);
@@ -222,7 +226,7 @@ async fn an_authority_that_is_revoked_while_the_agent_thinks_attests_nobody() {
 #[tokio::test]
 async fn checks_beyond_their_bound_are_sent_away_and_those_within_wait() {
     let checks = Arc::new(Checks::new(1, 1));
-    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
     let (begun, begins) = tokio::sync::oneshot::channel();
     let run = |work: Box<dyn FnOnce() + Send>| {
         let checks = Arc::clone(&checks);
