@@ -1,6 +1,11 @@
 //! The `chancery` program itself: its exit codes and streams. What each verb does is tested in the
 //! library.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test waits for a process by the clock of its machine"
+)]
+
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
