@@ -20,6 +20,7 @@ var anywhere = []codes.Code{codes.OK, codes.InvalidArgument, codes.NotFound, cod
 // Further codes of single methods.
 var further = map[string][]codes.Code{
 	"Agent/AttestAgent":                   {codes.PermissionDenied},
+	"Bundle/GetBundle":                    {codes.OutOfRange},        // more than 4 KiB of mask
 	"SVID/BatchNewX509SVID":               {codes.ResourceExhausted}, // more than the limiter's burst in one call
 	"SVID/BatchNewWITSVID":                {codes.Unimplemented, codes.ResourceExhausted},
 	"SVID/MintWITSVID":                    {codes.Unimplemented},
