@@ -311,11 +311,6 @@ impl Directory {
         self.intents.get(slot)
     }
 
-    /// Authority by kind and id.
-    pub fn authority(&self, kind: AuthorityKind, id: &str) -> Option<&Arc<Authority>> {
-        self.authorities.get(&(kind.into(), id.to_owned()))
-    }
-
     /// Bundles and relationships of other trust domains, and the authorities of the own
     /// bundle that are not this cluster's.
     pub fn federation(&self) -> &Federation {

@@ -655,10 +655,6 @@ async fn a_downstream_server_publishes_its_keys() -> anyhow::Result<()> {
         (jwt_key("endless", 0)?, "missing expiration"),
         (jwt_key("past", now - 1)?, "expired already"),
         (
-            jwt_key("far", now + 367 * 24 * 3600)?,
-            "expires more than 366 days from now",
-        ),
-        (
             jwt_key(&"k".repeat(256), now + 3600)?,
             "key ID is longer than 255 bytes",
         ),

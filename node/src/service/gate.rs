@@ -11,12 +11,11 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_raft_store::Directory;
-use chancery_raft_store::model::{AuthorityKind, AuthorityStatus};
 use tonic::{Request, Status};
 
 use super::{Context, activator::Activator};
 use crate::authz::{
-    Admitted, AgentStanding, CallerFacts, Denial, EntryFlags, Gate, Permit, Role, authorize,
+    Admitted, AgentStanding, CallerFacts, Denial, EntryFlags, Gate, Permit, authorize,
 };
 use crate::cluster::status::Members;
 use crate::registry::Doors;
@@ -57,25 +56,6 @@ impl LocalGate {
     }
 }
 
-impl LocalGate {
-    /// Whether an authority that vouched for the caller when it connected has been revoked
-    /// since. A connection outlives that; who comes anew is refused by the handshake.
-    fn is_of_a_revoked_authority(&self, caller: &Caller) -> bool {
-        let Caller::Certificate(caller) = caller else {
-            return false;
-        };
-        if !caller.id().is_member_of(&self.trust_domain) {
-            return false;
-        }
-        let directory = self.doors.local();
-        caller.issuers().iter().any(|id| {
-            directory
-                .authority(AuthorityKind::X509, id)
-                .is_some_and(|a| a.status() == AuthorityStatus::Revoked)
-        })
-    }
-}
-
 #[async_trait]
 impl Gate for LocalGate {
     async fn admit(&self, method: &str, caller: &Caller) -> Result<Permit, Status> {
@@ -90,12 +70,6 @@ impl Gate for LocalGate {
             permit,
             activate_serial,
         } = answer.map_err(Denial::into_status)?;
-        if permit.role() != Role::Anyone && self.is_of_a_revoked_authority(caller) {
-            // No typed reason: the agent is none the worse, its connection is.
-            return Err(Status::unavailable(
-                "the authority of the presented certificate was revoked; connect again with another",
-            ));
-        }
         if let (Some(agent), Some(serial)) = (permit.agent(), activate_serial) {
             self.activator.used(agent, serial);
         }

@@ -87,7 +87,7 @@ impl Welcome for AgentWelcome {
         }
         let caller = match session.peer_certificates() {
             None | Some([]) => Caller::Anonymous(AnonymousCaller::new(from)),
-            Some(chain @ [leaf, ..]) => {
+            Some([leaf, ..]) => {
                 // The verifier judged this very certificate; only its facts
                 // are read here.
                 let facts = read_svid(leaf).map_err(|e| Refusal::Certificate(e.to_string()))?;
@@ -96,25 +96,11 @@ impl Welcome for AgentWelcome {
                     facts.id,
                     facts.serial.to_string(),
                     facts.not_after,
-                    chain.iter().filter_map(|c| issuer(c)).collect(),
                 )))
             }
         };
         Ok((stream, caller))
     }
-}
-
-/// The key id of whoever issued a certificate (RFC 5280 §4.2.1.1), in lower-case hex.
-fn issuer(certificate: &[u8]) -> Option<String> {
-    use x509_parser::extensions::ParsedExtension;
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let mut extensions = parsed.extensions().iter();
-    extensions.find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::AuthorityKeyIdentifier(aki) => {
-            aki.key_identifier.as_ref().map(|id| hex::encode(id.0))
-        }
-        _ => None,
-    })
 }
 
 #[cfg(test)]

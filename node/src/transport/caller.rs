@@ -40,7 +40,6 @@ pub struct CertificateCaller {
     id: SpiffeId,
     serial: String,
     not_after: i64,
-    issuers: Vec<String>,
 }
 
 impl LocalCaller {
@@ -76,14 +75,12 @@ impl CertificateCaller {
         id: SpiffeId,
         serial: String,
         not_after: i64,
-        issuers: Vec<String>,
     ) -> Self {
         Self {
             address,
             id,
             serial,
             not_after,
-            issuers,
         }
     }
 
@@ -106,12 +103,6 @@ impl CertificateCaller {
     /// (RFC 5280 §4.1.2.5: inclusive).
     pub fn not_after(&self) -> i64 {
         self.not_after
-    }
-
-    /// Lower-case hex of the key ids of those who issued the certificates of its chain, the
-    /// authority's among them: as the ids of authorities.
-    pub fn issuers(&self) -> &[String] {
-        &self.issuers
     }
 }
 
@@ -171,7 +162,6 @@ pub(crate) mod testing {
             id,
             serial.to_owned(),
             not_after,
-            Vec::new(),
         )))
     }
 }

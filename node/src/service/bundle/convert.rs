@@ -46,10 +46,6 @@ pub(in crate::service) enum AuthoritiesError {
     TooMany,
 }
 
-/// Furthest end of a key that a downstream server publishes, in seconds from now: what a
-/// server that is not honest leaves behind goes away by itself.
-const PUBLISHED_FOR_MAX: i64 = 366 * 24 * 60 * 60;
-
 /// Why the end of a published key is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum EndError {
@@ -59,9 +55,6 @@ pub(super) enum EndError {
     /// It is of no use.
     #[error("expired already")]
     Past,
-    /// It would stay for years.
-    #[error("expires more than 366 days from now")]
-    TooFar,
 }
 
 /// Why a bundle is refused.
@@ -197,7 +190,6 @@ pub(super) fn check_end(key: &JwtAuthority, now: i64) -> Result<(), EndError> {
     match key.expires_at() {
         0 => Err(EndError::Missing),
         end if end <= now => Err(EndError::Past),
-        end if end > now.saturating_add(PUBLISHED_FOR_MAX) => Err(EndError::TooFar),
         _ => Ok(()),
     }
 }

@@ -264,7 +264,7 @@ fn bundles_have_bounds() {
 }
 
 #[test]
-fn a_published_key_ends_within_a_year_and_a_day() {
+fn a_published_key_has_an_end_and_it_lies_ahead() {
     let now = 1_800_000_000;
     let ending = |expires_at| {
         let key = types::JwtKey {
@@ -274,16 +274,11 @@ fn a_published_key_ends_within_a_year_and_a_day() {
         let key = jwt_authorities(&[key]).unwrap().remove(0);
         check_end(&key, now).map_err(|error| error.to_string())
     };
-    let year = 366 * 24 * 60 * 60;
     assert_eq!(ending(now + 1), Ok(()));
-    assert_eq!(ending(now + year), Ok(()));
+    assert_eq!(ending(i64::MAX), Ok(()));
     assert_eq!(ending(0), Err("missing expiration".into()));
     for past in [now, now - 1, -1, i64::MIN] {
         assert_eq!(ending(past), Err("expired already".into()));
-    }
-    for far in [now + year + 1, i64::MAX] {
-        let text = "expires more than 366 days from now";
-        assert_eq!(ending(far), Err(text.into()));
     }
 }
 
