@@ -238,9 +238,13 @@ async fn checks_beyond_their_bound_are_sent_away_and_those_within_wait() {
     }));
     begins.await.unwrap();
     let second = run(Box::new(|| ()));
-    while checks.admitted.available_permits() > 0 {
-        tokio::task::yield_now().await;
-    }
+    let waits = async {
+        while checks.admitted.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waits = tokio::time::timeout(std::time::Duration::from_secs(20), waits).await;
+    waits.expect("two are all there may be");
     let status = run(Box::new(|| ())).await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert!(!second.is_finished());
