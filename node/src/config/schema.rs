@@ -55,8 +55,6 @@ pub enum Kind {
         /// What is planned but refused today, with a message of its own.
         reserved: &'static [&'static str],
     },
-    /// `true` or `false`.
-    Flag,
     /// A list of texts.
     Texts {
         /// Most items.
@@ -255,7 +253,7 @@ pub const KEYS: &[Key] = &[
         "Most certificates that a node may send beside its own."),
     key("node_attestors.x509pop.max_rsa_key_size", count(1, 8_192), Absent("`8192`"),
         "Largest RSA key in the certificates that a node sends, in bits."),
-    key("node_attestors.x509pop.verify_client_ip", Kind::Flag, Absent("`false`"),
+    key("node_attestors.x509pop.verify_client_ip", Kind::Bool, Absent("`false`"),
         "Whether a node must call from an IP address that is a subject alternative name of its certificate."),
 
     key("metrics.address", Kind::Bind, Absent("no listener"),
@@ -396,10 +394,6 @@ fn check_value(kind: Kind, value: &Value) -> Result<(), String> {
                 .unwrap_or_default();
             Err(format!("must be {}{hint}", choices(of)))
         }
-        Kind::Flag => value
-            .as_bool()
-            .map(drop)
-            .ok_or_else(|| format!("must be true or false, not {}", value.type_str())),
         Kind::Texts { items_max } => each(value, items_max, |text| check_text(text, 2_048)),
         Kind::Addresses { items_max } => {
             each(value, items_max, |text| text.parse::<HostPort>().map(drop))
@@ -558,7 +552,6 @@ fn describe(kind: Kind) -> String {
         Kind::Integer { min, max } => format!("integer, {min} to {max}"),
         Kind::Bool => "true or false".to_owned(),
         Kind::Choice { of, .. } => choices(of),
-        Kind::Flag => "true or false".to_owned(),
         Kind::Texts { items_max } => format!("list of strings, at most {items_max}"),
         Kind::Addresses { items_max } => format!("list of host and port, at most {items_max}"),
         Kind::Ranges { items_max } => format!("list of IP ranges, at most {items_max}"),
