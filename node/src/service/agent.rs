@@ -94,8 +94,8 @@ impl AgentService {
 /// A refusal about an agent, once it is in the log.
 fn refused(agent: &SpiffeId, status: Status) -> Status {
     let subject = Subject {
-        entry_id: None,
         spiffe_id: Some(agent.as_str()),
+        ..Subject::default()
     };
     status::log(&status, subject);
     status

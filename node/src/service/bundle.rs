@@ -198,7 +198,7 @@ impl Bundle for BundleService {
         let request = request.into_inner();
         let (size, token) = (request.page_size, &request.page_token);
         let pages =
-            PageRequest::new("failed to list bundles", size, token).map_err(refusal::bad_token)?;
+            PageRequest::new("failed to list bundles", size, token).map_err(status::logged)?;
         let freshness = self.context.doors.linearizable().await;
         let next = |after, limit| {
             let directory = self.context.doors.local();

@@ -115,7 +115,7 @@ impl Entry for EntryService {
             let status = Status::not_found("entry not found");
             let subject = Subject {
                 entry_id: Some(&request.id),
-                spiffe_id: None,
+                ..Subject::default()
             };
             status::log(&status, subject);
             status

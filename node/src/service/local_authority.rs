@@ -14,10 +14,12 @@ use chancery_raft_store::model::{Authority, AuthorityKind};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use super::status::{Subject, logged, logged_of};
 use super::svid::check_jwt_enabled;
 use super::{Context, holds, permit};
 use crate::authority::{OtherKey, Slot, StepFailed};
 use crate::authz::CallDeadline;
+use crate::registry::Freshness;
 
 /// Longest time a key may take to be made and recorded.
 const PREPARE_LIMIT: Duration = Duration::from_secs(30);
@@ -35,6 +37,47 @@ impl LocalAuthorityService {
     /// A service over the node's authorities.
     pub(super) fn new(context: Context) -> Self {
         Self { context }
+    }
+
+    /// What every method asks first.
+    fn begin<T>(&self, kind: AuthorityKind, request: &Request<T>) -> Result<(), Status> {
+        permit(request)?;
+        match kind {
+            AuthorityKind::Jwt => check_jwt_enabled(&self.context),
+            AuthorityKind::X509 | AuthorityKind::Unspecified => Ok(()),
+        }
+    }
+
+    /// Active, prepared and old authority of a kind.
+    async fn show(
+        &self,
+        kind: AuthorityKind,
+    ) -> Result<(Freshness, [Option<api::AuthorityState>; 3]), Status> {
+        let freshness = self.context.doors.linearizable().await;
+        Ok((freshness, states(&self.context.steward.slot(kind))?))
+    }
+
+    /// Takes one step with an authority, by id where there is one; what came of it, in the
+    /// log too where it was refused.
+    async fn step<T>(
+        &self,
+        kind: AuthorityKind,
+        step: Step,
+        id: &str,
+        request: &Request<T>,
+    ) -> Result<Option<api::AuthorityState>, Status> {
+        self.begin(kind, request)?;
+        let done = match step {
+            Step::Prepare => self.prepare(kind, until(request, PREPARE_LIMIT)).await,
+            Step::Activate => self.activate(kind, id, until(request, MEMBERS_LIMIT)).await,
+            Step::Taint => self.taint(kind, id).await,
+            Step::Revoke => self.revoke(kind, id, until(request, MEMBERS_LIMIT)).await,
+        };
+        let subject = Subject {
+            local_authority_id: (!id.is_empty()).then_some(id),
+            ..Subject::default()
+        };
+        done.map(Some).map_err(|status| logged_of(status, subject))
     }
 
     /// The state of a kind, exact: what any node acknowledged is seen.
@@ -127,6 +170,15 @@ fn named(id: &str) -> api::AuthorityState {
         authority_id: id.to_owned(),
         ..api::AuthorityState::default()
     }
+}
+
+/// The steps of a rotation.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Prepare,
+    Activate,
+    Taint,
+    Revoke,
 }
 
 /// When a wait of at most `limit` ends, the caller's deadline considered.
@@ -287,10 +339,8 @@ impl LocalAuthority for LocalAuthorityService {
         &self,
         request: Request<api::GetJwtAuthorityStateRequest>,
     ) -> Result<Response<api::GetJwtAuthorityStateResponse>, Status> {
-        permit(&request)?;
-        check_jwt_enabled(&self.context)?;
-        let freshness = self.context.doors.linearizable().await;
-        let [active, prepared, old] = states(&self.context.steward.slot(AuthorityKind::Jwt))?;
+        self.begin(AuthorityKind::Jwt, &request)?;
+        let (freshness, [active, prepared, old]) = self.show(AuthorityKind::Jwt).await?;
         Ok(
             freshness.mark(Response::new(api::GetJwtAuthorityStateResponse {
                 active,
@@ -304,12 +354,12 @@ impl LocalAuthority for LocalAuthorityService {
         &self,
         request: Request<api::PrepareJwtAuthorityRequest>,
     ) -> Result<Response<api::PrepareJwtAuthorityResponse>, Status> {
-        permit(&request)?;
-        check_jwt_enabled(&self.context)?;
-        let until = until(&request, PREPARE_LIMIT);
-        let prepared_authority = Some(self.prepare(AuthorityKind::Jwt, until).await?);
+        let id = "";
+        let state = self
+            .step(AuthorityKind::Jwt, Step::Prepare, id, &request)
+            .await?;
         Ok(Response::new(api::PrepareJwtAuthorityResponse {
-            prepared_authority,
+            prepared_authority: state,
         }))
     }
 
@@ -317,13 +367,12 @@ impl LocalAuthority for LocalAuthorityService {
         &self,
         request: Request<api::ActivateJwtAuthorityRequest>,
     ) -> Result<Response<api::ActivateJwtAuthorityResponse>, Status> {
-        permit(&request)?;
-        check_jwt_enabled(&self.context)?;
-        let until = until(&request, MEMBERS_LIMIT);
-        let id = request.into_inner().authority_id;
-        let activated_authority = Some(self.activate(AuthorityKind::Jwt, &id, until).await?);
+        let id = &request.get_ref().authority_id;
+        let state = self
+            .step(AuthorityKind::Jwt, Step::Activate, id, &request)
+            .await?;
         Ok(Response::new(api::ActivateJwtAuthorityResponse {
-            activated_authority,
+            activated_authority: state,
         }))
     }
 
@@ -331,41 +380,41 @@ impl LocalAuthority for LocalAuthorityService {
         &self,
         request: Request<api::TaintJwtAuthorityRequest>,
     ) -> Result<Response<api::TaintJwtAuthorityResponse>, Status> {
-        permit(&request)?;
-        check_jwt_enabled(&self.context)?;
-        let id = request.into_inner().authority_id;
-        let tainted = self.taint(AuthorityKind::Jwt, &id).await?;
-        let response = api::TaintJwtAuthorityResponse {
-            // SPIRE's answer tells no expiry here.
-            tainted_authority: Some(api::AuthorityState {
-                expires_at: 0,
-                ..tainted
-            }),
-        };
-        Ok(holds::mark(&self.context, Response::new(response)).await)
+        let id = &request.get_ref().authority_id;
+        let state = self
+            .step(AuthorityKind::Jwt, Step::Taint, id, &request)
+            .await?;
+        // SPIRE's answer tells no expiry here.
+        let state = state.map(|state| api::AuthorityState {
+            expires_at: 0,
+            ..state
+        });
+        let response = Response::new(api::TaintJwtAuthorityResponse {
+            tainted_authority: state,
+        });
+        Ok(holds::mark(&self.context, response).await)
     }
 
     async fn revoke_jwt_authority(
         &self,
         request: Request<api::RevokeJwtAuthorityRequest>,
     ) -> Result<Response<api::RevokeJwtAuthorityResponse>, Status> {
-        permit(&request)?;
-        check_jwt_enabled(&self.context)?;
-        let until = until(&request, MEMBERS_LIMIT);
-        let id = request.into_inner().authority_id;
-        let response = api::RevokeJwtAuthorityResponse {
-            revoked_authority: Some(self.revoke(AuthorityKind::Jwt, &id, until).await?),
-        };
-        Ok(holds::mark(&self.context, Response::new(response)).await)
+        let id = &request.get_ref().authority_id;
+        let state = self
+            .step(AuthorityKind::Jwt, Step::Revoke, id, &request)
+            .await?;
+        let response = Response::new(api::RevokeJwtAuthorityResponse {
+            revoked_authority: state,
+        });
+        Ok(holds::mark(&self.context, response).await)
     }
 
     async fn get_x509_authority_state(
         &self,
         request: Request<api::GetX509AuthorityStateRequest>,
     ) -> Result<Response<api::GetX509AuthorityStateResponse>, Status> {
-        permit(&request)?;
-        let freshness = self.context.doors.linearizable().await;
-        let [active, prepared, old] = states(&self.context.steward.slot(AuthorityKind::X509))?;
+        self.begin(AuthorityKind::X509, &request)?;
+        let (freshness, [active, prepared, old]) = self.show(AuthorityKind::X509).await?;
         Ok(
             freshness.mark(Response::new(api::GetX509AuthorityStateResponse {
                 active,
@@ -379,11 +428,12 @@ impl LocalAuthority for LocalAuthorityService {
         &self,
         request: Request<api::PrepareX509AuthorityRequest>,
     ) -> Result<Response<api::PrepareX509AuthorityResponse>, Status> {
-        permit(&request)?;
-        let until = until(&request, PREPARE_LIMIT);
-        let prepared_authority = Some(self.prepare(AuthorityKind::X509, until).await?);
+        let id = "";
+        let state = self
+            .step(AuthorityKind::X509, Step::Prepare, id, &request)
+            .await?;
         Ok(Response::new(api::PrepareX509AuthorityResponse {
-            prepared_authority,
+            prepared_authority: state,
         }))
     }
 
@@ -391,12 +441,12 @@ impl LocalAuthority for LocalAuthorityService {
         &self,
         request: Request<api::ActivateX509AuthorityRequest>,
     ) -> Result<Response<api::ActivateX509AuthorityResponse>, Status> {
-        permit(&request)?;
-        let until = until(&request, MEMBERS_LIMIT);
-        let id = request.into_inner().authority_id;
-        let activated_authority = Some(self.activate(AuthorityKind::X509, &id, until).await?);
+        let id = &request.get_ref().authority_id;
+        let state = self
+            .step(AuthorityKind::X509, Step::Activate, id, &request)
+            .await?;
         Ok(Response::new(api::ActivateX509AuthorityResponse {
-            activated_authority,
+            activated_authority: state,
         }))
     }
 
@@ -404,25 +454,28 @@ impl LocalAuthority for LocalAuthorityService {
         &self,
         request: Request<api::TaintX509AuthorityRequest>,
     ) -> Result<Response<api::TaintX509AuthorityResponse>, Status> {
-        permit(&request)?;
-        let id = request.into_inner().authority_id;
-        let response = api::TaintX509AuthorityResponse {
-            tainted_authority: Some(self.taint(AuthorityKind::X509, &id).await?),
-        };
-        Ok(holds::mark(&self.context, Response::new(response)).await)
+        let id = &request.get_ref().authority_id;
+        let state = self
+            .step(AuthorityKind::X509, Step::Taint, id, &request)
+            .await?;
+        let response = Response::new(api::TaintX509AuthorityResponse {
+            tainted_authority: state,
+        });
+        Ok(holds::mark(&self.context, response).await)
     }
 
     async fn revoke_x509_authority(
         &self,
         request: Request<api::RevokeX509AuthorityRequest>,
     ) -> Result<Response<api::RevokeX509AuthorityResponse>, Status> {
-        permit(&request)?;
-        let until = until(&request, MEMBERS_LIMIT);
-        let id = request.into_inner().authority_id;
-        let response = api::RevokeX509AuthorityResponse {
-            revoked_authority: Some(self.revoke(AuthorityKind::X509, &id, until).await?),
-        };
-        Ok(holds::mark(&self.context, Response::new(response)).await)
+        let id = &request.get_ref().authority_id;
+        let state = self
+            .step(AuthorityKind::X509, Step::Revoke, id, &request)
+            .await?;
+        let response = Response::new(api::RevokeX509AuthorityResponse {
+            revoked_authority: state,
+        });
+        Ok(holds::mark(&self.context, response).await)
     }
 
     async fn taint_x509_upstream_authority(
@@ -430,7 +483,7 @@ impl LocalAuthority for LocalAuthorityService {
         request: Request<api::TaintX509UpstreamAuthorityRequest>,
     ) -> Result<Response<api::TaintX509UpstreamAuthorityResponse>, Status> {
         permit(&request)?;
-        Err(no_upstream())
+        Err(logged(no_upstream()))
     }
 
     async fn revoke_x509_upstream_authority(
@@ -438,7 +491,7 @@ impl LocalAuthority for LocalAuthorityService {
         request: Request<api::RevokeX509UpstreamAuthorityRequest>,
     ) -> Result<Response<api::RevokeX509UpstreamAuthorityResponse>, Status> {
         permit(&request)?;
-        Err(no_upstream())
+        Err(logged(no_upstream()))
     }
 
     async fn get_wit_authority_state(

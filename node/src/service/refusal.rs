@@ -1,37 +1,26 @@
-//! Refusals in the words of SPIRE, logged as SPIRE logs them.
-//!
-//! An operator's searches go on working: the line has SPIRE's message, `Invalid
-//! argument: ` before it where the caller is at fault, and its field names. What a
-//! caller reads is the message with the detail behind it; of something that is not
-//! there SPIRE gives no detail.
+//! Refusals about the bundle of a trust domain, or a relationship with one, in the words of
+//! SPIRE and in the log. What a caller reads is the message with the detail behind it; of
+//! something that is not there SPIRE gives no detail.
 
 use std::fmt::Display;
 
 use tonic::{Code, Status};
 
+use super::status::{Subject, logged_of};
+
 /// What was asked for cannot be done for the caller's fault.
 pub(super) fn invalid(trust_domain: &str, message: &str, detail: impl Display) -> Status {
-    tracing::error!(
-        trust_domain_id = trust_domain,
-        error = %detail,
-        "Invalid argument: {message}"
-    );
-    Status::invalid_argument(format!("{message}: {detail}"))
+    failed(Code::InvalidArgument, trust_domain, message, detail)
 }
 
 /// The same without a detail.
 pub(super) fn invalid_alone(trust_domain: &str, message: &str) -> Status {
-    tracing::error!(
-        trust_domain_id = trust_domain,
-        "Invalid argument: {message}"
-    );
-    Status::invalid_argument(message)
+    failed_alone(Code::InvalidArgument, trust_domain, message)
 }
 
 /// What was asked for is not there.
 pub(super) fn not_found(trust_domain: &str, message: &str) -> Status {
-    tracing::error!(trust_domain_id = trust_domain, "{}", capitalized(message));
-    Status::not_found(message)
+    failed_alone(Code::NotFound, trust_domain, message)
 }
 
 /// Any other refusal.
@@ -41,32 +30,23 @@ pub(super) fn failed(
     message: &str,
     detail: impl Display,
 ) -> Status {
-    tracing::error!(
-        trust_domain_id = trust_domain,
-        error = %detail,
-        "{}",
-        capitalized(message)
-    );
-    Status::new(code, format!("{message}: {detail}"))
+    told(
+        trust_domain,
+        Status::new(code, format!("{message}: {detail}")),
+    )
 }
 
 /// Any other refusal, without a detail.
 pub(super) fn failed_alone(code: Code, trust_domain: &str, message: &str) -> Status {
-    tracing::error!(trust_domain_id = trust_domain, "{}", capitalized(message));
-    Status::new(code, message)
+    told(trust_domain, Status::new(code, message))
 }
 
-/// A page token that is none: SPIRE's code for it in these lists is Internal.
-pub(super) fn bad_token(status: Status) -> Status {
-    Status::internal(status.message())
-}
-
-fn capitalized(message: &str) -> String {
-    let mut characters = message.chars();
-    match characters.next() {
-        Some(first) => first.to_uppercase().chain(characters).collect(),
-        None => String::new(),
-    }
+fn told(trust_domain: &str, status: Status) -> Status {
+    let subject = Subject {
+        trust_domain_id: Some(trust_domain),
+        ..Subject::default()
+    };
+    logged_of(status, subject)
 }
 
 #[cfg(test)]
@@ -96,11 +76,5 @@ mod tests {
             told(failed_alone(Code::AlreadyExists, "td", "there")),
             (Code::AlreadyExists, "there".into())
         );
-    }
-
-    #[test]
-    fn a_log_line_begins_with_a_capital() {
-        assert_eq!(capitalized("bundle not found"), "Bundle not found");
-        assert_eq!(capitalized(""), "");
     }
 }

@@ -77,8 +77,7 @@ pub(super) fn item_ok() -> Option<types::Status> {
 }
 
 /// Puts a refusal into the log as SPIRE does, so that its operators' searches go on
-/// working: what is wrong as the message, why as the field `error`, and of what. Not an
-/// error of ours, so it is a warning here.
+/// working: what is wrong as the message, why as the field `error`, and of what.
 pub(super) fn log(status: &Status, subject: Subject<'_>) {
     let (what, error) = match status.message().split_once(": ") {
         // SPIRE drops the cause where something is not there.
@@ -88,13 +87,22 @@ pub(super) fn log(status: &Status, subject: Subject<'_>) {
     let Subject {
         entry_id,
         spiffe_id,
+        trust_domain_id,
+        local_authority_id,
     } = subject;
-    if status.code() == Code::InvalidArgument {
-        tracing::warn!(error, entry_id, spiffe_id, "Invalid argument: {what}");
+    let what = if status.code() == Code::InvalidArgument {
+        format!("Invalid argument: {what}")
     } else {
-        let what = capitalized(what);
-        tracing::warn!(error, entry_id, spiffe_id, "{what}");
-    }
+        capitalized(what)
+    };
+    tracing::error!(
+        error,
+        entry_id,
+        spiffe_id,
+        trust_domain_id,
+        local_authority_id,
+        "{what}"
+    );
 }
 
 /// Whom or what a refusal was about, as far as it is known.
@@ -104,15 +112,25 @@ pub(super) struct Subject<'a> {
     pub(super) entry_id: Option<&'a str>,
     /// SPIFFE ID of an agent or an entry.
     pub(super) spiffe_id: Option<&'a str>,
+    /// Trust domain of a bundle or a relationship.
+    pub(super) trust_domain_id: Option<&'a str>,
+    /// Id of an authority.
+    pub(super) local_authority_id: Option<&'a str>,
 }
 
 /// The status of a call, once it is in the log.
 pub(super) fn logged(status: Status) -> Status {
-    log(&status, Subject::default());
+    logged_of(status, Subject::default())
+}
+
+/// The same where it is known what it is about.
+pub(super) fn logged_of(status: Status, subject: Subject<'_>) -> Status {
+    log(&status, subject);
     status
 }
 
-fn capitalized(text: &str) -> String {
+/// A message as it begins a line of the log.
+pub(super) fn capitalized(text: &str) -> String {
     let mut characters = text.chars();
     let first = characters.next().map(|c| c.to_ascii_uppercase());
     first.into_iter().chain(characters).collect()

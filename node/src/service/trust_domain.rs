@@ -266,7 +266,7 @@ impl Api for TrustDomainService {
             request.page_size,
             &request.page_token,
         )
-        .map_err(refusal::bad_token)?;
+        .map_err(status::logged)?;
         let freshness = self.context.doors.linearizable().await;
         let mask = request.output_mask.as_ref();
         let next = |after, limit| {

@@ -175,13 +175,8 @@ fn failure(status: &Status, node_attestor_type: &str, address: &str) {
             tracing::error!(node_attestor_type, address, "Invalid argument: {message}");
         }
         _ => {
-            let mut chars = message.chars();
-            let first = chars
-                .next()
-                .map(|c| c.to_ascii_uppercase())
-                .unwrap_or_default();
-            let rest = chars.as_str();
-            tracing::error!(node_attestor_type, address, "{first}{rest}");
+            let message = status::capitalized(message);
+            tracing::error!(node_attestor_type, address, "{message}");
         }
     }
 }
