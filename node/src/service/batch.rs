@@ -31,8 +31,12 @@ pub(super) fn check_names(names: &[String]) -> Result<(), Status> {
 }
 
 fn check_bytes(items: impl Iterator<Item = usize>) -> Result<(), Status> {
-    let bytes: usize = items.map(|item| item + ITEM_OVERHEAD).sum();
-    if bytes > ANSWER_BYTES_MAX {
+    readable(items.map(|item| item + ITEM_OVERHEAD).sum())
+}
+
+/// Refuses an answer of so many bytes: a client could not read it.
+pub(super) fn readable(answer_bytes: usize) -> Result<(), Status> {
+    if answer_bytes > ANSWER_BYTES_MAX {
         return Err(Status::resource_exhausted(format!(
             "the answer to this batch would be larger than {ANSWER_BYTES_MAX} bytes: send fewer \
              items at a time"
@@ -83,6 +87,11 @@ impl<T: Clone, R> Batch<T, R> {
         batch
     }
 
+    /// What is fit to be written, each with its place.
+    pub(super) fn fit(&self) -> &[(usize, T)] {
+        &self.fit
+    }
+
     /// Writes what is fit; one result an item, in the order of the request. `subject`
     /// is what a refusal of a whole command speaks of.
     pub(super) async fn write(
@@ -100,11 +109,7 @@ impl<T: Clone, R> Batch<T, R> {
                 outcome.map_err(|refusal| status::refused(refusal, subject))
             });
             match written {
-                Ok(outcome) => {
-                    for ((at, item), result) in chunk.into_iter().zip(results(outcome)) {
-                        self.results[at] = Ok((item, result));
-                    }
-                }
+                Ok(outcome) => settle(&mut self.results, chunk, results(outcome)),
                 Err(status) if number == 0 => return Err(status),
                 Err(status) => {
                     tracing::warn!(%status, subject, "a batch was written in part");
@@ -113,6 +118,13 @@ impl<T: Clone, R> Batch<T, R> {
             }
         }
         Ok(self.results)
+    }
+}
+
+/// Puts the results of a command where its items came from.
+fn settle<T, R>(places: &mut [Result<(T, R), Status>], chunk: Vec<(usize, T)>, results: Vec<R>) {
+    for ((at, item), result) in chunk.into_iter().zip(results) {
+        places[at] = Ok((item, result));
     }
 }
 
@@ -136,7 +148,7 @@ fn chunks<T>(items: Vec<(usize, T)>, size: impl Fn(&T) -> usize) -> Vec<Vec<(usi
     chunks
 }
 
-fn not_written() -> Status {
+pub(super) fn not_written() -> Status {
     Status::unavailable("this item of the batch was not confirmed; look before you send it again")
 }
 
@@ -158,6 +170,33 @@ mod tests {
             .map(|result| result.as_ref().unwrap_err().code())
             .collect();
         assert_eq!(codes, [Code::Unavailable, Code::Aborted, Code::Unavailable]);
+    }
+
+    #[test]
+    fn results_stand_where_their_items_stood() {
+        let check = |item: &'static str| match item {
+            "" => Err(Status::invalid_argument("missing")),
+            item => Ok(item),
+        };
+        let mut batch = Batch::sort_out(vec!["a", "", "b", "", "c"], check);
+        let fit = std::mem::take(&mut batch.fit);
+        settle(&mut batch.results, fit, vec![1, 2, 3]);
+        let told: Vec<_> = batch
+            .results
+            .into_iter()
+            .map(|result| result.map_err(|status| status.message().to_owned()))
+            .collect();
+        let missing = || Err("missing".to_owned());
+        assert_eq!(
+            told,
+            [
+                Ok(("a", 1)),
+                missing(),
+                Ok(("b", 2)),
+                missing(),
+                Ok(("c", 3))
+            ]
+        );
     }
 
     #[test]

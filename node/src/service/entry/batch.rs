@@ -1,9 +1,6 @@
 //! Creating, updating and deleting entries in batches.
 //!
-//! A batch is not atomic: each item has its own status, in the order of the request
-//! (SPIRE's rule). It goes into the log in commands of bounded size, one after the
-//! other. Where the first cannot be written the call fails, because nothing happened;
-//! where a later one cannot, its items and those after it say so.
+//! What is said of each item here is SPIRE's; how a batch is written is `service::batch`'s.
 
 use chancery_api::spire::api::server::entry::v1::batch_create_entry_response::Result as Created;
 use chancery_api::spire::api::server::entry::v1::batch_delete_entry_response::Result as Deleted;
@@ -21,13 +18,10 @@ use tonic::{Code, Status};
 
 use super::convert;
 use crate::registry::Doors;
+use crate::service::batch::{Batch, readable};
 use crate::service::page::{self, ANSWER_BYTES_MAX};
 use crate::service::status::{self, Subject};
 
-/// Items of one command.
-const ITEMS_MAX: usize = 256;
-/// Bytes of the items of one command.
-const COMMAND_BYTES_MAX: usize = 2 * Entry::BYTES_MAX;
 /// What an item of an answer has beside the entry that was sent: id, creation time,
 /// status, and their tags.
 const ITEM_OVERHEAD: usize = 128;
@@ -41,16 +35,6 @@ pub(super) fn check_size(entries: &[types::Entry]) -> Result<(), Status> {
     readable(bytes)
 }
 
-fn readable(answer_bytes: usize) -> Result<(), Status> {
-    if answer_bytes > ANSWER_BYTES_MAX {
-        return Err(Status::resource_exhausted(format!(
-            "the answer to this batch would be larger than {ANSWER_BYTES_MAX} bytes: send fewer \
-             entries at a time"
-        )));
-    }
-    Ok(())
-}
-
 /// Creates each entry for itself.
 pub(super) async fn create(
     doors: &Doors,
@@ -60,7 +44,7 @@ pub(super) async fn create(
 ) -> Result<Vec<Created>, Status> {
     let batch = Batch::sort_out(entries, |entry| convert::draft(trust_domain, entry));
     let make = |entries| Command::CreateEntries(CreateEntries { entries });
-    let mut results = batch.write(doors, Entry::encoded_len, make).await?;
+    let mut results = write(batch, doors, Entry::encoded_len, make).await?;
     read_left_out(&doors.local(), &mut results);
     let told = results.into_iter();
     let told = told.map(|result| created(trust_domain, result, mask));
@@ -78,9 +62,14 @@ pub(super) async fn update(
     let ids: Vec<_> = entries.iter().map(|entry| entry.id.clone()).collect();
     let batch = Batch::sort_out(entries, |e| convert::update(trust_domain, e, input_mask));
     let message = |entry: &Entry| convert::message(trust_domain, entry, output_mask);
-    readable(answer_bytes(&doors.local(), ids.len(), &batch.fit, message))?;
+    readable(answer_bytes(
+        &doors.local(),
+        ids.len(),
+        batch.fit(),
+        message,
+    ))?;
     let make = |updates| Command::UpdateEntries(UpdateEntries { updates });
-    let mut results = batch.write(doors, EntryUpdate::encoded_len, make).await?;
+    let mut results = write(batch, doors, EntryUpdate::encoded_len, make).await?;
     read_left_out(&doors.local(), &mut results);
     Ok(ids
         .iter()
@@ -138,7 +127,7 @@ fn answer_bytes(
 pub(super) async fn delete(doors: &Doors, ids: Vec<String>) -> Result<Vec<Deleted>, Status> {
     let batch = Batch::sort_out(ids.clone(), nameable);
     let make = |ids| Command::DeleteEntries(DeleteEntries { ids });
-    let results = batch.write(doors, String::len, make).await?;
+    let results = write(batch, doors, String::len, make).await?;
     Ok(ids
         .into_iter()
         .zip(results)
@@ -146,82 +135,19 @@ pub(super) async fn delete(doors: &Doors, ids: Vec<String>) -> Result<Vec<Delete
         .collect())
 }
 
-/// A batch at work: a place for each item's result, and the items that are fit to be
-/// written with theirs.
-struct Batch<T> {
-    results: Vec<Result<EntryResult, Status>>,
-    fit: Vec<(usize, T)>,
-}
-
-impl<T> Batch<T> {
-    fn sort_out<Raw>(items: Vec<Raw>, check: impl Fn(Raw) -> Result<T, Status>) -> Self {
-        let mut batch = Self {
-            results: Vec::with_capacity(items.len()),
-            fit: Vec::new(),
-        };
-        for item in items {
-            let result = check(item).map(|item| batch.fit.push((batch.results.len(), item)));
-            // What is fit has its result once its command is applied.
-            batch
-                .results
-                .push(Err(result.err().unwrap_or_else(not_written)));
-        }
-        batch
-    }
-
-    async fn write(
-        mut self,
-        doors: &Doors,
-        size: impl Fn(&T) -> usize,
-        command: impl Fn(Vec<T>) -> Command,
-    ) -> Result<Vec<Result<EntryResult, Status>>, Status> {
-        for (number, chunk) in chunks(self.fit, size).into_iter().enumerate() {
-            let (places, items): (Vec<_>, Vec<_>) = chunk.into_iter().unzip();
-            match doors.write(command(items)).await.and_then(accepted) {
-                Ok(outcome) => settle(&mut self.results, &places, outcome),
-                Err(status) if number == 0 => return Err(status),
-                Err(status) => {
-                    tracing::warn!(%status, "a batch of entries was written in part");
-                    break;
-                }
-            }
-        }
-        Ok(self.results)
-    }
-}
-
-/// Items in their order, in groups that one command may carry. An item that is too
-/// large alone is a group of its own: it was bounded where it was checked.
-fn chunks<T>(items: Vec<(usize, T)>, size: impl Fn(&T) -> usize) -> Vec<Vec<(usize, T)>> {
-    let mut chunks: Vec<Vec<(usize, T)>> = Vec::new();
-    let mut bytes = 0;
-    for (at, item) in items {
-        let more = size(&item);
-        bytes += more;
-        match chunks.last_mut() {
-            Some(chunk) if chunk.len() < ITEMS_MAX && bytes <= COMMAND_BYTES_MAX => {
-                chunk.push((at, item));
-            }
-            _ => {
-                chunks.push(vec![(at, item)]);
-                bytes = more;
-            }
-        }
-    }
-    chunks
-}
-
-fn accepted(outcome: Outcome) -> Result<Outcome, Status> {
-    outcome
-        .accepted()
-        .map_err(|refusal| status::refused(refusal, "entry"))
-}
-
-/// Puts the results of a command where its items came from.
-fn settle(results: &mut [Result<EntryResult, Status>], places: &[usize], outcome: Outcome) {
-    for (at, result) in places.iter().zip(outcome.entries) {
-        results[*at] = Ok(result);
-    }
+/// Writes a batch; what became of each item.
+async fn write<T: Clone>(
+    batch: Batch<T, EntryResult>,
+    doors: &Doors,
+    size: impl Fn(&T) -> usize,
+    command: impl Fn(Vec<T>) -> Command,
+) -> Result<Vec<Result<EntryResult, Status>>, Status> {
+    let results = |outcome: Outcome| outcome.entries;
+    let written = batch.write(doors, "entry", size, command, results).await?;
+    let results = written.into_iter();
+    Ok(results
+        .map(|result| result.map(|(_, result)| result))
+        .collect())
 }
 
 fn created(
@@ -297,7 +223,7 @@ fn deleted(id: String, result: Result<EntryResult, Status>) -> Deleted {
 fn refused_item(id: &str, status: &Status) -> Option<types::Status> {
     let subject = Subject {
         entry_id: Some(id),
-        spiffe_id: None,
+        ..Subject::default()
     };
     status::log(status, subject);
     status::item(status)
@@ -323,24 +249,14 @@ fn nameable(id: String) -> Result<String, Status> {
     Ok(id)
 }
 
-fn not_written() -> Status {
-    Status::unavailable("this item of the batch was not confirmed; look before you send it again")
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::service::batch::not_written;
 
     fn domain() -> TrustDomain {
         TrustDomain::parse("example.org").unwrap()
-    }
-
-    fn outcome(results: Vec<EntryResult>) -> Outcome {
-        Outcome {
-            entries: results,
-            ..Outcome::default()
-        }
     }
 
     fn result(refusal: Refusal, id: Option<&str>) -> EntryResult {
@@ -362,41 +278,16 @@ mod tests {
     }
 
     #[test]
-    fn results_stand_where_their_items_stood() {
-        let mut batch = Batch::sort_out(vec!["a", "", "b", "a/b", "c"], |id| nameable(id.into()));
-        let places: Vec<_> = batch
-            .fit
-            .iter()
-            .map(|(at, id)| (*at, id.as_str()))
-            .collect();
+    fn an_id_that_names_nothing_is_told_where_it_stood() {
+        let items = vec!["a", "", "b", "a/b", "c"];
+        let batch: Batch<_, EntryResult> = Batch::sort_out(items, |id| nameable(id.into()));
+        let fit = batch.fit().iter();
+        let places: Vec<_> = fit.map(|(at, id)| (*at, id.as_str())).collect();
         assert_eq!(places, [(0, "a"), (2, "b"), (4, "c")]);
-        let answers = ["a", "b", "c"].map(|id| result(Refusal::None, Some(id)));
-        settle(&mut batch.results, &[0, 2, 4], outcome(answers.into()));
-        let told: Vec<_> = batch
-            .results
-            .into_iter()
-            .map(|r| {
-                r.map(|r| r.entry.unwrap().id)
-                    .map_err(|s| s.message().to_owned())
-            })
-            .collect();
-        assert_eq!(
-            told,
-            [
-                Ok("a".into()),
-                Err("missing entry ID".into()),
-                Ok("b".into()),
-                Err("entry not found".into()),
-                Ok("c".into())
-            ]
-        );
-    }
-
-    #[test]
-    fn an_item_without_a_result_is_never_told_as_done() {
-        let batch = Batch::sort_out(vec!["a".to_owned()], nameable);
-        let [result] = <[_; 1]>::try_from(batch.results).unwrap();
-        assert_eq!(result.unwrap_err().code(), Code::Unavailable);
+        let refused = |id: &str| nameable(id.into()).unwrap_err().message().to_owned();
+        assert_eq!(refused(""), "missing entry ID");
+        assert_eq!(refused("a/b"), "entry not found");
+        assert_eq!(not_written().code(), Code::Unavailable);
     }
 
     #[test]
@@ -560,22 +451,6 @@ mod tests {
         assert_eq!(status.message, "entry not found");
         assert!(any_deleted(&[absent.clone(), gone]));
         assert!(!any_deleted(&[absent]));
-    }
-
-    #[test]
-    fn commands_have_bounds_and_keep_the_order() {
-        let sizes = |items: &[usize]| {
-            let items = items.iter().copied().enumerate().collect();
-            let chunks = chunks(items, |size| *size);
-            let flat: Vec<_> = chunks.iter().flatten().map(|(at, _)| *at).collect();
-            assert!(flat.into_iter().eq(0..chunks.iter().map(Vec::len).sum()));
-            chunks.iter().map(Vec::len).collect::<Vec<_>>()
-        };
-        assert_eq!(sizes(&[]), [0usize; 0]);
-        assert_eq!(sizes(&[1; ITEMS_MAX]), [ITEMS_MAX]);
-        assert_eq!(sizes(&[1; ITEMS_MAX + 1]), [ITEMS_MAX, 1]);
-        assert_eq!(sizes(&[Entry::BYTES_MAX; 5]), [2, 2, 1]);
-        assert_eq!(sizes(&[1, COMMAND_BYTES_MAX + 1, 1, 1]), [1, 1, 2]);
     }
 
     #[test]
