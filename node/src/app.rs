@@ -4,16 +4,15 @@
 //! Two runtimes: consensus (Raft core, peers, barriers, forwarding) has its own,
 //! so that a storm of signing or handshakes cannot hold heartbeats up.
 
+mod attestors;
+mod data_dir;
+
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use async_trait::async_trait;
+use anyhow::Context as _;
 use chancery_api::chancery::cluster::v1::cluster_server::ClusterServer;
 use chancery_api::chancery::peer::v1::bootstrap_server::BootstrapServer;
 use chancery_api::chancery::peer::v1::control_server::ControlServer;
@@ -21,26 +20,22 @@ use chancery_api::chancery::peer::v1::raft_server::RaftServer;
 use chancery_hsm::{
     KeyType, MemorySigner, Metered, Pkcs11Config, Pkcs11Signer, Signer, TokenSelector,
 };
-use chancery_identity::pki::Certificate;
 use chancery_raft_store::command::{AnnounceMember, Command};
 use chancery_raft_store::identity_record::IdentityRecord;
 use chancery_raft_store::snapshot::Snapshots;
-use chancery_raft_store::store::Store;
-use chancery_raft_store::store::rocks::RocksStore;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use tonic::service::Routes;
 use zeroize::Zeroizing;
 
-use crate::attest::Attestors;
-use crate::attest::x509pop::{OwnAuthorities, Roots, X509Pop};
+use self::attestors::{attestors, external_roots};
+use self::data_dir::{check_place, identity, open_store, own_data_dir};
 use crate::authority::{
-    Custody, Driver, Issuer, Lifetimes, Making, PRUNE_INTERVAL, ServerSvid, Steward,
-    keep_bundle_pruned, keep_foreign_roots, keep_own_roots, keep_server_svid,
+    Custody, Driver, Issuer, Lifetimes, Making, ServerSvid, Steward, keep_foreign_roots,
+    keep_own_roots, keep_server_svid,
 };
 use crate::authz::layer::GateLayer;
 use crate::cluster::formation::{self, Admission, Plan, VERSION};
@@ -48,7 +43,7 @@ use crate::cluster::peers::{GrpcPeers, PinBook};
 use crate::cluster::server::{PeerServer, pinned_only};
 use crate::cluster::status::{ClusterService, Members, SelfStatus};
 use crate::cluster::{Barriers, Consensus, Proposer, Start, Storage};
-use crate::config::{CaKeyType, Config, Keys, TokenName, X509PopConfig, X509PopRoots};
+use crate::config::{CaKeyType, Config, Keys, TokenName};
 use crate::environment::{Clock, Stopwatch, SystemClock, uuid_v4};
 use crate::health::Health;
 use crate::housekeeping::{AgentPruning, Housekeeping, Pace};
@@ -57,7 +52,7 @@ use crate::issue::Subject;
 use crate::ratelimit::RateLimits;
 use crate::registry::Doors;
 use crate::service::{self, gate::LocalGate};
-use crate::telemetry::{self, LogFile, MeteredStore};
+use crate::telemetry::{self, LogFile};
 use crate::transport::{
     AdminSocket, Limits, ListenError, PeerKey, PeerTls, TcpPort, TlsState, serve_agents,
     serve_peers,
@@ -325,109 +320,6 @@ fn formation_plan(config: &Config) -> anyhow::Result<Plan> {
     })
 }
 
-/// Makes the data directory, and keeps other processes out of it for as long as the
-/// file lives: a second one would count the first one's starts, and might take its
-/// unfinished store for what a crash has left.
-fn own_data_dir(dir: &Path) -> anyhow::Result<File> {
-    use rustix::fs::{FlockOperation, flock};
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("cannot make the data directory {}", dir.display()))?;
-    let path = dir.join("lock");
-    let lock = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
-            "another process uses the data directory {}: stop it first, or give this server a data_dir of its own",
-            dir.display()
-        ),
-        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
-    }
-}
-
-/// The identity record, or a new one with a key and no membership.
-fn identity(config: &Config) -> anyhow::Result<IdentityRecord> {
-    let dir = &config.data_dir;
-    let store = store_path(dir);
-    let Some(record) = IdentityRecord::load(dir)? else {
-        if store.exists() {
-            bail!(
-                "{} holds a store but no identity record: restore the record from a backup of this node, or remove the \
-                 directory and let the node join again under a new id",
-                dir.display()
-            );
-        }
-        let key = PeerKey::generate()?;
-        let record = IdentityRecord {
-            cluster_id: String::new(),
-            trust_domain: config.trust_domain.as_str().to_owned(),
-            node_id: 0,
-            peer_key: key.to_pkcs8().to_vec(),
-            boot: 0,
-            store_made: false,
-            founded: false,
-            pins: Vec::new(),
-        };
-        record.save(dir)?;
-        return Ok(record);
-    };
-    if record.trust_domain != config.trust_domain.as_str() {
-        bail!(
-            "the data directory {} belongs to node {} of cluster {} in trust domain {}, the configuration is for {}; \
-             check data_dir and trust_domain",
-            dir.display(),
-            record.node_id,
-            record.cluster_id,
-            record.trust_domain,
-            config.trust_domain.as_str()
-        );
-    }
-    if record.store_made && !store.exists() {
-        bail!(
-            "node {} of cluster {} has lost its store {}: it must not start as that node again; remove {} and let it \
-             join under a new id and address",
-            record.node_id,
-            record.cluster_id,
-            store.display(),
-            dir.display()
-        );
-    }
-    Ok(record)
-}
-
-fn store_path(data_dir: &Path) -> std::path::PathBuf {
-    data_dir.join("store")
-}
-
-fn open_store(data_dir: &Path, record: &mut IdentityRecord) -> anyhow::Result<Arc<dyn Store>> {
-    let path = store_path(data_dir);
-    let store = if record.store_made {
-        RocksStore::open(&path)
-            .with_context(|| format!("cannot open the store {}", path.display()))?
-    } else {
-        // A crash may have left a store that nothing was acknowledged from.
-        if path.exists() {
-            fs::remove_dir_all(&path).with_context(|| {
-                format!("cannot remove the unfinished store {}", path.display())
-            })?;
-        }
-        let store = RocksStore::create(&path)
-            .with_context(|| format!("cannot make the store {}", path.display()))?;
-        record.store_made = true;
-        record.save(data_dir)?;
-        store
-    };
-    Ok(Arc::new(MeteredStore::new(store)))
-}
-
 async fn serve(
     config: Config,
     consensus_runtime: &Runtime,
@@ -605,7 +497,6 @@ async fn serve(
         Arc::clone(&tls),
     ));
     tasks.spawn(keep_foreign_roots(doors.clone(), Arc::clone(&tls)));
-    tasks.spawn(keep_bundle_pruned(doors.clone(), prune_interval()));
     tasks.spawn(health.clone().measure());
     for (listener, endpoints) in bound.status {
         tasks.spawn(http_status::serve(
@@ -711,96 +602,6 @@ fn ended_early<E: std::error::Error + Send + Sync + 'static>(
     }
 }
 
-/// A store of another place must not speak for this one.
-fn check_place(storage: &Storage, record: &IdentityRecord, plan: &Plan) -> anyhow::Result<()> {
-    let directory = storage.registry.read();
-    let cluster = directory.cluster();
-    if !cluster.id.is_empty() && cluster.id != record.cluster_id {
-        bail!(
-            "the store in the data directory is of cluster {}, its identity record of node {} of cluster {}: put back \
-             the one that belongs to the other, or remove the data directory and let the node join under a new id",
-            cluster.id,
-            record.node_id,
-            record.cluster_id
-        );
-    }
-    if let Some(member) = directory.member(record.node_id)
-        && member.peer_address != plan.own
-    {
-        bail!(
-            "the data directory belongs to node {} of cluster {} at {}, this node is configured as {}; check data_dir \
-             and [peer] advertise",
-            record.node_id,
-            record.cluster_id,
-            member.peer_address,
-            plan.own
-        );
-    }
-    Ok(())
-}
-
-/// The roots of nodes' certificates that stand in files.
-fn external_roots(config: &Config) -> anyhow::Result<Vec<Certificate>> {
-    let Some(X509PopConfig {
-        roots: X509PopRoots::Files { key, paths },
-        ..
-    }) = &config.node_attestors.x509pop
-    else {
-        return Ok(Vec::new());
-    };
-    let mut roots = Vec::new();
-    for path in paths {
-        let read = crate::config::read_roots(path);
-        roots.extend(
-            read.with_context(|| format!("[node_attestors.x509pop] {key}: {}", path.display()))?,
-        );
-    }
-    Ok(roots)
-}
-
-/// The own bundle, as a method of attestation needs it.
-struct ClusterAuthorities {
-    issuer: Issuer,
-    doors: Doors,
-}
-
-#[async_trait]
-impl OwnAuthorities for ClusterAuthorities {
-    fn known(&self) -> Vec<Vec<u8>> {
-        self.issuer.bundle().roots()
-    }
-
-    async fn exact(&self) -> Result<(), Status> {
-        self.doors.exact().await
-    }
-}
-
-/// The methods of node attestation that are switched on.
-fn attestors(
-    config: &Config,
-    external: Vec<Certificate>,
-    issuer: &Issuer,
-    doors: &Doors,
-) -> Attestors {
-    let mut attestors = Attestors::default();
-    if let Some(x509pop) = &config.node_attestors.x509pop {
-        let roots = match &x509pop.roots {
-            X509PopRoots::Files { .. } => Roots::External(Arc::new(external)),
-            X509PopRoots::Spiffe { prefix } => Roots::Spiffe {
-                authorities: Arc::new(ClusterAuthorities {
-                    issuer: issuer.clone(),
-                    doors: doors.clone(),
-                }),
-                prefix: prefix.clone(),
-            },
-        };
-        let trust_domain = config.trust_domain.clone();
-        let settings = x509pop.settings.clone();
-        attestors.add(Arc::new(X509Pop::new(trust_domain, roots, settings)));
-    }
-    attestors
-}
-
 fn lifetimes(config: &Config) -> Lifetimes {
     Lifetimes {
         agent: seconds(config.issuance.agent_ttl),
@@ -835,6 +636,7 @@ fn pace() -> Pace {
         Some(every) => Pace {
             entries: every,
             agents: every,
+            bundle: every,
         },
         None => Pace::default(),
     }
@@ -883,19 +685,6 @@ async fn announce(doors: Doors, api_address: String, boot: u64) {
         }
         tokio::time::sleep(ANNOUNCE_PAUSE).await;
     }
-}
-
-/// How often the own bundle is pruned; a test may not have six hours.
-fn prune_interval() -> Duration {
-    #[cfg(feature = "faults")]
-    if let Some(ms) = std::env::var("CHANCERY_FAULT_PRUNE_BUNDLE_MS")
-        .ok()
-        .and_then(|v| v.parse().ok())
-    {
-        tracing::warn!(ms, "fault: the bundle is pruned as often as this");
-        return Duration::from_millis(ms);
-    }
-    PRUNE_INTERVAL
 }
 
 /// Faults that tests ask for by environment variables.

@@ -478,6 +478,8 @@ impl BundleAuthority {
     pub const COUNT_MAX: usize = 512;
     /// Their DER and ids together, in bytes.
     pub const BYTES_MAX: usize = 1 << 20;
+    /// Time that one stays in the bundle after its end at least, in seconds: SPIRE's.
+    pub const KEPT_AFTER_END: i64 = 24 * 60 * 60;
     /// Bytes of an id at most.
     pub const ID_BYTES_MAX: usize = chancery_identity::bundle::ID_BYTES_MAX;
     /// Records that one downstream server may have published. Its keys that ended make way

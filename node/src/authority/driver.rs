@@ -7,16 +7,15 @@ use chancery_hsm::{BackendKind, KeyId, KeyRef, KeySpec, KeyType, PublicKeyInfo, 
 use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_identity::key::PublicKey;
 use chancery_identity::x509_svid::Profile;
+use chancery_raft_store::ChangeKind;
 use chancery_raft_store::command::{
     AbandonKey, AuthorityName, BeginKey, Command, ProveAuthority, RecordAuthority,
     RecordServerSvid, Refusal,
 };
 use chancery_raft_store::model::{Authority, AuthorityKind, KeyIntent};
-use chancery_raft_store::{Change, ChangeKind};
-use tokio::sync::broadcast;
 
 use super::plan::{self, Scene, Step};
-use super::{Custody, key_ref};
+use super::{Custody, change, key_ref};
 use crate::cluster::Consensus;
 use crate::cluster::status::Members;
 use crate::environment::random;
@@ -24,6 +23,7 @@ use crate::issue::{
     CertificateRequest, Draw, IssueError, IssuedCertificate, Subject, prepare_self_signed,
 };
 use crate::registry::Doors;
+use crate::telemetry::rfc3339;
 
 /// The plan is looked at this often at least.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -109,7 +109,7 @@ impl Driver {
                 told = problem;
             }
             // Running out of time is the other reason to look again.
-            let _ = tokio::time::timeout(INTERVAL, authority_change(&mut feed)).await;
+            let _ = tokio::time::timeout(INTERVAL, change(&mut feed, plan_may_differ)).await;
         }
     }
 
@@ -344,8 +344,8 @@ pub(super) fn begin_key(consensus: &Consensus, slot: &str, epoch: u64) -> Comman
 /// SPIRE's message and fields: operators search for them.
 fn log_prepared(authority: &Authority) {
     let (slot, id) = (&authority.slot, &authority.id);
-    let issued_at = wall_clock(authority.issued_at);
-    let expiration = wall_clock(authority.expires_at);
+    let issued_at = rfc3339(authority.issued_at);
+    let expiration = rfc3339(authority.expires_at);
     if authority.kind() == AuthorityKind::Jwt {
         tracing::info!(slot, issued_at, expiration, local_authority_id = %id, "JWT key prepared");
     } else {
@@ -356,22 +356,13 @@ fn log_prepared(authority: &Authority) {
 /// The same for an authority that signs from now on.
 pub(super) fn log_activated(authority: &Authority) {
     let (slot, id) = (&authority.slot, &authority.id);
-    let issued_at = wall_clock(authority.issued_at);
-    let expiration = wall_clock(authority.expires_at);
+    let issued_at = rfc3339(authority.issued_at);
+    let expiration = rfc3339(authority.expires_at);
     if authority.kind() == AuthorityKind::Jwt {
         tracing::info!(slot, issued_at, expiration, local_authority_id = %id, "JWT key activated");
     } else {
         tracing::info!(slot, issued_at, expiration, local_authority_id = %id, "X509 CA activated");
     }
-}
-
-/// A Unix second as logs write it, RFC 3339 in UTC.
-fn wall_clock(unix: i64) -> String {
-    use time::format_description::well_known::Rfc3339;
-    time::OffsetDateTime::from_unix_timestamp(unix)
-        .ok()
-        .and_then(|t| t.format(&Rfc3339).ok())
-        .unwrap_or_else(|| unix.to_string())
 }
 
 /// A key id as SPIRE's: 32 characters of the alphanumeric alphabet.
@@ -383,21 +374,12 @@ fn random_key_id() -> String {
         .collect()
 }
 
-/// Waits for a change that a plan may depend on.
-async fn authority_change(feed: &mut broadcast::Receiver<Change>) {
-    loop {
-        match feed.recv().await {
-            Ok(change) => match change.kind {
-                ChangeKind::AuthoritySet(_)
-                | ChangeKind::IntentChanged(_)
-                | ChangeKind::MemberSet(_)
-                | ChangeKind::StateReplaced => return,
-                _ => {}
-            },
-            Err(broadcast::error::RecvError::Lagged(_)) => return,
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-        }
-    }
+/// Whether a plan may depend on a change.
+fn plan_may_differ(kind: &ChangeKind) -> bool {
+    matches!(
+        kind,
+        ChangeKind::AuthoritySet(_) | ChangeKind::IntentChanged(_) | ChangeKind::MemberSet(_)
+    )
 }
 
 /// Records which authority issued the server SVID that this node serves; whether it

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use chancery_raft_store::{Change, ChangeKind, Directory};
-use tokio::sync::broadcast;
+use chancery_raft_store::{ChangeKind, Directory};
 
+use super::change;
 use crate::registry::Doors;
 use crate::transport::TlsState;
 
@@ -16,7 +16,13 @@ pub async fn keep_foreign_roots(doors: Doors, tls: Arc<TlsState>) {
     let mut feed = doors.registry().subscribe();
     loop {
         take_over(&doors.local(), &tls);
-        bundle_change(&mut feed).await;
+        change(&mut feed, |kind| {
+            matches!(
+                kind,
+                ChangeKind::FederatedBundleSet(_) | ChangeKind::FederatedBundleRemoved(_)
+            )
+        })
+        .await;
     }
 }
 
@@ -30,21 +36,6 @@ fn take_over(directory: &Directory, tls: &TlsState) {
                 let roots = roots.map(|root| root.certificate.clone()).collect();
                 tls.set_roots(&trust_domain, roots);
             }
-        }
-    }
-}
-
-async fn bundle_change(feed: &mut broadcast::Receiver<Change>) {
-    loop {
-        match feed.recv().await {
-            Ok(change) => match change.kind {
-                ChangeKind::FederatedBundleSet(_)
-                | ChangeKind::FederatedBundleRemoved(_)
-                | ChangeKind::StateReplaced => return,
-                _ => {}
-            },
-            Err(broadcast::error::RecvError::Lagged(_)) => return,
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
 }

@@ -11,7 +11,6 @@ mod issuer;
 mod own_bundle;
 mod own_roots;
 pub mod plan;
-mod prune;
 mod server_svid;
 mod steward;
 
@@ -20,12 +19,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use chancery_hsm::{BackendKind, KeyId, KeyRef, Signer};
 use chancery_raft_store::model::{Authority, AuthorityStatus};
+use chancery_raft_store::{Change, ChangeKind};
+use tokio::sync::broadcast;
 
 pub use driver::{Driver, Making};
 pub use foreign_roots::keep_foreign_roots;
 pub use issuer::{IssueFailed, Issuer, JwtSvid, Lifetimes, Mint, X509Svid};
 pub use own_roots::keep_own_roots;
-pub use prune::{INTERVAL as PRUNE_INTERVAL, keep_bundle_pruned};
 pub use server_svid::{ServerSvid, keep_server_svid};
 pub use steward::{OtherKey, Slot, StepFailed, Steward};
 
@@ -124,6 +124,20 @@ impl Custody {
             .filter(|a| a.node_id == own && a.expires_at > now)
             .find(|a| self.is_usable(&a.id))
             .cloned()
+    }
+}
+
+/// Waits for a change of a kind that matters, or for the state to have become another.
+/// What was missed counts as one; where the feed has ended nothing comes any more.
+async fn change(feed: &mut broadcast::Receiver<Change>, matters: impl Fn(&ChangeKind) -> bool) {
+    loop {
+        match feed.recv().await {
+            Ok(change) if change.kind == ChangeKind::StateReplaced => return,
+            Ok(change) if matters(&change.kind) => return,
+            Ok(_) => {}
+            Err(broadcast::error::RecvError::Lagged(_)) => return,
+            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+        }
     }
 }
 

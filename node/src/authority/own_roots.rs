@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use chancery_raft_store::{Change, ChangeKind};
-use tokio::sync::broadcast;
+use chancery_raft_store::ChangeKind;
 
+use super::change;
 use super::issuer::Issuer;
 use crate::registry::Doors;
 use crate::transport::TlsState;
@@ -16,19 +16,6 @@ pub async fn keep_own_roots(issuer: Issuer, doors: Doors, tls: Arc<TlsState>) {
     let mut feed = doors.registry().subscribe();
     loop {
         tls.set_roots(issuer.trust_domain(), issuer.bundle().roots());
-        bundle_change(&mut feed).await;
-    }
-}
-
-async fn bundle_change(feed: &mut broadcast::Receiver<Change>) {
-    loop {
-        match feed.recv().await {
-            Ok(change) => match change.kind {
-                ChangeKind::BundleChanged | ChangeKind::StateReplaced => return,
-                _ => {}
-            },
-            Err(broadcast::error::RecvError::Lagged(_)) => return,
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
-        }
+        change(&mut feed, |kind| *kind == ChangeKind::BundleChanged).await;
     }
 }

@@ -1,4 +1,5 @@
-//! What has expired and nobody took away: entries, agents, join tokens.
+//! What has expired and nobody took away: entries, agents, join tokens, and authorities that
+//! were appended to the own bundle or published there.
 //!
 //! The leader names candidates from its memory, a bounded number at a time, and the
 //! command looks at each again by the cluster clock. Nothing waits for it: an expired
@@ -15,10 +16,11 @@ mod timetable;
 use std::time::Duration;
 
 use chancery_identity::id::TrustDomain;
+use chancery_raft_store::Directory;
 use chancery_raft_store::command::{
-    Command, Outcome, PruneAgents, PruneEntries, PruneJoinTokens, Refusal,
+    Command, Outcome, PruneAgents, PruneBundle, PruneEntries, PruneJoinTokens, Refusal,
 };
-use chancery_raft_store::{Directory, model::Entry};
+use chancery_raft_store::model::{BundleAuthority, Entry};
 
 use self::timetable::Timetable;
 use crate::cluster::ProposeError;
@@ -49,6 +51,8 @@ pub struct Pace {
     pub entries: Duration,
     /// Agents.
     pub agents: Duration,
+    /// The own bundle.
+    pub bundle: Duration,
 }
 
 impl Default for Pace {
@@ -57,6 +61,7 @@ impl Default for Pace {
         Self {
             entries: Duration::from_secs(5 * 60),
             agents: Duration::from_secs(3_600),
+            bundle: Duration::from_secs(6 * 3_600),
         }
     }
 }
@@ -66,6 +71,7 @@ enum Job {
     Entries,
     JoinTokens,
     Agents,
+    Bundle,
 }
 
 /// Prunes while this node leads.
@@ -86,7 +92,7 @@ enum TurnError {
 }
 
 impl Housekeeping {
-    /// Prunes expired entries and join tokens, and agents if so configured.
+    /// Prunes expired entries, join tokens and authorities, and agents if so configured.
     pub fn new(
         doors: Doors,
         trust_domain: TrustDomain,
@@ -106,6 +112,7 @@ impl Housekeeping {
         let mut jobs = vec![
             (Job::Entries, self.pace.entries),
             (Job::JoinTokens, self.pace.entries),
+            (Job::Bundle, self.pace.bundle),
         ];
         if let Some(agents) = self.agents {
             jobs.push((Job::Agents, self.pace.agents));
@@ -142,6 +149,11 @@ impl Housekeeping {
                 self.prune_agents().await,
                 "Failed during periodic pruning of expired nodes",
                 self.pace.agents,
+            ),
+            Job::Bundle => (
+                self.prune_bundle().await,
+                "Could not prune CA certificates",
+                self.pace.bundle,
             ),
         };
         if let Err(error) = result {
@@ -200,6 +212,28 @@ impl Housekeeping {
         result
     }
 
+    async fn prune_bundle(&self) -> Result<(), TurnError> {
+        let Some(command) = self.candidates(ended_authorities) else {
+            return Ok(());
+        };
+        match self.propose(Command::PruneBundle(command)).await {
+            Ok(outcome) => {
+                outcome.pruned.iter().for_each(events::pruned_authority);
+                if !outcome.pruned.is_empty() {
+                    tracing::debug!("Expired certificates were successfully pruned from bundle");
+                }
+                Ok(())
+            }
+            Err(TurnError::Refused(Refusal::LastAuthority)) => {
+                tracing::warn!(
+                    "Pruning halted; all known CA certificates or all known JWT signing keys have expired"
+                );
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// What this node would prune now, if it leads.
     fn candidates<C>(&self, find: impl Fn(&Directory, i64) -> Option<C>) -> Option<C> {
         let consensus = self.doors.consensus();
@@ -253,6 +287,15 @@ fn expired_agents(directory: &Directory, now: i64, pruning: AgentPruning) -> Opt
     })
 }
 
+/// Where no end is known there is none.
+fn ended_authorities(directory: &Directory, now: i64) -> Option<PruneBundle> {
+    let expires_before = now.saturating_sub(BundleAuthority::KEPT_AFTER_END);
+    let mut authorities = directory.federation().authorities();
+    authorities
+        .any(|a| a.expires_at != 0 && a.expires_at <= expires_before)
+        .then_some(PruneBundle { expires_before })
+}
+
 fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
@@ -260,7 +303,7 @@ fn seconds(duration: Duration) -> i64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use chancery_raft_store::model::{Agent, JoinToken};
+    use chancery_raft_store::model::{Agent, AuthorityKind, JoinToken};
     use chancery_raft_store::view::Table;
     use prost::Message;
 
@@ -354,6 +397,29 @@ mod tests {
             ..pruning
         };
         assert_eq!(named(none), None);
+    }
+
+    #[test]
+    fn an_authority_without_an_end_has_not_ended() {
+        let due = |expires_at| {
+            let mut directory = Directory::default();
+            let authority = BundleAuthority {
+                kind: AuthorityKind::Jwt.into(),
+                id: "k".into(),
+                sequence: 1,
+                expires_at,
+                ..BundleAuthority::default()
+            };
+            put(&mut directory, Table::BundleAuthorities, b"k", &authority);
+            ended_authorities(&directory, NOW)
+        };
+        let expires_before = NOW - 86_400;
+        for expires_at in [1, expires_before] {
+            assert_eq!(due(expires_at), Some(PruneBundle { expires_before }));
+        }
+        for expires_at in [0, expires_before + 1] {
+            assert_eq!(due(expires_at), None);
+        }
     }
 
     #[test]

@@ -12,9 +12,6 @@ use crate::model::{AuthorityKind, AuthorityStatus, BundleAuthority};
 use crate::store::StoreError;
 use crate::view::Txn;
 
-/// An authority stays in the bundle for this long after its end at least, in seconds.
-const KEPT_AFTER_END: i64 = 24 * 60 * 60;
-
 /// All or none. What is there already stays as it is, tainted or not.
 pub(super) fn append(txn: &mut Txn<'_>, command: &AppendBundle) -> Ruling {
     let mut stored = txn.bundle_authorities()?;
@@ -191,7 +188,7 @@ fn standing(
 pub(super) fn prune(txn: &mut Txn<'_>, command: &PruneBundle) -> Ruling {
     let before = command
         .expires_before
-        .min(txn.now().saturating_sub(KEPT_AFTER_END));
+        .min(txn.now().saturating_sub(BundleAuthority::KEPT_AFTER_END));
     let (ended, kept): (Vec<_>, Vec<_>) = txn
         .bundle_authorities()?
         .into_iter()
