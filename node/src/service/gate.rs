@@ -45,7 +45,7 @@ impl LocalGate {
 
     /// What the state that is here now says.
     fn ask(&self, method: &str, caller: &Caller) -> Result<Admitted, Denial> {
-        let now = agreed_now(&self.doors, &self.members);
+        let now = now_for(caller, &self.doors, &self.members);
         let directory = self.doors.local();
         let facts = Facts {
             directory: &directory,
@@ -121,7 +121,7 @@ impl Standing {
     }
 
     fn ask<R>(&self, look: impl Fn(&Directory) -> R) -> Result<R, Denial> {
-        let now = agreed_now(&self.doors, &self.members);
+        let now = now_for(&self.caller, &self.doors, &self.members);
         let directory = self.doors.local();
         let facts = Facts {
             directory: &directory,
@@ -134,13 +134,18 @@ impl Standing {
     }
 }
 
-/// Unix seconds by which something is over only if this node's clock, the leader's and
-/// that of another member say so: one clock that is ahead ends nobody's identity.
-fn agreed_now(doors: &Doors, members: &Members) -> i64 {
-    let by_leader = doors.earlier_clock();
-    match members.latest_other_clock_ms() {
-        Some(latest) => by_leader.min(latest.div_euclid(1000)),
-        None => by_leader,
+/// The time, in Unix seconds, by which a caller's certificate is judged. It is over only if
+/// this node's clock, the leader's and that of another member say so: one clock that is ahead
+/// ends nobody's identity.
+fn now_for(caller: &Caller, doors: &Doors, members: &Members) -> i64 {
+    let own = doors.consensus().clock().now_unix_ms().div_euclid(1000);
+    match caller {
+        Caller::Certificate(caller) if caller.not_after() < own => {
+            let by_leader = doors.earlier_clock();
+            let another = members.latest_other_clock_ms();
+            another.map_or(by_leader, |ms| by_leader.min(ms.div_euclid(1000)))
+        }
+        _ => own,
     }
 }
 
