@@ -3,11 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use chancery_api::spire::api::server::bundle::v1::BatchSetFederatedBundleRequest;
+use chancery_api::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use chancery_api::spire::api::server::entry::v1::{
     CountEntriesRequest, count_entries_request, list_entries_request,
 };
 use chancery_api::spire::api::types;
 use chancery_tests::cluster::{Cluster, Node, Options, count, eventually};
+use chancery_tests::tls::connect_admin;
 
 use super::{Cursor, client, create_all, id, selector};
 
@@ -35,6 +38,11 @@ fn entry(place: usize) -> types::Entry {
         }
         .into(),
         downstream: place.is_multiple_of(13),
+        federates_with: [(17, "a.test"), (34, "b.test")]
+            .into_iter()
+            .filter(|(of, _)| place.is_multiple_of(*of))
+            .map(|(_, domain)| domain.to_owned())
+            .collect(),
         ..Default::default()
     }
 }
@@ -42,6 +50,13 @@ fn entry(place: usize) -> types::Entry {
 fn by_selectors(rule: i32, selectors: Vec<types::Selector>) -> Option<types::SelectorMatch> {
     Some(types::SelectorMatch {
         selectors,
+        r#match: rule,
+    })
+}
+
+fn by_federates_with(rule: i32, trust_domains: &[&str]) -> Option<types::FederatesWithMatch> {
+    Some(types::FederatesWithMatch {
+        trust_domains: trust_domains.iter().map(ToString::to_string).collect(),
         r#match: rule,
     })
 }
@@ -120,6 +135,38 @@ fn cases() -> Vec<Case> {
             |n| n % 10 == 3 || n % 10 == 4 || n == 1005,
         ),
         (
+            "by exactly these trust domains",
+            Filter {
+                by_federates_with: by_federates_with(0, &["a.test", "b.test"]),
+                ..Default::default()
+            },
+            |n| n % 34 == 0,
+        ),
+        (
+            "by a subset of these trust domains",
+            Filter {
+                by_federates_with: by_federates_with(1, &["a.test"]),
+                ..Default::default()
+            },
+            |n| n % 34 == 17,
+        ),
+        (
+            "by a superset of these trust domains",
+            Filter {
+                by_federates_with: by_federates_with(2, &["a.test"]),
+                ..Default::default()
+            },
+            |n| n % 17 == 0,
+        ),
+        (
+            "by any of these trust domains",
+            Filter {
+                by_federates_with: by_federates_with(3, &["b.test", "c.test"]),
+                ..Default::default()
+            },
+            |n| n % 34 == 0,
+        ),
+        (
             "by several",
             Filter {
                 by_spiffe_id: id("/shared"),
@@ -165,6 +212,7 @@ async fn a_long_list_is_complete_from_each_node_by_each_filter_and_across_a_chan
     })?;
     let total = count(3_000, 100_000);
     let first = &cluster.nodes()[0];
+    know_bundles(&cluster, first, &["a.test", "b.test"]).await?;
     let watch = Instant::now();
     let ids = create_all(first, (0..total).map(entry).collect()).await?;
     println!("listing: {total} entries created in {:?}", watch.elapsed());
@@ -199,6 +247,31 @@ async fn a_long_list_is_complete_from_each_node_by_each_filter_and_across_a_chan
         }
     }
     across_a_change_of_leaders(&cluster, &ids).await
+}
+
+/// Makes bundles known, so that entries may federate; whose root it is does not matter here.
+async fn know_bundles(cluster: &Cluster, node: &Node, names: &[&str]) -> anyhow::Result<()> {
+    let root = cluster.trust()?.roots.into_iter().next();
+    let asn1 = root.context("a root")?;
+    let bundle = |name: &&str| types::Bundle {
+        trust_domain: (*name).into(),
+        x509_authorities: vec![types::X509Certificate {
+            asn1: asn1.clone(),
+            tainted: false,
+        }],
+        ..Default::default()
+    };
+    let request = BatchSetFederatedBundleRequest {
+        bundle: names.iter().map(bundle).collect(),
+        output_mask: None,
+    };
+    let mut client = BundleClient::new(connect_admin(&node.admin_socket).await?);
+    let answer = client.batch_set_federated_bundle(request).await?;
+    for result in answer.into_inner().results {
+        let status = result.status.unwrap_or_default();
+        ensure!(status.code == 0, "{}", status.message);
+    }
+    Ok(())
 }
 
 /// Three lists are under way when the leader is killed: two from the nodes that stay, one
