@@ -32,7 +32,7 @@ use tonic::service::Routes;
 use zeroize::Zeroizing;
 
 use self::attestors::{attestors, external_roots};
-use self::data_dir::{check_place, identity, open_store, own_data_dir};
+use self::data_dir::{check_mark, check_place, identity, open_store, own_data_dir, owner};
 use crate::authority::{
     Custody, Driver, Issuer, Lifetimes, Making, ServerSvid, Steward, keep_foreign_roots,
     keep_own_roots, keep_server_svid,
@@ -337,6 +337,7 @@ async fn serve(
     let bound = bind(&config).await?;
     let peer_port = bound.peers;
     let mut record = identity(&config)?;
+    check_mark(&config.data_dir, &record)?;
     let signer = open_signer(&config.keys).await?;
     let peer_tls = PeerTls::new(&PeerKey::from_pkcs8(&record.peer_key)?, Arc::clone(&clock))?;
 
@@ -368,8 +369,7 @@ async fn serve(
     let store = open_store(&config.data_dir, &mut record)?;
     let snapshots =
         Snapshots::open(&config.data_dir.join("snapshots")).context("snapshot directory")?;
-    let storage = Storage::open(store, snapshots)
-        .context("the store cannot be read; this node must not vote")?;
+    let storage = Storage::open(store, snapshots, &config.data_dir, &owner(&record))?;
     check_place(&storage, &record, &plan)?;
     #[cfg(feature = "faults")]
     let storage = with_faults(storage);

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
+use crate::faults;
+
 const MAGIC: &[u8; 8] = b"CHNCID01";
 /// More than any record can have; a longer file is not one.
 const BYTES_MAX: u64 = 64 << 10;
@@ -107,16 +109,9 @@ impl IdentityRecord {
     /// Reads the record; `None` when this node has none yet.
     pub fn load(data_dir: &Path) -> Result<Option<Self>, IdentityError> {
         let path = Self::path(data_dir);
-        let mut bytes = Vec::new();
-        match File::open(&path) {
-            Ok(file) => {
-                file.take(BYTES_MAX)
-                    .read_to_end(&mut bytes)
-                    .map_err(io_error("cannot read", &path))?;
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io_error("cannot open", &path)(e)),
-        }
+        let Some(bytes) = read_file(&path).map_err(io_error("cannot read", &path))? else {
+            return Ok(None);
+        };
         let record = Self::decode(&bytes).map_err(|why| IdentityError::Damaged { path, why })?;
         Ok(Some(record))
     }
@@ -126,12 +121,7 @@ impl IdentityRecord {
     /// # Errors
     /// The `why` of [`IdentityError::Damaged`].
     pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
-        let rest = bytes.strip_prefix(MAGIC).ok_or("wrong magic number")?;
-        let (crc, body) = rest.split_at_checked(4).ok_or("too short")?;
-        if crc != crc32fast::hash(body).to_be_bytes() {
-            return Err("wrong checksum");
-        }
-        let r = Record::decode(body).map_err(|_| "does not decode")?;
+        let r = Record::decode(unseal(MAGIC, bytes)?).map_err(|_| "does not decode")?;
         Ok(Self {
             cluster_id: r.cluster_id,
             trust_domain: r.trust_domain,
@@ -157,21 +147,54 @@ impl IdentityRecord {
             founded: self.founded,
         }
         .encode_to_vec();
-        let mut bytes = MAGIC.to_vec();
-        bytes.extend_from_slice(&crc32fast::hash(&body).to_be_bytes());
-        bytes.extend_from_slice(&body);
-        bytes
+        seal(MAGIC, &body)
     }
 
     /// Replaces the record: the old one or the new one is there after any crash.
     pub fn save(&self, data_dir: &Path) -> Result<(), IdentityError> {
         let path = Self::path(data_dir);
-        replace_file(&path, &self.encode()).map_err(io_error("cannot write", &path))
+        replace_file(&path, &self.encode(), &SAVE).map_err(io_error("cannot write", &path))
     }
 }
 
+/// The places in a save at which tests break it: the new file is written, is synced,
+/// has its name.
+pub(crate) type SavePoints = [&'static str; 3];
+
+const SAVE: SavePoints = ["identity.written", "identity.synced", "identity.renamed"];
+
+/// A small file with what tells it from any other and from a damaged one.
+pub(crate) fn seal(magic: &[u8; 8], body: &[u8]) -> Vec<u8> {
+    let mut bytes = magic.to_vec();
+    bytes.extend_from_slice(&crc32fast::hash(body).to_be_bytes());
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+/// What [`seal`] was given, or what is wrong with the bytes.
+pub(crate) fn unseal<'a>(magic: &[u8; 8], bytes: &'a [u8]) -> Result<&'a [u8], &'static str> {
+    let rest = bytes.strip_prefix(magic).ok_or("wrong magic number")?;
+    let (crc, body) = rest.split_at_checked(4).ok_or("too short")?;
+    if crc == crc32fast::hash(body).to_be_bytes() {
+        Ok(body)
+    } else {
+        Err("wrong checksum")
+    }
+}
+
+/// The bytes of a small file; `None` when there is none.
+pub(crate) fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Ok(file) => file.take(BYTES_MAX).read_to_end(&mut bytes)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    Ok(Some(bytes))
+}
+
 /// Writes a file owner-only and durably in the place of another.
-pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace_file(path: &Path, bytes: &[u8], at: &SavePoints) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
     let temporary = path.with_extension("new");
     let mut file = OpenOptions::new()
@@ -181,8 +204,11 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .mode(0o600)
         .open(&temporary)?;
     file.write_all(bytes)?;
+    faults::point(at[0])?;
     file.sync_all()?;
+    faults::point(at[1])?;
     fs::rename(&temporary, path)?;
+    faults::point(at[2])?;
     File::open(parent)?.sync_all()
 }
 

@@ -25,10 +25,11 @@ use crate::apply::{ApplyError, apply, fold_digest};
 use crate::codec;
 use crate::command::Outcome;
 use crate::directory::Directory;
+use crate::faults;
 use crate::feed::{Change, ChangeKind, FeedIndex};
 use crate::log::key;
 use crate::snapshot::{SnapshotFile, Snapshots};
-use crate::store::{Batch, Column, Durability, Reader, Row, Store, StoreError};
+use crate::store::{Batch, Column, Durability, EngineError, Reader, Row, Store, StoreError};
 use crate::types::{LogEntry, LogId, SnapshotMeta, StoredMembership, Types};
 use crate::view::{Table, View, Writes, meta, prefix_end};
 
@@ -165,6 +166,39 @@ impl<Rt: AsyncRuntime> StateMachine<Rt> {
         self.hold_back = time;
     }
 
+    /// Checks that the state, or a snapshot, reaches to where the log, purged up to
+    /// `purged`, begins, and that the snapshot is whole.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] with the file and what to do about it.
+    pub fn check_covers(&self, purged: Option<LogId>) -> Result<(), StoreError> {
+        let whole = self.applied >= purged;
+        let mut covered = whole;
+        let current = self
+            .snapshots
+            .current()
+            .map_err(|e| StoreError::corrupt(format!("the snapshots cannot be listed: {e}")))?;
+        if let Some(file) = current {
+            let header = file.read(|_, _| Ok(())).map_err(|e| {
+                let remedy = if whole {
+                    "remove this file and start again: the state of this node is whole, and a new one is made of it"
+                } else {
+                    "remove the data directory and let the node join again under a new id"
+                };
+                StoreError::corrupt(format!("{}: {e}; {remedy}", file.path().display()))
+            })?;
+            covered = covered || snapshot_meta(&header)?.last_log_id >= purged;
+        }
+        if covered {
+            return Ok(());
+        }
+        Err(StoreError::corrupt(format!(
+            "the state ends at log entry {}, the log begins behind entry {}, and no snapshot covers what is between",
+            self.applied.map_or(0, |id| id.index),
+            purged.map_or(0, |id| id.index)
+        )))
+    }
+
     /// The snapshot directory.
     pub fn snapshots(&self) -> &Snapshots {
         &self.snapshots
@@ -176,6 +210,14 @@ impl<Rt: AsyncRuntime> StateMachine<Rt> {
             .column
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a test did to a step, as an error of the store.
+fn broken(source: io::Error) -> StoreError {
+    StoreError::Engine {
+        operation: "apply",
+        source: EngineError(source.to_string()),
     }
 }
 
@@ -274,7 +316,9 @@ impl<Rt: AsyncRuntime> StateMachine<Rt> {
             codec::encode_membership(&self.membership),
         );
         // Not synced: the log is, and is kept until a durable snapshot covers it.
+        faults::point("apply.before").map_err(broken)?;
         self.shared.store.write(batch, Durability::Buffered)?;
+        faults::point("apply.after").map_err(broken)?;
         {
             let mut directory = self
                 .shared
@@ -356,15 +400,18 @@ impl<Rt: AsyncRuntime> RaftStateMachine<Types<Rt>> for StateMachine<Rt> {
             .clone();
         let (directory, applied, membership) = off_the_runtime("snapshot-install", move || {
             let loaded = fill(&*store, target, &snapshot, expected, &cluster_id)?;
+            faults::point("install.filled")?;
             // Before the flip: after a crash in between, Raft finds a snapshot that is
             // ahead of the state and installs it again. The other way round it would
             // find a purged log that no snapshot covers.
             if let Some(id) = loaded.1 {
                 snapshots.keep(&snapshot, id.leader_id.term, id.index)?;
             }
+            faults::point("install.kept")?;
             let mut flip = Batch::default();
             flip.put(Column::Raft, key::STATE_COLUMN, target.name());
             store.write(flip, Durability::Synced)?;
+            faults::point("install.flipped")?;
             Ok::<_, io::Error>(loaded)
         })
         .await??;
@@ -396,7 +443,7 @@ impl<Rt: AsyncRuntime> RaftStateMachine<Types<Rt>> for StateMachine<Rt> {
         self.shared
             .store
             .write(cleared(other(target)), Durability::Buffered)?;
-        Ok(())
+        faults::point("install.done")
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {

@@ -16,7 +16,8 @@ use openraft::{EntryPayload, RaftLogReader};
 use crate::support::gate::Gate;
 use crate::support::model_store::ModelStore;
 use crate::support::{
-    append, apply_all, at, blank, found, log_id, machine, membership, normal, open_log, rocks, vote,
+    append, apply_all, at, blank, found, log_id, machine, membership, newest_wal, normal, open_log,
+    rocks, vote,
 };
 
 async fn indexes(log: &mut LogStore) -> Vec<(u64, u64)> {
@@ -486,14 +487,7 @@ fn store_with_a_log(dir: &Path) -> (PathBuf, PathBuf) {
             store.write(batch, Durability::Synced).unwrap();
         }
     }
-    let files = fs::read_dir(&path).unwrap().map(|f| f.unwrap().path());
-    let wals: Vec<_> = files
-        .filter(|f| f.extension().is_some_and(|e| e == "log"))
-        .collect();
-    let wal = wals
-        .into_iter()
-        .max_by_key(|f| f.metadata().unwrap().len())
-        .unwrap();
+    let wal = newest_wal(&path);
     assert!(
         wal.metadata().unwrap().len() > 200_000,
         "the rows are in the log"

@@ -9,6 +9,8 @@ mod directory;
 #[cfg(test)]
 mod durability;
 #[cfg(test)]
+mod high_water;
+#[cfg(test)]
 mod replay;
 #[cfg(test)]
 mod samples;

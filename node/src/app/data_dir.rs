@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use chancery_raft_store::high_water::{HighWater, Owner};
 use chancery_raft_store::identity_record::IdentityRecord;
 use chancery_raft_store::store::Store;
 use chancery_raft_store::store::rocks::RocksStore;
@@ -94,6 +95,25 @@ pub(super) fn identity(config: &Config) -> anyhow::Result<IdentityRecord> {
     Ok(record)
 }
 
+/// This node, by its identity record, at the start that the record counts last.
+pub(super) fn owner(record: &IdentityRecord) -> Owner {
+    Owner {
+        cluster_id: record.cluster_id.clone(),
+        node_id: record.node_id,
+        boot: record.boot,
+    }
+}
+
+/// Before the record counts this start: neither it nor the store may be older than
+/// the high-water mark. A record from before the store was made would have the
+/// store taken for an unfinished one, and removed.
+pub(super) fn check_mark(data_dir: &Path, record: &IdentityRecord) -> anyhow::Result<()> {
+    if let Some(mark) = HighWater::load(data_dir)? {
+        mark.check_identity(&owner(record), data_dir)?;
+    }
+    Ok(())
+}
+
 fn store_path(data_dir: &Path) -> std::path::PathBuf {
     data_dir.join("store")
 }
@@ -104,8 +124,14 @@ pub(super) fn open_store(
 ) -> anyhow::Result<Arc<dyn Store>> {
     let path = store_path(data_dir);
     let store = if record.store_made {
-        RocksStore::open(&path)
-            .with_context(|| format!("cannot open the store {}", path.display()))?
+        RocksStore::open(&path).with_context(|| {
+            format!(
+                "cannot open the store {}: if its files are damaged or missing, remove the data directory {} and let \
+                 the node join again under a new id (docs/runbooks/a-node-with-a-damaged-or-full-disk.md)",
+                path.display(),
+                data_dir.display()
+            )
+        })?
     } else {
         // A crash may have left a store that nothing was acknowledged from.
         if path.exists() {

@@ -15,15 +15,17 @@ pub mod server;
 pub mod status;
 mod wire;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chancery_raft_store::command::RequestId;
+use chancery_raft_store::high_water::{HighWaterError, Owner};
 use chancery_raft_store::log::LogStore;
 use chancery_raft_store::machine::StateMachine;
 use chancery_raft_store::snapshot::Snapshots;
-use chancery_raft_store::store::{Store, StoreError};
+use chancery_raft_store::store::Store;
 use chancery_raft_store::types::PeerNode;
 use chancery_raft_store::{Registry, Types};
 use openraft::async_runtime::WatchReceiver;
@@ -93,10 +95,21 @@ pub struct Storage {
 }
 
 impl Storage {
-    /// Opens log and state in `store`.
-    pub fn open(store: Arc<dyn Store>, snapshots: Snapshots) -> Result<Self, StoreError> {
-        let log = LogStore::open(Arc::clone(&store))?;
-        let (machine, registry) = StateMachine::open(store, snapshots.clone())?;
+    /// Opens log and state in `store`, the one of the node `this` in `data_dir`,
+    /// after a check that it is what it was when it was last open.
+    pub fn open(
+        store: Arc<dyn Store>,
+        snapshots: Snapshots,
+        data_dir: &Path,
+        this: &Owner,
+    ) -> Result<Self, HighWaterError> {
+        let failed = |source| HighWaterError::Failed {
+            path: data_dir.to_path_buf(),
+            source,
+        };
+        let log = LogStore::open_marked(Arc::clone(&store), data_dir, this)?;
+        let (machine, registry) = StateMachine::open(store, snapshots.clone()).map_err(failed)?;
+        machine.check_covers(log.durable().purged).map_err(failed)?;
         Ok(Self {
             log,
             machine,

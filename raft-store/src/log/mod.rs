@@ -7,10 +7,13 @@
 //! After a failed write it reports every later one as failed too: an fsync is
 //! never tried again, and the node must exit.
 
+mod durable;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
@@ -19,7 +22,10 @@ use openraft::type_config::AsyncRuntime;
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
+pub use self::durable::Position;
+use self::durable::{Durable, Keeper, Step};
 use crate::codec;
+use crate::high_water::{HighWaterError, Owner};
 use crate::store::{Batch, Column, Durability, Store, StoreError};
 use crate::types::{LogEntry, LogId, Types, Vote};
 
@@ -29,6 +35,7 @@ pub(crate) mod key {
     pub(crate) const COMMITTED: &[u8] = b"committed";
     pub(crate) const PURGED: &[u8] = b"purged";
     pub(crate) const STATE_COLUMN: &[u8] = b"state-column";
+    pub(crate) const OWNER: &[u8] = b"owner";
 }
 
 /// Bytes of log entries that one read returns at most (unless a single one is
@@ -78,6 +85,7 @@ impl<Rt: AsyncRuntime> Drop for Writer<Rt> {
 struct Shared {
     store: Arc<dyn Store>,
     memory: Mutex<Memory>,
+    durable: Durable,
 }
 
 /// What must be readable before it is durable, and what is asked for often.
@@ -100,26 +108,43 @@ enum Request<Rt: AsyncRuntime> {
     Append(Vec<Arc<LogEntry>>, IOFlushed<Types<Rt>>),
     Vote(Vote, oneshot::Sender<io::Result<()>>),
     Committed(Option<LogId>),
-    TruncateFrom(u64, oneshot::Sender<io::Result<()>>),
+    /// After the log entry, or all.
+    TruncateAfter(Option<LogId>, oneshot::Sender<io::Result<()>>),
     Purge(LogId, oneshot::Sender<io::Result<()>>),
 }
 
 impl<Rt: AsyncRuntime> LogStore<Rt> {
     /// Opens the log in `store` and starts its writer thread. Dropping the last
     /// handle waits for that thread, at most as long as the disk takes.
+    ///
+    /// # Errors
+    /// A store that cannot be read, or a log with a hole or a damaged log entry.
     pub fn open(store: Arc<dyn Store>) -> Result<Self, StoreError> {
-        let vote = store
-            .get(Column::Raft, key::VOTE)?
-            .map(|b| codec::decode_vote(&b))
-            .transpose()?;
-        let purged = store
-            .get(Column::Raft, key::PURGED)?
-            .map(|b| codec::decode_log_id(&b))
-            .transpose()?;
-        let last = match store.last(Column::Log)? {
-            Some((index, bytes)) => Some(checked_entry(&index, &bytes)?.log_id),
-            None => purged,
-        };
+        Self::open_with(store, None)
+    }
+
+    /// The same for the store of the node `this` (at this very start of it), which
+    /// keeps a high-water mark in `data_dir`. The store is checked against the mark
+    /// first, and nothing is written before.
+    ///
+    /// # Errors
+    /// A store that is not what it was, or cannot be read.
+    pub fn open_marked(
+        store: Arc<dyn Store>,
+        data_dir: &Path,
+        this: &Owner,
+    ) -> Result<Self, HighWaterError> {
+        let keeper = Keeper::open(&*store, data_dir, this)?;
+        Self::open_with(store, Some(keeper)).map_err(|source| HighWaterError::Failed {
+            path: data_dir.to_path_buf(),
+            source,
+        })
+    }
+
+    fn open_with(store: Arc<dyn Store>, keeper: Option<Keeper>) -> Result<Self, StoreError> {
+        let position = state_of(&*store)?;
+        let Position { vote, last, purged } = position;
+        check_whole(&*store, purged)?;
         let memory = Memory {
             unflushed: BTreeMap::new(),
             last,
@@ -131,6 +156,7 @@ impl<Rt: AsyncRuntime> LogStore<Rt> {
         let shared = Arc::new(Shared {
             store,
             memory: Mutex::new(memory),
+            durable: Durable::new(position, keeper),
         });
         let (sender, queue) = std::sync::mpsc::sync_channel(QUEUE_MAX);
         let for_writer = Arc::clone(&shared);
@@ -145,6 +171,11 @@ impl<Rt: AsyncRuntime> LogStore<Rt> {
                 thread: Some(thread),
             }),
         })
+    }
+
+    /// What of the log and the vote is synced.
+    pub fn durable(&self) -> Position {
+        self.shared.durable.position()
     }
 
     fn send(&self, request: Request<Rt>) -> io::Result<()> {
@@ -284,6 +315,46 @@ impl Found {
         self.bytes += bytes;
         self.entries.push(entry);
         Ok(index + 1)
+    }
+}
+
+/// Vote and ends of the log in `store`.
+fn state_of(store: &dyn Store) -> Result<Position, StoreError> {
+    let vote = store
+        .get(Column::Raft, key::VOTE)?
+        .map(|b| codec::decode_vote(&b))
+        .transpose()?;
+    let purged = store
+        .get(Column::Raft, key::PURGED)?
+        .map(|b| codec::decode_log_id(&b))
+        .transpose()?;
+    let last = match store.last(Column::Log)? {
+        Some((index, bytes)) => Some(checked_entry(&index, &bytes)?.log_id),
+        None => purged,
+    };
+    Ok(Position { vote, last, purged })
+}
+
+/// Reads the whole log once: what is damaged or missing in it is found before this
+/// node votes with it, not when a peer asks for it.
+fn check_whole(store: &dyn Store, purged: Option<LogId>) -> Result<(), StoreError> {
+    let mut next = purged.map_or(0, |id| id.index + 1);
+    loop {
+        let rows = store.scan(Column::Log, &next.to_be_bytes(), None, SCAN_ENTRIES)?;
+        let is_last = rows.len() < SCAN_ENTRIES;
+        for (index, bytes) in rows {
+            let entry = checked_entry(&index, &bytes)?;
+            if entry.log_id.index != next {
+                return Err(StoreError::corrupt(format!(
+                    "the log has a hole in front of entry {}",
+                    entry.log_id.index
+                )));
+            }
+            next += 1;
+        }
+        if is_last {
+            return Ok(());
+        }
     }
 }
 
@@ -427,7 +498,7 @@ impl<Rt: AsyncRuntime> RaftLogStorage<Types<Rt>> for LogStore<Rt> {
             memory.removals += 1;
             memory.last = last_log_id.or(memory.purged);
         }
-        self.written(|done| Request::TruncateFrom(from, done))
+        self.written(|done| Request::TruncateAfter(last_log_id, done))
             .await?;
         self.shared.memory().truncated_from = None;
         Ok(())
@@ -459,11 +530,13 @@ fn write_loop<Rt: AsyncRuntime>(shared: &Shared, queue: &std::sync::mpsc::Receiv
         let mut batch = Batch::default();
         let mut waiting = Vec::new();
         let mut durability = Durability::Buffered;
+        let mut step = Step::default();
         let mut next = Some(first);
         while let Some(request) = next {
             if !matches!(request, Request::Committed(_)) {
                 durability = Durability::Synced;
             }
+            step.note(&request);
             stage(request, &mut batch, &mut waiting);
             next = if batch.ops.len() < GROUP_MAX {
                 queue.try_recv().ok()
@@ -472,7 +545,7 @@ fn write_loop<Rt: AsyncRuntime>(shared: &Shared, queue: &std::sync::mpsc::Receiv
             };
         }
         if broken.is_none()
-            && let Err(error) = shared.store.write(batch, durability)
+            && let Err(error) = shared.commit(batch, durability, &step)
         {
             tracing::error!(%error, "the Raft log cannot be written; this node must stop");
             broken = Some(error.to_string());
@@ -494,6 +567,9 @@ fn write_loop<Rt: AsyncRuntime>(shared: &Shared, queue: &std::sync::mpsc::Receiv
                 }
             }
         }
+    }
+    if broken.is_none() {
+        shared.durable.finish();
     }
 }
 
@@ -521,7 +597,8 @@ fn stage<Rt: AsyncRuntime>(
             batch.put(Column::Raft, key::COMMITTED, codec::encode_log_id(&id))
         }
         Request::Committed(None) => batch.delete(Column::Raft, key::COMMITTED),
-        Request::TruncateFrom(index, done) => {
+        Request::TruncateAfter(end, done) => {
+            let index = end.map_or(0, |id| id.index + 1);
             batch.delete_range(Column::Log, index.to_be_bytes(), u64::MAX.to_be_bytes());
             waiting.push(Waiting::Caller(done));
         }

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::Snapshot;
 use crate::codec;
 use crate::directory::Directory;
+use crate::faults;
 use crate::snapshot::{Header, SnapshotFile, Snapshots};
 use crate::store::{Batch, Column, Durability, Reader, Store, StoreError};
 use crate::types::{LogId, SnapshotMeta, StoredMembership, Types};
@@ -91,6 +92,7 @@ pub(super) fn fill(
         )));
     }
     store.write(cleared(target), Durability::Buffered)?;
+    faults::point("install.cleared").map_err(super::broken)?;
     file.read(|_, rows| {
         let mut batch = Batch::default();
         for (key, value) in rows {

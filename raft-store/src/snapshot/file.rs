@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Encoder, Header, decode};
+use crate::faults;
 use crate::store::StoreError;
 use crate::view::Writes;
 
@@ -132,7 +133,9 @@ impl Snapshots {
             .finish()?
             .into_inner()
             .map_err(io::IntoInnerError::into_error)?;
+        faults::point("snapshot.written")?;
         file.sync_all()?;
+        faults::point("snapshot.synced")?;
         Ok(snapshot)
     }
 
@@ -158,7 +161,9 @@ impl Snapshots {
         };
         File::open(source.path())?.sync_all()?;
         fs::rename(source.path(), &path)?;
+        faults::point("snapshot.renamed")?;
         File::open(&self.directory)?.sync_all()?;
+        faults::point("snapshot.kept")?;
         if let Some(held) = current.as_ref().filter(|held| held.path() == path) {
             return Ok(held.clone());
         }

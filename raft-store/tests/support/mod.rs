@@ -212,3 +212,12 @@ pub(crate) fn machine(store: &Arc<dyn Store>, dir: &Path) -> (StateMachine, Regi
 pub(crate) fn open_log(store: Arc<dyn Store>) -> LogStore {
     LogStore::open(store).unwrap()
 }
+
+/// The write-ahead log of a closed store that holds the newest rows.
+pub(crate) fn newest_wal(store: &Path) -> std::path::PathBuf {
+    let files = std::fs::read_dir(store).unwrap().map(|f| f.unwrap().path());
+    files
+        .filter(|f| f.extension().is_some_and(|e| e == "log"))
+        .max_by_key(|f| f.metadata().unwrap().len())
+        .unwrap()
+}

@@ -119,11 +119,10 @@ async fn a_data_directory_of_another_trust_domain_or_cluster_is_refused_untouche
     fs::rename(&store, &aside)?;
     fs::rename(others.data_dir.join("store"), &store)?;
     let said = run(&node.config).await?;
-    ensure!(said.contains(&format!("is of cluster {theirs}")), "{said}");
-    ensure!(
-        said.contains(&format!("of node 1 of cluster {ours}")) && said.contains("put back"),
-        "{said}"
+    let wanted = format!(
+        "is not what it was: it is of node 1 of cluster {theirs}, not of node 1 of cluster {ours}: put back its own"
     );
+    ensure!(said.contains(&wanted), "{said}");
     fs::remove_dir_all(&store)?;
     fs::rename(&aside, &store)?;
 
@@ -206,6 +205,56 @@ async fn a_node_that_lost_its_store_or_its_identity_does_not_start_as_a_new_one(
     );
 
     fs::write(&identity, &record)?;
+    site.cluster.restart("1", &[])?;
+    assert_eq!(entry_count(&site.cluster)?, before);
+    Ok(())
+}
+
+/// The directory is put back as it was at an earlier time, in part.
+#[tokio::test]
+async fn a_node_that_was_rolled_back_in_part_does_not_start() -> anyhow::Result<()> {
+    let mut site = site_with_entry().await?;
+    let before = entry_count(&site.cluster)?;
+    let node = site.node().clone();
+    stop(&site.cluster, &node).await?;
+    let aside = tempfile::tempdir()?;
+    let copy = |from: &Path, to: &Path| -> anyhow::Result<()> {
+        let status = std::process::Command::new("cp")
+            .arg("-a")
+            .args([from, to])
+            .status()?;
+        ensure!(status.success(), "cp of {}", from.display());
+        Ok(())
+    };
+    for part in ["store", "identity", "high-water"] {
+        copy(&node.data_dir.join(part), &aside.path().join(part))?;
+    }
+    site.cluster.restart("1", &[])?;
+    stop(&site.cluster, site.node()).await?;
+    for (part, wanted) in [
+        (
+            "store",
+            "it was last opened by start 1 of the node, and start 2 had it open since",
+        ),
+        ("identity", "does not fit the identity record beside it"),
+    ] {
+        let (place, kept) = (node.data_dir.join(part), aside.path().join("kept"));
+        fs::rename(&place, &kept)?;
+        copy(&aside.path().join(part), &place)?;
+        let said = run(&node.config).await?;
+        ensure!(
+            said.contains(wanted)
+                && said.contains(&node.data_dir.display().to_string())
+                && said.contains("join again under a new id"),
+            "{part}: {said}"
+        );
+        match place.is_dir() {
+            true => fs::remove_dir_all(&place)?,
+            false => fs::remove_file(&place)?,
+        }
+        fs::rename(&kept, &place)?;
+    }
+    // None of it is held against the node: the refused starts changed nothing that counts.
     site.cluster.restart("1", &[])?;
     assert_eq!(entry_count(&site.cluster)?, before);
     Ok(())
