@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chancery_raft_store::high_water::{HighWater, HighWaterError, Owner};
-use chancery_raft_store::log::{LogStore, Position};
+use chancery_raft_store::log::{Claim, LogStore, Position};
 use chancery_raft_store::store::Store;
+use chancery_raft_store::types::Vote;
 use openraft::storage::RaftLogStorage;
 
 use crate::support::gate::Gate;
+use crate::support::model_store::ModelStore;
 use crate::support::{append, blank, log_id, newest_wal, rocks, vote};
 
 fn node(node_id: u64, boot: u64) -> Owner {
@@ -266,4 +268,78 @@ async fn another_log_entry_at_the_place_of_the_mark_is_refused() {
         said.contains("its log entry 0 is of term 3, and was of term 4"),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn what_was_seen_of_a_peer_is_durable_with_the_vote_that_it_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = rocks(dir.path());
+    let claim = Claim {
+        boot: 4,
+        vote: Some(vote(7, 2)),
+        last: Some(30),
+        firm: Some(30),
+        committed: Some(28),
+    };
+    {
+        let mut log = LogStore::<openraft::impls::TokioRuntime>::open(Arc::clone(&store)).unwrap();
+        log.witness().meet(2, &claim).unwrap();
+        log.save_vote(&vote(7, 2)).await.unwrap();
+        // This came after the vote.
+        log.witness().meet(2, &Claim { boot: 9, ..claim }).unwrap();
+    }
+    let log = LogStore::<openraft::impls::TokioRuntime>::open(store).unwrap();
+    let seen = log.witness().seen_of(2).unwrap();
+    assert_eq!((seen.boot, seen.firm), (4, Some(30)));
+    let less = Claim {
+        last: Some(29),
+        ..claim
+    };
+    log.witness().meet(2, &less).unwrap();
+    log.witness().vouch(2, &less).unwrap_err();
+    log.witness().vouch(2, &claim).unwrap();
+    log.witness()
+        .meet(2, &Claim { boot: 5, ..less })
+        .unwrap_err();
+    log.witness()
+        .meet(2, &Claim { boot: 3, ..claim })
+        .unwrap_err();
+    log.witness().meet(2, &Claim { boot: 5, ..claim }).unwrap();
+    assert_eq!(log.witness().seen_of(3), None);
+}
+
+#[tokio::test]
+async fn a_node_says_of_itself_only_what_is_durable_and_stays() {
+    let gate = Gate::before(Arc::new(ModelStore::default()));
+    let mut log = LogStore::<openraft::impls::TokioRuntime>::open(gate.clone()).unwrap();
+    let elected = Vote {
+        committed: true,
+        ..vote(1, 1)
+    };
+    log.save_vote(&elected).await.unwrap();
+    append(&mut log, (0..=5).map(|i| blank(1, i)).collect())
+        .await
+        .await
+        .unwrap();
+    let came = gate.arrived();
+    gate.close(0);
+    let flushed = append(&mut log, vec![blank(1, 6)]).await;
+    gate.wait_arrived(came + 1);
+    let claim = log.witness().claim(3, 6);
+    assert_eq!(
+        (claim.last, claim.firm, claim.committed),
+        (Some(5), Some(5), Some(5))
+    );
+    gate.open();
+    flushed.await.unwrap();
+    assert_eq!(log.witness().claim(3, 4).committed, Some(4));
+    // A new leader may truncate what the one before has left uncommitted.
+    log.save_vote(&Vote {
+        committed: true,
+        ..vote(2, 2)
+    })
+    .await
+    .unwrap();
+    let claim = log.witness().claim(3, 4);
+    assert_eq!((claim.last, claim.firm), (Some(6), Some(4)));
 }

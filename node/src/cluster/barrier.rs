@@ -217,7 +217,7 @@ impl Barriers {
             .peers
             .read_index(leader, request, LEADER_TIMEOUT)
             .await;
-        let answer = answer.map_err(|e| BarrierError(e.to_string()))?;
+        let answer = answer.map_err(|e| BarrierError(network.standing.noted(e).to_string()))?;
         let read_log_id = answer.read_log_id;
         let read_log_id =
             read_log_id.ok_or_else(|| BarrierError("the leader sent no index".into()))?;

@@ -12,6 +12,7 @@ mod network;
 pub mod peers;
 pub mod propose;
 pub mod server;
+mod standing;
 pub mod status;
 mod wire;
 
@@ -37,6 +38,7 @@ pub use propose::{ProposeError, Proposer};
 
 use crate::environment::Clock;
 use peers::PeerTransport;
+use standing::Standing;
 
 /// openraft's handle with Chancery's types.
 pub type Raft = openraft::Raft<Types, StateMachine>;
@@ -128,6 +130,9 @@ pub enum ConsensusError {
     /// The Raft core ended; it does not heal.
     #[error("the Raft core stopped: {0}")]
     Fatal(String),
+    /// Another part of consensus found that this node must end.
+    #[error("{0}")]
+    Ended(String),
     /// The first node could not be made a cluster of one.
     #[error("cannot initialise the cluster: {0}")]
     Initialise(String),
@@ -163,17 +168,18 @@ impl Consensus {
         let config = config
             .validate()
             .map_err(|e| ConsensusError::Settings(e.to_string()))?;
-        let network = Network {
-            cluster_id: start.cluster_id.into(),
-            me: start.node_id,
-            peers: start.peers,
-        };
         let Storage {
             log,
             machine,
             registry,
             snapshots,
         } = storage;
+        let network = Network {
+            cluster_id: start.cluster_id.into(),
+            me: start.node_id,
+            peers: start.peers,
+            standing: Standing::new(log.witness(), registry.clone(), start.node_id, start.boot),
+        };
         let raft = Raft::new(
             start.node_id,
             Arc::new(config),
@@ -372,8 +378,11 @@ impl Consensus {
             if let Err(fatal) = &metrics.borrow_watched().running_state {
                 return ConsensusError::Fatal(fatal.to_string());
             }
-            if metrics.changed().await.is_err() {
-                return ConsensusError::Fatal("its metrics ended".into());
+            tokio::select! {
+                why = self.inner.network.standing.ended() => return ConsensusError::Ended(why),
+                changed = metrics.changed() => if changed.is_err() {
+                    return ConsensusError::Fatal("its metrics ended".into());
+                },
             }
         }
     }

@@ -18,6 +18,7 @@ use openraft::raft::{
 };
 
 use super::peers::{PeerError, PeerTransport};
+use super::standing::Standing;
 use super::wire as convert;
 
 /// Bytes of one chunk of a snapshot on its way.
@@ -39,14 +40,19 @@ pub struct Network {
     pub me: u64,
     /// How to reach the others.
     pub peers: Arc<dyn PeerTransport>,
+    /// What goes with every call.
+    pub(super) standing: Standing,
 }
 
 impl Network {
     pub(super) fn target(&self, to: u64) -> wire::Target {
+        let (standing, seen) = self.standing.told_to(to);
         wire::Target {
             cluster_id: self.cluster_id.to_string(),
             to,
             from: self.me,
+            standing: Some(standing),
+            seen,
         }
     }
 }
@@ -73,7 +79,9 @@ fn rpc_error(error: PeerError) -> RPCError<Types> {
         PeerError::Unreachable { .. } | PeerError::NotConnected { .. } | PeerError::Unknown(_) => {
             RPCError::Unreachable(Unreachable::new(&error))
         }
-        PeerError::Refused { .. } => RPCError::Network(NetworkError::new(&error)),
+        PeerError::Refused { .. } | PeerError::RolledBack { .. } => {
+            RPCError::Network(NetworkError::new(&error))
+        }
     }
 }
 
@@ -95,13 +103,19 @@ impl RaftNetworkV2<Types> for Link {
             option.hard_ttl().max(APPEND_TIMEOUT)
         };
         let message = convert::append_request(self.network.target(self.to), &rpc);
+        let last = rpc.entries.last().map(|entry| entry.log_id.index);
         let answer = self
             .network
             .peers
             .append(self.to, message, limit)
             .await
-            .map_err(rpc_error)?;
-        convert::append_response_from(&answer).map_err(bad_answer)
+            .map_err(|e| rpc_error(self.network.standing.noted(e)))?;
+        let answer = convert::append_response_from(&answer).map_err(bad_answer)?;
+        // Answered after they are durable, and the vote before them.
+        if let (AppendEntriesResponse::Success, Some(last)) = (&answer, last) {
+            self.network.standing.acknowledged(self.to, rpc.vote, last);
+        }
+        Ok(answer)
     }
 
     async fn vote(
@@ -115,7 +129,7 @@ impl RaftNetworkV2<Types> for Link {
             .peers
             .vote(self.to, message, option.hard_ttl())
             .await
-            .map_err(rpc_error)?;
+            .map_err(|e| rpc_error(self.network.standing.noted(e)))?;
         convert::vote_response_from(&answer).map_err(bad_answer)
     }
 
@@ -132,7 +146,7 @@ impl RaftNetworkV2<Types> for Link {
             .peers
             .pre_vote(self.to, message, option.hard_ttl())
             .await
-            .map_err(rpc_error)?;
+            .map_err(|e| rpc_error(self.network.standing.noted(e)))?;
         convert::vote_response_from(&answer).map_err(bad_answer)
     }
 
@@ -169,7 +183,7 @@ impl RaftNetworkV2<Types> for Link {
             .peers
             .transfer_leader(self.to, message, option.hard_ttl())
             .await
-            .map_err(rpc_error)?;
+            .map_err(|e| rpc_error(self.network.standing.noted(e)))?;
         if answer.refusal.is_empty() {
             return Ok(Ok(()));
         }

@@ -19,6 +19,7 @@ use futures::Stream;
 use futures::stream::BoxStream;
 use tonic::transport::Channel;
 
+use super::standing::refuses_as_rolled_back;
 use crate::transport::{ConnectError, PeerTls};
 
 /// Bytes of one message between peers: log entries come in reads of 1 MiB, and
@@ -46,6 +47,14 @@ pub enum PeerError {
         node: u64,
         /// What went wrong.
         why: String,
+    },
+    /// The peer has seen more of this node than it holds now.
+    #[error("node {node} has seen more of this node than it was told")]
+    RolledBack {
+        /// Who was called.
+        node: u64,
+        /// What it has seen.
+        seen: wire::Standing,
     },
     /// The peer answered that it will not.
     #[error("node {node} refused: {why}")]
@@ -275,9 +284,12 @@ async fn call<T>(
                 why: status.message().to_owned(),
             })
         }
-        Ok(Err(status)) => Err(PeerError::Refused {
-            node,
-            why: status.to_string(),
+        Ok(Err(status)) => Err(match refuses_as_rolled_back(&status) {
+            Some(seen) => PeerError::RolledBack { node, seen },
+            None => PeerError::Refused {
+                node,
+                why: status.to_string(),
+            },
         }),
         Err(_) => Err(PeerError::Unreachable {
             node,

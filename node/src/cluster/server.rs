@@ -80,7 +80,10 @@ impl PeerServer {
             )));
         }
         match self.pins.find(target.from) {
-            Some((_, pin)) if pin == *connection.remote_spki_sha256() => Ok(target.from),
+            Some((_, pin)) if pin == *connection.remote_spki_sha256() => {
+                self.consensus.inner.network.standing.check(target)?;
+                Ok(target.from)
+            }
             _ => Err(Status::permission_denied(format!(
                 "the calling key is not pinned for node {}",
                 target.from
@@ -137,6 +140,12 @@ impl RaftService for PeerServer {
         request: Request<wire::VoteRequest>,
     ) -> Result<Response<wire::VoteResponse>, Status> {
         self.check(&request, request.get_ref().target.as_ref())?;
+        let target = request.get_ref().target.as_ref();
+        self.consensus
+            .inner
+            .network
+            .standing
+            .check_candidate(target)?;
         let rpc = convert::vote_request_from(request.get_ref()).map_err(bad)?;
         let answer = self.consensus.inner.raft.vote(rpc).await.map_err(fatal)?;
         Ok(Response::new(convert::vote_response(&answer)))
@@ -147,6 +156,12 @@ impl RaftService for PeerServer {
         request: Request<wire::VoteRequest>,
     ) -> Result<Response<wire::VoteResponse>, Status> {
         self.check(&request, request.get_ref().target.as_ref())?;
+        let target = request.get_ref().target.as_ref();
+        self.consensus
+            .inner
+            .network
+            .standing
+            .check_candidate(target)?;
         let rpc = convert::vote_request_from(request.get_ref()).map_err(bad)?;
         let answer = self
             .consensus

@@ -101,7 +101,8 @@ impl Members {
             target: Some(network.target(id)),
         };
         let (sent, sent_wall) = (clock.boottime(), clock.now_unix_ms());
-        let Ok(status) = network.peers.node_status(id, request, ASK_INTERVAL).await else {
+        let answer = network.peers.node_status(id, request, ASK_INTERVAL).await;
+        let Ok(status) = answer.map_err(|e| network.standing.noted(e)) else {
             return;
         };
         let at = clock.boottime();

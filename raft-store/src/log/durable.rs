@@ -8,7 +8,7 @@ use std::time::Duration;
 use openraft::type_config::AsyncRuntime;
 use prost::Message;
 
-use super::{Request, Shared, key, state_of};
+use super::{Request, Shared, Witness, key, state_of};
 use crate::codec;
 use crate::faults;
 use crate::high_water::{Found, HighWater, HighWaterError, Owner, shortfall};
@@ -81,14 +81,29 @@ impl Step {
 pub(super) struct Durable {
     position: Arc<Mutex<Position>>,
     keeper: Option<Keeper>,
+    witness: Witness,
 }
 
 impl Durable {
-    pub(super) fn new(position: Position, keeper: Option<Keeper>) -> Self {
+    /// `seen` is what the store holds of the witness.
+    pub(super) fn new(
+        position: Position,
+        keeper: Option<Keeper>,
+        seen: Option<Vec<u8>>,
+    ) -> Result<Self, StoreError> {
         let position = keeper
             .as_ref()
             .map_or_else(|| Arc::new(Mutex::new(position)), Keeper::position);
-        Self { position, keeper }
+        let witness = Witness::new(Arc::clone(&position), seen)?;
+        Ok(Self {
+            position,
+            keeper,
+            witness,
+        })
+    }
+
+    pub(super) fn witness(&self) -> &Witness {
+        &self.witness
     }
 
     pub(super) fn position(&self) -> Position {
@@ -117,6 +132,11 @@ impl Shared {
         let durable = &self.durable;
         for [before, _] in step.points() {
             faults::point(before).map_err(injected)?;
+        }
+        if (step.vote.is_some() || step.purged.is_some())
+            && let Some(seen) = durable.witness.encode()
+        {
+            batch.put(Column::Raft, key::SEEN, seen);
         }
         if let Some(keeper) = &durable.keeper {
             keeper.check()?;

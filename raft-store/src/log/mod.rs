@@ -8,6 +8,7 @@
 //! never tried again, and the node must exit.
 
 mod durable;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -24,6 +25,7 @@ use tokio::sync::oneshot;
 
 pub use self::durable::Position;
 use self::durable::{Durable, Keeper, Step};
+pub use self::witness::{Claim, Sighting, Witness};
 use crate::codec;
 use crate::high_water::{HighWaterError, Owner};
 use crate::store::{Batch, Column, Durability, Store, StoreError};
@@ -36,6 +38,7 @@ pub(crate) mod key {
     pub(crate) const PURGED: &[u8] = b"purged";
     pub(crate) const STATE_COLUMN: &[u8] = b"state-column";
     pub(crate) const OWNER: &[u8] = b"owner";
+    pub(crate) const SEEN: &[u8] = b"seen";
 }
 
 /// Bytes of log entries that one read returns at most (unless a single one is
@@ -145,6 +148,7 @@ impl<Rt: AsyncRuntime> LogStore<Rt> {
         let position = state_of(&*store)?;
         let Position { vote, last, purged } = position;
         check_whole(&*store, purged)?;
+        let seen = store.get(Column::Raft, key::SEEN)?;
         let memory = Memory {
             unflushed: BTreeMap::new(),
             last,
@@ -156,7 +160,7 @@ impl<Rt: AsyncRuntime> LogStore<Rt> {
         let shared = Arc::new(Shared {
             store,
             memory: Mutex::new(memory),
-            durable: Durable::new(position, keeper),
+            durable: Durable::new(position, keeper, seen)?,
         });
         let (sender, queue) = std::sync::mpsc::sync_channel(QUEUE_MAX);
         let for_writer = Arc::clone(&shared);
@@ -176,6 +180,11 @@ impl<Rt: AsyncRuntime> LogStore<Rt> {
     /// What of the log and the vote is synced.
     pub fn durable(&self) -> Position {
         self.shared.durable.position()
+    }
+
+    /// What this node has seen of others, and may say of itself.
+    pub fn witness(&self) -> Witness {
+        self.shared.durable.witness().clone()
     }
 
     fn send(&self, request: Request<Rt>) -> io::Result<()> {
