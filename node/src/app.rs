@@ -44,6 +44,7 @@ use crate::cluster::server::{PeerServer, pinned_only};
 use crate::cluster::status::{ClusterService, Members, SelfStatus};
 use crate::cluster::{Barriers, Consensus, Proposer, Start, Storage};
 use crate::config::{CaKeyType, Config, Keys, TokenName};
+use crate::disk::{self, Disk, Margin, make_room};
 use crate::environment::{Clock, Stopwatch, SystemClock, uuid_v4};
 use crate::health::Health;
 use crate::housekeeping::{AgentPruning, Housekeeping, Pace};
@@ -66,6 +67,8 @@ const CONSENSUS_THREADS: usize = 2;
 const SECRET_BYTES_MIN: usize = 16;
 /// How often a member that cannot reach the leader tells of its start again.
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
+/// A synced write that takes longer is a stall, at the earliest.
+const STALL_LIMIT_MIN: Duration = Duration::from_secs(1);
 /// How often a founder tries while it elects itself.
 const FOUND_PAUSE: Duration = Duration::from_millis(50);
 
@@ -336,6 +339,14 @@ async fn serve(
     let _data_dir = own_data_dir(&config.data_dir)?;
     let bound = bind(&config).await?;
     let peer_port = bound.peers;
+    #[cfg(feature = "faults")]
+    arm_faults(&config.data_dir);
+    make_room(&config.data_dir, config.storage.reserve).with_context(|| {
+        format!(
+            "cannot look for free space below {}",
+            config.data_dir.display()
+        )
+    })?;
     let mut record = identity(&config)?;
     check_mark(&config.data_dir, &record)?;
     let signer = open_signer(&config.keys).await?;
@@ -375,7 +386,18 @@ async fn serve(
     let storage = with_faults(storage);
 
     let pins = PinBook::new(storage.registry.clone(), record.pins.clone());
+    let writes = storage.log.in_flight();
+    let margin = Margin {
+        min_free: config.storage.min_free,
+        reserve: config.storage.reserve,
+    };
+    let disk = Disk::new(
+        &config.data_dir,
+        margin,
+        (config.raft.election().1 * 2).max(STALL_LIMIT_MIN),
+    );
     let start = Start {
+        disk: disk.clone(),
         cluster_id: record.cluster_id.clone(),
         node_id: record.node_id,
         boot: record.boot,
@@ -393,6 +415,12 @@ async fn serve(
             let proposer = Proposer::start(consensus.clone());
             let barriers = Barriers::start(consensus.clone());
             let members = Members::start(consensus.clone());
+            tokio::spawn(disk::watch(
+                disk,
+                writes,
+                consensus.clone(),
+                members.clone(),
+            ));
             Ok::<_, crate::cluster::ConsensusError>((consensus, proposer, barriers, members))
         })
         .await
@@ -684,6 +712,14 @@ async fn announce(doors: Doors, api_address: String, boot: u64) {
             Err(error) => tracing::debug!(%error, "this start is not recorded yet"),
         }
         tokio::time::sleep(ANNOUNCE_PAUSE).await;
+    }
+}
+
+/// Tests that ask for it give their orders in a directory below the data directory.
+#[cfg(feature = "faults")]
+fn arm_faults(data_dir: &std::path::Path) {
+    if std::env::var_os("CHANCERY_FAULT_POINTS").is_some() {
+        chancery_raft_store::faults::arm(&data_dir.join("faults"));
     }
 }
 

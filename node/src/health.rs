@@ -148,6 +148,7 @@ impl SelfStatus for Health {
                 .age()
                 .map(|a| u64::try_from(a.as_millis()).unwrap_or(u64::MAX)),
             not_ready: self.obstacles().join("; "),
+            no_room: consensus.disk().short().unwrap_or_default(),
         }
     }
 
@@ -171,6 +172,9 @@ impl StatusSource for Health {
         if for_write && self.doors.age().is_none_or(|age| age > QUORUM_WITHIN) {
             let datastore = found.entry(subsystem::DATASTORE).or_default();
             datastore.insert("write_err", "no quorum answers: writes wait".to_owned());
+        } else if for_write && let Some(why) = self.doors.consensus().disk().no_room() {
+            let datastore = found.entry(subsystem::DATASTORE).or_default();
+            datastore.insert("write_err", format!("writes are refused: {why}"));
         }
         found
     }

@@ -12,6 +12,7 @@ pub mod authz;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod disk;
 pub mod environment;
 pub mod health;
 pub mod housekeeping;

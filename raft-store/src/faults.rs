@@ -1,7 +1,7 @@
 //! Places at which tests stop, break or hold up a persisted step.
 //!
-//! Without the feature `faults` a place costs nothing. With it, and once [`arm`]
-//! named a directory, a file of a place's name in it says what happens there:
+//! Without the feature `faults` a place costs nothing. With it, once [`arm`] named a
+//! directory and while that exists, a file of a place's name in it says what happens there:
 //! `error` (the step fails as a disk does), `crash` (the process ends at once), or
 //! `hold` (the step waits until the file is gone). Every place passed is noted in
 //! the directory as an empty file `hit.NAME`.
@@ -63,7 +63,7 @@ mod armed {
     }
 
     pub(crate) fn point(name: &'static str) -> io::Result<()> {
-        let Some(directory) = DIRECTORY.get() else {
+        let Some(directory) = DIRECTORY.get().filter(|d| d.is_dir()) else {
             return Ok(());
         };
         assert!(super::POINTS.contains(&name), "{name} is not listed");

@@ -36,9 +36,13 @@ pub use barrier::{BarrierError, Barriers};
 pub use network::Network;
 pub use propose::{ProposeError, Proposer};
 
+use crate::disk::Disk;
 use crate::environment::Clock;
 use peers::PeerTransport;
 use standing::Standing;
+
+/// Handing leadership over is given up after this time.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 
 /// openraft's handle with Chancery's types.
 pub type Raft = openraft::Raft<Types, StateMachine>;
@@ -58,6 +62,7 @@ struct Inner {
     boot: u64,
     request: AtomicU64,
     snapshots: Snapshots,
+    disk: Disk,
     /// Boot time in milliseconds at which a quorum was last heard; 0 is never.
     heard_at: AtomicU64,
 }
@@ -74,6 +79,8 @@ pub struct Start {
     pub peers: Arc<dyn PeerTransport>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// What is known of the disk of the store.
+    pub disk: Disk,
     /// Interval of heartbeats.
     pub heartbeat: Duration,
     /// Least and greatest time without a leader before a node stands for election.
@@ -198,6 +205,7 @@ impl Consensus {
             boot: start.boot,
             request: AtomicU64::new(0),
             snapshots,
+            disk: start.disk,
             heard_at: AtomicU64::new(0),
         };
         let consensus = Self {
@@ -389,6 +397,12 @@ impl Consensus {
 
     /// Hands leadership to another voter, if this node leads and one is there.
     pub async fn step_down(&self) {
+        self.step_down_to(|_| true).await;
+    }
+
+    /// Hands leadership to another voter that `fits`, if this node leads and one is
+    /// there. Takes two seconds at most.
+    pub async fn step_down_to(&self, fits: impl Fn(u64) -> bool) {
         if !self.is_leader() {
             return;
         }
@@ -401,16 +415,44 @@ impl Consensus {
                 .replication
                 .iter()
                 .flatten()
-                .filter(|(id, _)| **id != self.inner.me && voters.contains(id))
+                .filter(|(id, _)| **id != self.inner.me && voters.contains(id) && fits(**id))
                 .max_by_key(|(_, matched)| matched.map(|id| id.index))
                 .map(|(id, _)| *id)
         };
         if let Some(target) = target {
             let seen = self.leadership();
-            // A core that is gone has no leadership to hand over.
-            let _ = self.inner.raft.trigger().transfer_leader(target).await;
-            self.leadership_changed(seen, Duration::from_secs(2)).await;
+            let transfer = async {
+                // A core that is gone has no leadership to hand over.
+                let _ = self.inner.raft.trigger().transfer_leader(target).await;
+                self.leadership_changed(seen, HAND_OVER_LIMIT).await;
+            };
+            // A core that waits for its disk hears nothing.
+            let _ = tokio::time::timeout(HAND_OVER_LIMIT, transfer).await;
         }
+    }
+
+    /// Gives leadership up, to somebody or to nobody: without heartbeats the others
+    /// elect one of their own.
+    pub async fn give_up_leadership(self) {
+        self.step_down().await;
+        if self.is_leader() && self.inner.disk.is_stalled() {
+            self.inner.raft.runtime_config().heartbeat(false);
+        }
+    }
+
+    /// Whether this node stands for election when there is no leader, and sends
+    /// heartbeats when it leads.
+    pub fn set_candidate(&self, stands: bool) {
+        let config = self.inner.raft.runtime_config();
+        config.elect(stands);
+        if stands {
+            config.heartbeat(true);
+        }
+    }
+
+    /// What is known of the disk of the store.
+    pub fn disk(&self) -> &Disk {
+        &self.inner.disk
     }
 
     /// Stops Raft.

@@ -43,6 +43,9 @@ pub enum ProposeError {
     /// The deadline passed after it was sent.
     #[error("the write was not confirmed in time; it may or may not take effect")]
     Unknown,
+    /// There is no room for it on the disks of the nodes.
+    #[error("nothing was written, for want of disk space: {0}")]
+    NoRoom(String),
     /// The Raft core of this node has stopped.
     #[error("this node's consensus has stopped: {0}")]
     Stopped(String),
@@ -53,6 +56,8 @@ enum Attempt {
     Done(Outcome, u64),
     /// Certainly not in the log.
     Refused,
+    /// Certainly not in the log, for want of disk space.
+    NoRoom(String),
     /// Perhaps in the log.
     Unknown,
 }
@@ -95,6 +100,7 @@ impl Proposer {
             Err(ProposeError::NoLeader) => "no_leader",
             Err(ProposeError::Busy) => "busy",
             Err(ProposeError::Unknown) => "unknown",
+            Err(ProposeError::NoRoom(_)) => "no_room",
             Err(ProposeError::Stopped(_)) => "stopped",
         };
         crate::telemetry::proposal(name, label, watch.elapsed());
@@ -106,6 +112,7 @@ impl Proposer {
         let proposal = Proposal::new(Some(self.consensus.next_request()), command);
         let mut sent = false;
         let mut trouble: Option<(Leadership, Instant)> = None;
+        let mut no_room = None;
         loop {
             let seen = self.consensus.leadership();
             // Trouble with one leader is over when there is another.
@@ -160,17 +167,20 @@ impl Proposer {
                         Err(_) => Err(ProposeError::Unknown),
                     };
                 }
-                Attempt::Refused => {}
+                Attempt::Refused => no_room = None,
+                // Leadership may yet go to where there is room.
+                Attempt::NoRoom(why) => no_room = Some(why),
                 Attempt::Unknown => sent = true,
             }
             trouble = Some((seen, since));
             let now = Instant::now();
             let moved = self.consensus.leadership() != seen;
             if now >= deadline || (now >= give_up && !moved) {
-                return Err(match (sent, now >= deadline) {
-                    (true, _) => ProposeError::Unknown,
-                    (false, true) => ProposeError::Busy,
-                    (false, false) => ProposeError::NoLeader,
+                return Err(match (sent, no_room, now >= deadline) {
+                    (true, ..) => ProposeError::Unknown,
+                    (false, Some(why), _) => ProposeError::NoRoom(why),
+                    (false, None, true) => ProposeError::Busy,
+                    (false, None, false) => ProposeError::NoLeader,
                 });
             }
             // Either leadership moves, or the same leader is asked again shortly.
@@ -196,6 +206,14 @@ impl Proposer {
 impl Consensus {
     /// Writes through this node's own Raft, if it leads.
     async fn write_here(&self, mut proposal: Proposal) -> Result<Attempt, ProposeError> {
+        if self.is_leader() {
+            if let Some(why) = self.inner.disk.no_room() {
+                return Ok(Attempt::NoRoom(format!("node {}: {why}", self.me())));
+            }
+            if self.inner.disk.is_stalled() {
+                return Ok(Attempt::Refused);
+            }
+        }
         proposal.time_ms = self.clock().now_unix_ms();
         match self.inner.raft.client_write(proposal).await {
             Ok(done) => Ok(Attempt::Done(done.data, done.log_id.index)),
@@ -231,6 +249,7 @@ impl Consensus {
                     (Answer::Outcome(codec::encode_outcome(&outcome)), index)
                 }
                 Ok(Attempt::Refused) => (Answer::Refused("this node does not lead".into()), 0),
+                Ok(Attempt::NoRoom(why)) => (Answer::NoRoom(why), 0),
                 Ok(Attempt::Unknown) => (Answer::Unknown("leadership changed".into()), 0),
                 Err(error) => (Answer::Unknown(error.to_string()), 0),
             }
@@ -323,6 +342,7 @@ async fn forward_batch(consensus: &Consensus, batch: Vec<Forward>) {
                 Err(_) => Attempt::Unknown,
             },
             Some((Some(Answer::Refused(_)), _)) => Attempt::Refused,
+            Some((Some(Answer::NoRoom(why)), _)) => Attempt::NoRoom(why),
             Some((Some(Answer::Unknown(_)) | None, _)) | None => Attempt::Unknown,
         };
         let _ = answer.send(attempt);

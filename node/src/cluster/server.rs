@@ -194,15 +194,19 @@ impl RaftService for PeerServer {
                 "the announced snapshot is larger than 64 GiB",
             ));
         }
-        let storage =
-            |e: std::io::Error| Status::unavailable(format!("cannot store the snapshot: {e}"));
+        // A disk that fails is never written to again: the node ends.
+        let standing = self.consensus.inner.network.standing.clone();
+        let storage = move |e: std::io::Error| {
+            standing.end(format!("a snapshot from a peer cannot be stored: {e}"));
+            Status::unavailable(format!("cannot store the snapshot: {e}"))
+        };
         let number = self.received.fetch_add(1, Ordering::Relaxed);
         let (file, mut out) = self
             .consensus
             .inner
             .snapshots
             .begin(&format!("receive-{number}"))
-            .map_err(storage)?;
+            .map_err(&storage)?;
         let mut received = 0u64;
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk?.chunk;
@@ -215,7 +219,7 @@ impl RaftService for PeerServer {
             out = tokio::task::spawn_blocking(move || out.write_all(&chunk).map(|()| out))
                 .await
                 .map_err(|e| Status::internal(e.to_string()))?
-                .map_err(storage)?;
+                .map_err(&storage)?;
         }
         if received != first.total_bytes {
             return Err(Status::data_loss("fewer snapshot bytes than announced"));

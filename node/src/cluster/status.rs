@@ -142,6 +142,20 @@ impl Members {
         ids
     }
 
+    /// Voters that have room on their disks, those included that were not seen lately;
+    /// this one by `own`.
+    pub fn voters_with_room(&self, own: bool) -> Vec<u64> {
+        let (mut voters, _) = self.consensus.voters_and_learners();
+        voters.retain(|id| {
+            if *id == self.consensus.me() {
+                return own;
+            }
+            self.seen_lately(*id)
+                .is_none_or(|seen| seen.status.no_room.is_empty())
+        });
+        voters
+    }
+
     /// The clock of that other member, of those seen lately, whose is furthest ahead; `None`
     /// where none was seen.
     pub fn latest_other_clock_ms(&self) -> Option<i64> {
@@ -255,6 +269,9 @@ impl ClusterService {
             }
             if let Some(status) = status.filter(|s| !s.not_ready.is_empty()) {
                 advice.push(format!("node {id} cannot issue: {}", status.not_ready));
+            }
+            if let Some(status) = status.filter(|s| !s.no_room.is_empty()) {
+                advice.push(format!("node {id} takes no writes: {}", status.no_room));
             }
             if let Some(status) = status
                 && status.applied_index == own.applied_index

@@ -51,6 +51,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// Consensus timers and log.
     pub raft: Raft,
+    /// `[storage]`.
+    pub storage: Storage,
     /// Lifetimes and limits of documents.
     pub issuance: Issuance,
     /// What becomes of agents that stay away.
@@ -133,6 +135,15 @@ pub struct Cluster {
     pub peers: Vec<HostPort>,
     /// Shared secret; there whenever `peers` names more than one node.
     pub secret_file: Option<PathBuf>,
+}
+
+/// Room on the disk of the data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Storage {
+    /// Free bytes below which writes are refused.
+    pub min_free: u64,
+    /// Bytes of the reserve file; 0 is none.
+    pub reserve: u64,
 }
 
 /// Consensus timers and log.
@@ -500,6 +511,10 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
             profile: raw.raft.profile,
             snapshot_after_entries: raw.raft.snapshot_after_entries,
             entries_kept_after_snapshot: raw.raft.entries_kept_after_snapshot,
+        },
+        storage: Storage {
+            min_free: u64::from(raw.storage.min_free_mib) << 20,
+            reserve: u64::from(raw.storage.reserve_mib) << 20,
         },
         issuance,
         agents: Agents {

@@ -28,7 +28,7 @@ use std::path::Path;
 
 pub use checked::{
     Agents, Api, CaKeyType, CaSubject, Cluster, Config, HealthPaths, HostPort, Issuance, Keys,
-    LogFormat, LogLevel, Peer, Pkcs11, Raft, RaftProfile, RateLimit, TokenName,
+    LogFormat, LogLevel, Peer, Pkcs11, Raft, RaftProfile, RateLimit, Storage, TokenName,
 };
 pub use cidr::Cidr;
 pub use duration::{DurationError, format_duration, parse_duration};

@@ -49,6 +49,7 @@ pub(super) struct RawConfig {
     pub(super) cluster: RawCluster,
     pub(super) ratelimit: RawRateLimit,
     pub(super) raft: RawRaft,
+    pub(super) storage: RawStorage,
     pub(super) issuance: RawIssuance,
     pub(super) agents: RawAgents,
     pub(super) keys: RawKeys,
@@ -102,6 +103,13 @@ pub(super) struct RawRaft {
     pub(super) profile: RaftProfile,
     pub(super) snapshot_after_entries: u32,
     pub(super) entries_kept_after_snapshot: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawStorage {
+    pub(super) min_free_mib: u32,
+    pub(super) reserve_mib: u32,
 }
 
 #[derive(Debug, Deserialize)]

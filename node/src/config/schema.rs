@@ -188,6 +188,11 @@ pub const KEYS: &[Key] = &[
     key("raft.entries_kept_after_snapshot", count(0, 10_000_000), Literal("5000"),
         "Log entries kept behind a snapshot, so that a node that was briefly away needs no snapshot."),
 
+    key("storage.min_free_mib", count(16, 1_048_576), Literal("256"),
+        "Free space on the disk of `data_dir`, in MiB, below which this node takes no writes, before it is full: `ResourceExhausted`. Signing goes on. The reserve, while it is missing, counts as used."),
+    key("storage.reserve_mib", count(0, 1_048_576), Literal("192"),
+        "Size in MiB of the file `reserve` in `data_dir`, which is removed at a start that finds less free space than this, and made again when there is room. Opening the store may need as much as its write-ahead log has, at most 128 MiB and a little. 0: none."),
+
     key("issuance.mode", one_of(&["direct"], &["intermediate"]), Literal("\"direct\""),
         "`direct`: every SVID is signed by the authority's own key."),
     key("issuance.agent_ttl", span(seconds(5), seconds(30 * DAY)), Literal("\"1h\""),

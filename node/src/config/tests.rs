@@ -477,6 +477,7 @@ fn schema_and_raw_config_have_the_same_keys() {
         "cluster",
         "ratelimit",
         "raft",
+        "storage",
         "issuance",
         "issuance.ca_subject",
         "agents",
@@ -745,5 +746,24 @@ mod node_attestors {
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert!(told(&file("broken", broken)).starts_with("unable to parse certificate 1: "));
         assert!(told(&dir.path().join("absent")).starts_with("cannot be read: "));
+    }
+}
+
+#[test]
+fn room_on_the_disk_has_a_default_and_bounds() {
+    let of = |section: &str| parse(&format!("{MINIMAL}\n{section}"));
+    let storage = of("").unwrap().storage;
+    assert_eq!((storage.min_free, storage.reserve), (256 << 20, 192 << 20));
+    let storage = of("[storage]\nmin_free_mib = 16\nreserve_mib = 0")
+        .unwrap()
+        .storage;
+    assert_eq!((storage.min_free, storage.reserve), (16 << 20, 0));
+    for bad in [
+        "min_free_mib = 15",
+        "reserve_mib = -1",
+        "min_free = 16",
+        "reserve_mib = \"1MiB\"",
+    ] {
+        assert!(of(&format!("[storage]\n{bad}")).is_err(), "{bad}");
     }
 }

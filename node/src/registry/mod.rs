@@ -173,8 +173,14 @@ impl Doors {
 
     /// Proposes a change on behalf of a caller, with errors as it should see them.
     pub async fn write(&self, command: Command) -> Result<Outcome, Status> {
-        self.propose(command)
-            .await
-            .map_err(|e| Status::unavailable(e.to_string()))
+        self.propose(command).await.map_err(|e| write_failed(&e))
+    }
+}
+
+/// A write without an outcome, as its caller should see it.
+pub fn write_failed(error: &ProposeError) -> Status {
+    match error {
+        ProposeError::NoRoom(_) => Status::resource_exhausted(error.to_string()),
+        _ => Status::unavailable(error.to_string()),
     }
 }

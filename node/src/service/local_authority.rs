@@ -295,7 +295,7 @@ fn failed(kind: AuthorityKind, what: &str, error: &StepFailed) -> Status {
     let jwt = kind == AuthorityKind::Jwt;
     let internal = |why: &str| Status::internal(format!("{what}: {why}"));
     match error {
-        StepFailed::Write(error) => Status::unavailable(error.to_string()),
+        StepFailed::Write(error) => crate::registry::write_failed(error),
         StepFailed::Refused(Refusal::AlreadyTainted) if jwt => internal("key is already tainted"),
         StepFailed::Refused(Refusal::AlreadyTainted) => internal("root CA is already tainted"),
         StepFailed::Refused(Refusal::NotTainted) if jwt => {

@@ -90,6 +90,18 @@ pub fn freshness(age: Option<Duration>) {
     gauge!(names::FRESHNESS_SECONDS).set(age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
 }
 
+/// Age of the write under way; zero when none is.
+pub fn oldest_write(age: Duration) {
+    gauge!(names::OLDEST_WRITE_SECONDS).set(age.as_secs_f64());
+}
+
+/// Free space under the data directory, and whether it is short.
+pub fn disk(free_bytes: u64, short: bool) {
+    // Exact up to 2^53 bytes, which is 8 PiB.
+    gauge!(names::DISK_FREE).set(free_bytes as f64);
+    gauge!(names::DISK_SHORT).set(if short { 1.0 } else { 0.0 });
+}
+
 /// A new leader was seen.
 pub fn leader_change() {
     counter!(names::LEADER_CHANGES).increment(1);
@@ -185,6 +197,8 @@ mod tests {
             proposal("ban", "applied", a_while);
             quorum_round_trip(a_while);
             fsync(a_while);
+            oldest_write(a_while);
+            disk(1 << 30, true);
             signature("x509", "a1b2", "memory", true, a_while);
             apply_lag(3);
             freshness(None);

@@ -27,6 +27,12 @@ pub const PROPOSAL_SECONDS: &str = "chancery_proposal_seconds";
 pub const QUORUM_ROUND_TRIP_SECONDS: &str = "chancery_quorum_round_trip_seconds";
 /// Time a synced write takes.
 pub const FSYNC_SECONDS: &str = "chancery_fsync_seconds";
+/// Age of the write under way.
+pub const OLDEST_WRITE_SECONDS: &str = "chancery_oldest_write_seconds";
+/// Free space.
+pub const DISK_FREE: &str = "chancery_disk_free_bytes";
+/// Whether it is short.
+pub const DISK_SHORT: &str = "chancery_disk_short";
 /// Log entries that are committed and not applied.
 pub const APPLY_LAG: &str = "chancery_apply_lag_entries";
 /// Age of the state.
@@ -180,6 +186,24 @@ pub const DECLARED: &[Metric] = &[
         FSYNC_SECONDS,
         &[],
         "Time a synced write of the Raft log or vote took",
+    ),
+    gauge(
+        OLDEST_WRITE_SECONDS,
+        Unit::Seconds,
+        &[],
+        "Time for which the write of the Raft log or vote that is under way has been so; 0 when none is",
+    ),
+    gauge(
+        DISK_FREE,
+        Unit::Bytes,
+        &[],
+        "Space that this server may still use on the disk of its data directory",
+    ),
+    gauge(
+        DISK_SHORT,
+        Unit::Count,
+        &[],
+        "1 while that is less than `storage.min_free_mib` and a missing reserve: this node refuses writes",
     ),
     gauge(
         APPLY_LAG,

@@ -2,6 +2,7 @@
 //! outside the store.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,21 @@ pub struct Position {
     pub last: Option<LogId>,
     /// Up to here the log is purged.
     pub purged: Option<LogId>,
+}
+
+/// The group commit that is under way, by its number. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct InFlight {
+    counts: Arc<(AtomicU64, AtomicU64)>,
+}
+
+impl InFlight {
+    /// Number of the group that is being written; `None` when none is.
+    pub fn current(&self) -> Option<u64> {
+        let (begun, done) = &*self.counts;
+        let begun = begun.load(Ordering::Acquire);
+        (begun != done.load(Ordering::Acquire)).then_some(begun)
+    }
 }
 
 /// What one group commit does to the [`Position`], in order.
@@ -82,6 +98,7 @@ pub(super) struct Durable {
     position: Arc<Mutex<Position>>,
     keeper: Option<Keeper>,
     witness: Witness,
+    in_flight: InFlight,
 }
 
 impl Durable {
@@ -99,11 +116,16 @@ impl Durable {
             position,
             keeper,
             witness,
+            in_flight: InFlight::default(),
         })
     }
 
     pub(super) fn witness(&self) -> &Witness {
         &self.witness
+    }
+
+    pub(super) fn in_flight(&self) -> &InFlight {
+        &self.in_flight
     }
 
     pub(super) fn position(&self) -> Position {
@@ -124,6 +146,19 @@ impl Shared {
     /// Writes a group and moves the durable position along. The mark is lowered
     /// before log entries go, and says of a vote before anybody else is told.
     pub(super) fn commit(
+        &self,
+        batch: Batch,
+        durability: Durability,
+        step: &Step,
+    ) -> Result<(), StoreError> {
+        let (begun, done) = &*self.durable.in_flight.counts;
+        begun.fetch_add(1, Ordering::AcqRel);
+        let written = self.write_step(batch, durability, step);
+        done.fetch_add(1, Ordering::AcqRel);
+        written
+    }
+
+    fn write_step(
         &self,
         mut batch: Batch,
         durability: Durability,

@@ -23,8 +23,8 @@ use openraft::type_config::AsyncRuntime;
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
-pub use self::durable::Position;
 use self::durable::{Durable, Keeper, Step};
+pub use self::durable::{InFlight, Position};
 pub use self::witness::{Claim, Sighting, Witness};
 use crate::codec;
 use crate::high_water::{HighWaterError, Owner};
@@ -185,6 +185,11 @@ impl<Rt: AsyncRuntime> LogStore<Rt> {
     /// What this node has seen of others, and may say of itself.
     pub fn witness(&self) -> Witness {
         self.shared.durable.witness().clone()
+    }
+
+    /// The write that is under way.
+    pub fn in_flight(&self) -> InFlight {
+        self.shared.durable.in_flight().clone()
     }
 
     fn send(&self, request: Request<Rt>) -> io::Result<()> {

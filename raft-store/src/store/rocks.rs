@@ -52,7 +52,8 @@ impl RocksStore {
         // A write-ahead log that is gone altogether is noticed, unless it is the newest.
         options.set_track_and_verify_wals_in_manifest(true);
         options.set_compression_type(DBCompressionType::Lz4);
-        options.set_max_total_wal_size(256 << 20);
+        // A start needs about as much free space: see the reserve of a node's disk.
+        options.set_max_total_wal_size(128 << 20);
         options.set_max_open_files(512);
         options.set_keep_log_file_num(4);
         options
