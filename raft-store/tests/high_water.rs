@@ -12,6 +12,7 @@ use chancery_raft_store::types::Vote;
 use openraft::storage::RaftLogStorage;
 
 use crate::support::gate::Gate;
+use crate::support::home::copy;
 use crate::support::model_store::ModelStore;
 use crate::support::{append, blank, log_id, newest_wal, rocks, vote};
 
@@ -49,19 +50,6 @@ fn refused(dir: &Path, boot: u64) -> String {
         assert!(error.contains(part), "{part:?} is not in {error:?}");
     }
     error
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for file in fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        let target = to.join(file.file_name());
-        if file.path().is_dir() {
-            copy(&file.path(), &target);
-        } else {
-            fs::copy(file.path(), target).unwrap();
-        }
-    }
 }
 
 fn image(dir: &Path) -> tempfile::TempDir {

@@ -5,6 +5,10 @@ mod apply;
 #[cfg(test)]
 mod authorized;
 #[cfg(test)]
+mod corruption;
+#[cfg(all(test, feature = "faults"))]
+mod crash;
+#[cfg(test)]
 mod directory;
 #[cfg(test)]
 mod durability;

@@ -2,6 +2,7 @@
 
 pub(crate) mod commands;
 pub(crate) mod gate;
+pub(crate) mod home;
 pub(crate) mod model_store;
 
 use std::collections::BTreeMap;
