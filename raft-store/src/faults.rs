@@ -2,9 +2,9 @@
 //!
 //! Without the feature `faults` a place costs nothing. With it, once [`arm`] named a
 //! directory and while that exists, a file of a place's name in it says what happens there:
-//! `error` (the step fails as a disk does), `crash` (the process ends at once), or
-//! `hold` (the step waits until the file is gone). Every place passed is noted in
-//! the directory as an empty file `hit.NAME`.
+//! `error` (the step fails as a disk does), `crash N` (the process ends at once when
+//! it comes to the place for the Nth time), or `hold` (the step waits until the file
+//! is gone). How often each place was passed stands in the file `hit.NAME` there.
 
 /// Every place.
 pub const POINTS: &[&str] = &[
@@ -48,13 +48,15 @@ pub(crate) use armed::point;
 
 #[cfg(feature = "faults")]
 mod armed {
+    use std::collections::BTreeMap;
     use std::fs;
     use std::io;
     use std::path::{Path, PathBuf};
-    use std::sync::OnceLock;
+    use std::sync::{Mutex, OnceLock, PoisonError};
     use std::time::Duration;
 
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    static PASSED: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
 
     /// Takes orders from `directory` from now on, for the life of the process.
     pub fn arm(directory: &Path) {
@@ -67,13 +69,19 @@ mod armed {
             return Ok(());
         };
         assert!(super::POINTS.contains(&name), "{name} is not listed");
-        let hit = directory.join(format!("hit.{name}"));
-        if !hit.exists() {
-            fs::write(hit, "")?;
-        }
+        let times = {
+            let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
+            let times = passed.entry(name).or_default();
+            *times += 1;
+            *times
+        };
+        fs::write(directory.join(format!("hit.{name}")), times.to_string())?;
         let order = directory.join(name);
         loop {
-            match fs::read_to_string(&order).unwrap_or_default().trim() {
+            let said = fs::read_to_string(&order).unwrap_or_default();
+            let (what, number) = said.trim().split_once(' ').unwrap_or((said.trim(), ""));
+            match what {
+                "crash" if number != times.to_string() => return Ok(()),
                 "" => return Ok(()),
                 "error" => {
                     // EIO

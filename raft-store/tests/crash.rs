@@ -10,7 +10,7 @@ use chancery_raft_store::snapshot::Snapshots;
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
 
-use crate::support::home::{Home, identity, script, state_at};
+use crate::support::home::{Home, copy, identity, script, state_at};
 use crate::support::{append, log_id, rows_of, vote};
 
 /// Names the directory of the process that is to end.
@@ -83,14 +83,15 @@ async fn foreign_snapshot(dir: &Path) {
     home.take(0..=FOREIGN).await.unwrap();
     home.snapshot(0).await.unwrap();
     drop(home);
-    crate::support::home::copy(&made.path().join("snapshots"), &dir.join("foreign"));
+    copy(&made.path().join("snapshots"), &dir.join("foreign"));
 }
 
-/// Runs the life in a process of its own, with an order; whether it came to its end.
-fn run(dir: &Path, point: Option<&str>) -> bool {
+/// Runs the life in a process of its own, which shall end at a place when it comes there
+/// for the given time; whether it came to its own end.
+fn run(dir: &Path, point: Option<(&str, u64)>) -> bool {
     fs::create_dir_all(dir.join("faults")).unwrap();
-    if let Some(point) = point {
-        fs::write(dir.join("faults").join(point), "crash").unwrap();
+    if let Some((point, time)) = point {
+        fs::write(dir.join("faults").join(point), format!("crash {time}")).unwrap();
     }
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "crash::the_process_that_ends", "--nocapture"])
@@ -158,32 +159,47 @@ async fn check(dir: &Path, point: &str) {
     }
 }
 
+fn start() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    identity(1).save(dir.path()).unwrap();
+    dir
+}
+
 #[tokio::test]
 async fn a_process_that_ends_at_any_persisted_step_leaves_what_opens() {
     let foreign = tempfile::tempdir().unwrap();
     foreign_snapshot(foreign.path()).await;
-    let mut hit = 0;
+    // Once with nothing in its way: how often does it come to each place?
+    let whole = start();
+    copy(foreign.path(), whole.path());
+    assert!(run(whole.path(), None));
+    check(whole.path(), "no place").await;
+    let times_of = |point: &str| {
+        let file = whole.path().join("faults").join(format!("hit.{point}"));
+        fs::read_to_string(file).map_or(0, |text| text.parse::<u64>().unwrap())
+    };
+    let full = std::env::var_os("CHANCERY_TEST_LONG").is_some();
+    let (mut hit, mut ends) = (0, 0);
     for point in faults::POINTS {
-        let dir = tempfile::tempdir().unwrap();
-        crate::support::home::copy(foreign.path(), dir.path());
-        identity(1).save(dir.path()).unwrap();
-        let ended = run(dir.path(), Some(point));
-        assert!(!ended, "{point} was not come to");
-        assert!(
-            dir.path()
-                .join("faults")
-                .join(format!("hit.{point}"))
-                .exists(),
-            "{point}"
-        );
+        let all = times_of(point);
+        assert!(all > 0, "{point} was not come to");
         hit += 1;
-        check(dir.path(), point).await;
+        let chosen: Vec<u64> = match full || all <= 4 {
+            true => (1..=all).collect(),
+            false => vec![1, all / 2, all],
+        };
+        for time in chosen {
+            let dir = start();
+            copy(foreign.path(), dir.path());
+            let ended = !run(dir.path(), Some((point, time)));
+            // The mark is saved by the second too, so its last times may not come again.
+            assert!(ended || time > 2, "{point}, time {time}: it went on");
+            ends += u64::from(ended);
+            check(dir.path(), &format!("{point}, time {time}")).await;
+        }
     }
-    // And with nothing in its way it comes to its end.
-    let dir = tempfile::tempdir().unwrap();
-    crate::support::home::copy(foreign.path(), dir.path());
-    identity(1).save(dir.path()).unwrap();
-    assert!(run(dir.path(), None));
-    check(dir.path(), "no point").await;
-    println!("points hit: {hit} of {}", faults::POINTS.len());
+    println!(
+        "points hit: {hit} of {}; processes ended there: {ends}",
+        faults::POINTS.len()
+    );
 }
