@@ -73,7 +73,9 @@ fn rpc_error(error: PeerError) -> RPCError<Types> {
         PeerError::Unreachable { .. } | PeerError::NotConnected { .. } | PeerError::Unknown(_) => {
             RPCError::Unreachable(Unreachable::new(&error))
         }
-        PeerError::Refused { .. } => RPCError::Network(NetworkError::new(&error)),
+        PeerError::Refused { .. } | PeerError::Removed { .. } => {
+            RPCError::Network(NetworkError::new(&error))
+        }
     }
 }
 

@@ -173,8 +173,9 @@ impl Doors {
 
     /// Proposes a change on behalf of a caller, with errors as it should see them.
     pub async fn write(&self, command: Command) -> Result<Outcome, Status> {
-        self.propose(command)
-            .await
-            .map_err(|e| Status::unavailable(e.to_string()))
+        self.propose(command).await.map_err(|e| match e {
+            ProposeError::Level { .. } => Status::failed_precondition(e.to_string()),
+            _ => Status::unavailable(e.to_string()),
+        })
     }
 }
