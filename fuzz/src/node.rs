@@ -13,6 +13,7 @@ use chancery_identity::pki::Certificate;
 use chancery_node::attest::join_token::JoinToken;
 use chancery_node::attest::template::{Data, OUTPUT_BYTES_MAX, Template};
 use chancery_node::attest::x509pop::{Settings, read_payload, wire};
+use chancery_node::cluster::token::NodeToken;
 use chancery_node::config::{Config, format_duration, parse_duration};
 use chancery_node::issue::Subject;
 use chancery_node::migrate::{expand, translate};
@@ -26,6 +27,7 @@ pub const TARGETS: &[super::Target] = &[
     ("config", config),
     ("duration", duration),
     ("join_token", join_token),
+    ("node_token", node_token),
     ("subject", subject),
     ("page_token", page_token),
     ("moment", moment),
@@ -45,6 +47,15 @@ pub fn config(data: &[u8]) {
         assert!(!errors.problems.is_empty());
         assert!(errors.to_string().starts_with("fuzz.toml: "));
         assert_eq!(Config::parse(text, "fuzz.toml").err(), Some(errors));
+    }
+}
+
+/// A node token that is read is written so that it reads back, and names members by whole keys.
+pub fn node_token(data: &[u8]) {
+    let Ok(text) = from_utf8(data) else { return };
+    if let Ok(token) = NodeToken::decode(text) {
+        assert!(token.members.iter().all(|m| m.spki_sha256.len() == 32));
+        assert!(NodeToken::decode(&token.encode()).is_ok_and(|again| again == token));
     }
 }
 

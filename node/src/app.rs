@@ -6,6 +6,7 @@
 
 mod attestors;
 mod data_dir;
+mod joining;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -33,25 +34,29 @@ use zeroize::Zeroizing;
 
 use self::attestors::{attestors, external_roots};
 use self::data_dir::{check_mark, check_place, identity, open_store, own_data_dir, owner};
+pub use self::data_dir::{init_cluster, set_aside};
+use self::joining::way_in;
 use crate::authority::{
     Custody, Driver, Issuer, Lifetimes, Making, ServerSvid, Steward, keep_foreign_roots,
     keep_own_roots, keep_server_svid,
 };
 use crate::authz::layer::GateLayer;
 use crate::cluster::formation::{self, Admission, Plan, VERSION};
-use crate::cluster::peers::{GrpcPeers, PinBook};
+use crate::cluster::peers::GrpcPeers;
+use crate::cluster::pins::PinBook;
 use crate::cluster::server::{PeerServer, pinned_only};
-use crate::cluster::status::{ClusterService, Members, SelfStatus};
+use crate::cluster::status::{Members, SelfStatus};
 use crate::cluster::{Barriers, Consensus, Proposer, Start, Storage};
 use crate::config::{CaKeyType, Config, Keys, TokenName};
 use crate::disk::{self, Disk, Margin, make_room};
-use crate::environment::{Clock, Stopwatch, SystemClock, uuid_v4};
+use crate::environment::{Clock, Stopwatch, SystemClock};
 use crate::health::Health;
 use crate::housekeeping::{AgentPruning, Housekeeping, Pace};
 use crate::http_status::{self, Endpoints};
 use crate::issue::Subject;
 use crate::ratelimit::RateLimits;
 use crate::registry::Doors;
+use crate::service::cluster::ClusterService;
 use crate::service::{self, gate::LocalGate};
 use crate::telemetry::{self, LogFile};
 use crate::transport::{
@@ -312,6 +317,7 @@ fn formation_plan(config: &Config) -> anyhow::Result<Plan> {
         .map(ToString::to_string)
         .collect();
     if peers.is_empty() {
+        // Founded by `chancery cluster init`, or joined by a token.
         peers.push(own.clone());
     }
     Ok(Plan {
@@ -320,6 +326,7 @@ fn formation_plan(config: &Config) -> anyhow::Result<Plan> {
         own,
         api_address: config.api.advertise.to_string(),
         secret: Arc::new(secret),
+        stay_learner: !config.cluster.auto_promote,
     })
 }
 
@@ -353,13 +360,9 @@ async fn serve(
     let peer_tls = PeerTls::new(&PeerKey::from_pkcs8(&record.peer_key)?, Arc::clone(&clock))?;
 
     let peer_port = if record.node_id == 0 {
-        tracing::info!(
-            peers = plan.peers.join(", "),
-            "this node has no cluster yet: looking for its peers"
-        );
+        let way = way_in(&config)?;
         let (plan, tls) = (plan.clone(), peer_tls.clone());
-        let form = consensus_runtime
-            .spawn(async move { formation::form(&plan, &tls, peer_port, uuid_v4()).await });
+        let form = consensus_runtime.spawn(async move { way.take(&plan, &tls, peer_port).await });
         let formed = tokio::select! {
             formed = form => formed.context("formation panicked")??,
             _ = terminate.recv() => return Ok(()),
@@ -385,7 +388,7 @@ async fn serve(
     #[cfg(feature = "faults")]
     let storage = with_faults(storage);
 
-    let pins = PinBook::new(storage.registry.clone(), record.pins.clone());
+    let pins = PinBook::new(storage.registry.clone(), &record.pins);
     let writes = storage.log.in_flight();
     let margin = Margin {
         min_free: config.storage.min_free,
@@ -409,12 +412,14 @@ async fn serve(
         keep_after_snapshot: u64::from(config.raft.entries_kept_after_snapshot),
     };
     let stale_limit = config.issuance.stale_issuance_limit;
+    let known = pins.clone();
     let (consensus, proposer, barriers, members) = consensus_runtime
         .spawn(async move {
             let consensus = Consensus::start(start, storage).await?;
             let proposer = Proposer::start(consensus.clone());
             let barriers = Barriers::start(consensus.clone());
-            let members = Members::start(consensus.clone());
+            tokio::spawn(known.clone().follow());
+            let members = Members::start(consensus.clone(), known);
             tokio::spawn(disk::watch(
                 disk,
                 writes,
@@ -426,7 +431,12 @@ async fn serve(
         .await
         .context("consensus panicked while starting")??;
 
-    let doors = Doors::new(consensus.clone(), proposer.clone(), barriers, stale_limit);
+    let doors = Doors::new(
+        consensus.clone(),
+        proposer.clone(),
+        barriers.clone(),
+        stale_limit,
+    );
     let custody = Custody::new(signer);
     let tls = TlsState::new(
         config.trust_domain.clone(),
@@ -463,8 +473,13 @@ async fn serve(
                 .max_encoding_message_size(size),
         )
         .add_service(
-            BootstrapServer::new(Admission::new(plan.clone(), consensus.clone(), proposer))
-                .max_decoding_message_size(formation::MESSAGE_BYTES_MAX),
+            BootstrapServer::new(Admission::new(
+                plan.clone(),
+                consensus.clone(),
+                proposer,
+                barriers,
+            ))
+            .max_decoding_message_size(formation::MESSAGE_BYTES_MAX),
         );
     let peer_stop = CancellationToken::new();
     let peers = consensus_runtime.spawn(serve_peers(
@@ -474,7 +489,7 @@ async fn serve(
         pinned_only(peer_routes.routes().prepare(), pins.clone()),
         peer_stop.clone(),
     ));
-    consensus_runtime.spawn(consensus.clone().drive_membership());
+    consensus_runtime.spawn(consensus.clone().drive_membership(members.clone()));
 
     if !record.founded {
         // Also after a start that was cut off before the founding command was applied.
@@ -546,8 +561,9 @@ async fn serve(
         uptime: process.uptime,
         server_svid,
     };
-    let admin_routes = service::admin_routes(&context, process)
-        .add_service(ClusterServer::new(ClusterService::new(members, this)));
+    let admin_routes = service::admin_routes(&context, process).add_service(ClusterServer::new(
+        ClusterService::new(context.clone(), this),
+    ));
     let admin = tokio::spawn(bound.admin.serve(
         Limits::of_admins(),
         tower::Layer::layer(&layer, admin_routes.prepare()),
@@ -578,6 +594,10 @@ async fn serve(
         tokio::select! {
             _ = terminate.recv() => break None,
             _ = interrupt.recv() => break None,
+            why = members.removed() => break Some(anyhow::anyhow!(
+                "{why}: remove {} (chancery cluster rejoin does it) before it joins again",
+                config.data_dir.display()
+            )),
             died = consensus.died() => break Some(anyhow::Error::new(died)),
             result = &mut agents => break Some(ended_early("agent port", result)),
             result = &mut peers => break Some(ended_early("peer port", result)),

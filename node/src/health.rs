@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chancery_api::chancery::peer::v1 as wire;
+use chancery_raft_store::command::FEATURE_LEVEL;
 
 use crate::authority::Issuer;
 use crate::cluster::formation::VERSION;
@@ -149,6 +150,8 @@ impl SelfStatus for Health {
                 .map(|a| u64::try_from(a.as_millis()).unwrap_or(u64::MAX)),
             not_ready: self.obstacles().join("; "),
             no_room: consensus.disk().short().unwrap_or_default(),
+            feature_level: FEATURE_LEVEL,
+            members: consensus.pins(),
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod federation;
 mod housekeeping;
+mod membership;
 
 use std::fmt;
 
@@ -17,6 +18,11 @@ pub use self::federation::{
 };
 pub use self::housekeeping::{
     EntryFields, EntryUpdate, PruneAgents, PruneEntries, PruneJoinTokens, UpdateEntries,
+};
+
+pub use self::membership::{
+    AdmitMember, AnnounceMember, ChangeMembers, CreateNodeToken, FEATURE_LEVEL, Found,
+    RaiseFeatureLevel, RemoveMember,
 };
 
 use crate::model::{Authority, BundleAuthority, DownstreamCa, Entry, JoinToken, Selector};
@@ -48,7 +54,7 @@ pub struct Proposal {
     #[prost(
         oneof = "Command",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
-                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60"
+                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, 62, 63, 64"
     )]
     pub command: Option<Command>,
 }
@@ -161,57 +167,18 @@ pub enum Command {
     /// Bans an agent that another server banned, known here or not.
     #[prost(message, tag = "60")]
     ImportBan(ImportBan),
-}
-
-/// See [`Command::Found`].
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct Found {
-    /// Random UUID.
-    #[prost(string, tag = "1")]
-    pub cluster_id: String,
-    /// Trust domain name.
-    #[prost(string, tag = "2")]
-    pub trust_domain: String,
-    /// The founder; becomes node 1.
-    #[prost(message, optional, tag = "3")]
-    pub founder: Option<AdmitMember>,
-    /// The static peer list; empty when members are admitted by hand.
-    #[prost(string, repeated, tag = "4")]
-    pub founding_peers: Vec<String>,
-}
-
-/// See [`Command::AdmitMember`].
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct AdmitMember {
-    /// host:port for peers.
-    #[prost(string, tag = "1")]
-    pub peer_address: String,
-    /// host:port for agents.
-    #[prost(string, tag = "2")]
-    pub api_address: String,
-    /// SHA-256 of the peer key's SubjectPublicKeyInfo.
-    #[prost(bytes = "vec", tag = "3")]
-    pub spki_sha256: Vec<u8>,
-    /// Version of its binary.
-    #[prost(string, tag = "4")]
-    pub version: String,
-}
-
-/// See [`Command::AnnounceMember`].
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct AnnounceMember {
-    /// Who.
-    #[prost(uint64, tag = "1")]
-    pub node_id: u64,
-    /// host:port for agents.
-    #[prost(string, tag = "2")]
-    pub api_address: String,
-    /// Version of its binary.
-    #[prost(string, tag = "3")]
-    pub version: String,
-    /// Which start this is.
-    #[prost(uint64, tag = "4")]
-    pub boot: u64,
+    /// Makes a token known by which a node may join.
+    #[prost(message, tag = "61")]
+    CreateNodeToken(CreateNodeToken),
+    /// Says what members are to be from now on, all or none.
+    #[prost(message, tag = "62")]
+    ChangeMembers(ChangeMembers),
+    /// Forgets a member that is to leave and has no part in Raft's membership any more.
+    #[prost(message, tag = "63")]
+    RemoveMember(RemoveMember),
+    /// Every member knows the commands of this level.
+    #[prost(message, tag = "64")]
+    RaiseFeatureLevel(RaiseFeatureLevel),
 }
 
 /// See [`Command::CreateEntries`].
@@ -470,6 +437,10 @@ pub enum Refusal {
     LastAuthority = 43,
     /// A downstream server, or all of them together, published as much as they may.
     PublishedTooMuch = 44,
+    /// The cluster would have an even number of voters.
+    EvenVoters = 61,
+    /// The cluster would have no voter, or more than it may have.
+    VoterCount = 62,
 }
 
 /// Result of one item of a batch.
@@ -595,6 +566,20 @@ impl Command {
             Self::AppendBundle(_) => "append_bundle",
             Self::PruneBundle(_) => "prune_bundle",
             Self::ImportBan(_) => "import_ban",
+            Self::CreateNodeToken(_) => "create_node_token",
+            Self::ChangeMembers(_) => "change_members",
+            Self::RemoveMember(_) => "remove_member",
+            Self::RaiseFeatureLevel(_) => "raise_feature_level",
+        }
+    }
+
+    /// Feature level that the cluster must have reached before the command may be
+    /// proposed: a member of an older version would stop at it.
+    pub fn feature_level(&self) -> u32 {
+        match self {
+            Self::CreateNodeToken(_) | Self::ChangeMembers(_) | Self::RemoveMember(_) => 1,
+            // Proposed only when every member has told that it knows the level.
+            _ => 0,
         }
     }
 }

@@ -47,6 +47,8 @@ pub struct Directory {
     authorities: BTreeMap<(i32, String), Arc<Authority>>,
     intents: BTreeMap<String, KeyIntent>,
     members: BTreeMap<u64, Arc<Member>>,
+    removed_members: BTreeMap<u64, Vec<u8>>,
+    node_tokens: BTreeSet<Vec<u8>>,
     /// By row key, which begins with their end.
     downstream_cas: BTreeMap<Vec<u8>, Arc<DownstreamCa>>,
     federation: Federation,
@@ -125,15 +127,24 @@ impl Directory {
                 };
             }
             Table::Members => {
-                let id: [u8; 8] = key.try_into().map_err(|_| {
-                    StoreError::corrupt(format!("member key of {} bytes", key.len()))
-                })?;
+                let id = node_id(key)?;
                 match value_of::<Member>(table, value)? {
-                    Some(member) => self
-                        .members
-                        .insert(u64::from_be_bytes(id), Arc::new(member)),
-                    None => self.members.remove(&u64::from_be_bytes(id)),
+                    Some(member) => self.members.insert(id, Arc::new(member)),
+                    None => self.members.remove(&id),
                 };
+            }
+            Table::NodeTokens => {
+                self.node_tokens.remove(key);
+                if value.is_some() {
+                    self.node_tokens.insert(key.to_vec());
+                }
+            }
+            Table::RemovedMembers => {
+                let id = node_id(key)?;
+                self.removed_members.remove(&id);
+                if let Some(spki) = value {
+                    self.removed_members.insert(id, spki.to_vec());
+                }
             }
             Table::DownstreamCas => {
                 match value_of::<DownstreamCa>(table, value)? {
@@ -322,6 +333,19 @@ impl Directory {
         self.members.get(&node_id)
     }
 
+    /// Whether a node token with this digest waits to be used.
+    pub fn has_node_token(&self, sha256: &[u8]) -> bool {
+        self.node_tokens.contains(sha256)
+    }
+
+    /// Whether a member with this key was removed; its id then.
+    pub fn removed_member(&self, spki_sha256: &[u8]) -> Option<u64> {
+        let mut removed = self.removed_members.iter();
+        removed
+            .find(|(_, spki)| spki.as_slice() == spki_sha256)
+            .map(|(id, _)| *id)
+    }
+
     /// Every member, by id.
     pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.members.values()
@@ -440,6 +464,13 @@ fn value_of<M: Message + Default>(
     value: Option<&[u8]>,
 ) -> Result<Option<M>, StoreError> {
     value.map(|bytes| decode(table, bytes)).transpose()
+}
+
+fn node_id(key: &[u8]) -> Result<u64, StoreError> {
+    let id: [u8; 8] = key
+        .try_into()
+        .map_err(|_| StoreError::corrupt(format!("member key of {} bytes", key.len())))?;
+    Ok(u64::from_be_bytes(id))
 }
 
 fn text(table: Table, key: &[u8]) -> Result<String, StoreError> {

@@ -37,6 +37,8 @@ pub enum ChangeKind {
     IntentChanged(String),
     /// A member came or told of itself.
     MemberSet(u64),
+    /// A member left for good.
+    MemberRemoved(u64),
     /// A CA certificate of this serial was signed for a downstream server.
     DownstreamCaSet(String),
     /// The bundle of another trust domain was created or changed.

@@ -327,6 +327,46 @@ pub struct Member {
     /// Authority that issued the server SVID it serves.
     #[prost(string, tag = "7")]
     pub server_svid_issuer: String,
+    /// What the operator wants it to be; the leader brings Raft's membership there.
+    #[prost(enumeration = "MemberRole", tag = "8")]
+    pub wanted: i32,
+    /// Becomes a voter without being asked once it has caught up.
+    #[prost(bool, tag = "9")]
+    pub auto_promote: bool,
+    /// Member whose place it takes when it becomes a voter; 0 is none's.
+    #[prost(uint64, tag = "10")]
+    pub replaces: u64,
+}
+
+/// What a member is wanted to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum MemberRole {
+    /// As the founding list says: a voter, if its address is on it, once the list is complete.
+    Founding = 0,
+    /// Has the state, serves agents and signs; has no vote.
+    Learner = 1,
+    /// Has a vote.
+    Voter = 2,
+    /// Is to be removed.
+    Leaving = 3,
+}
+
+/// A token by which one node may join. The token itself is not stored.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct NodeToken {
+    /// SHA-256 of the token's secret.
+    #[prost(bytes = "vec", tag = "1")]
+    pub sha256: Vec<u8>,
+    /// Unix seconds.
+    #[prost(int64, tag = "2")]
+    pub expires_at: i64,
+    /// See [`Member::auto_promote`].
+    #[prost(bool, tag = "3")]
+    pub auto_promote: bool,
+    /// See [`Member::replaces`].
+    #[prost(uint64, tag = "4")]
+    pub replaces: u64,
 }
 
 /// Facts that hold for the cluster as a whole.
@@ -353,6 +393,10 @@ pub struct Cluster {
     /// Addresses of the static peer list it was formed from.
     #[prost(string, repeated, tag = "7")]
     pub founding_peers: Vec<String>,
+    /// Level of commands and encodings that every member knows; see
+    /// [`crate::command::FEATURE_LEVEL`].
+    #[prost(uint32, tag = "8")]
+    pub feature_level: u32,
 }
 
 /// Outcome of a request, kept so that a retry is answered and not applied again.

@@ -13,7 +13,8 @@ use prost::Message;
 
 use crate::feed::{Change, ChangeKind, FeedIndex};
 use crate::model::{
-    Agent, Authority, Cluster, DownstreamCa, Entry, JoinToken, KeyIntent, Member, Selector,
+    Agent, Authority, Cluster, DownstreamCa, Entry, JoinToken, KeyIntent, Member, NodeToken,
+    Selector,
 };
 use crate::store::{Row, StoreError};
 
@@ -61,6 +62,10 @@ pub enum Table {
     EntryFederation = 19,
     /// [`DownstreamCa`] by its end (8 bytes big-endian), authority, a zero byte, and serial.
     DownstreamCas = 20,
+    /// [`NodeToken`] by SHA-256 of the token's secret.
+    NodeTokens = 21,
+    /// SHA-256 of the peer key, by node id, of members that were removed.
+    RemovedMembers = 22,
 }
 
 /// Names of the single rows of [`Table::Meta`].
@@ -88,7 +93,7 @@ impl Table {
 
     /// Table of a row key, if it is one that this version knows.
     pub fn of(row_key: &[u8]) -> Option<(Self, &[u8])> {
-        const ALL: [Table; 20] = [
+        const ALL: [Table; 22] = [
             Table::Meta,
             Table::Entries,
             Table::EntrySequence,
@@ -109,6 +114,8 @@ impl Table {
             Table::BundleAuthorities,
             Table::EntryFederation,
             Table::DownstreamCas,
+            Table::NodeTokens,
+            Table::RemovedMembers,
         ];
         let (tag, key) = row_key.split_first()?;
         ALL.into_iter().find(|t| *t as u8 == *tag).map(|t| (t, key))
@@ -497,6 +504,45 @@ impl Txn<'_> {
     pub fn put_member(&mut self, member: &Member) {
         self.put(Table::Members, &member.node_id.to_be_bytes(), member);
         self.changed(ChangeKind::MemberSet(member.node_id));
+    }
+
+    /// Forgets a member all but its key: it is to be told when it calls. Of those removed
+    /// before, the last `keep` are kept.
+    pub fn remove_member(&mut self, member: &Member, keep: usize) -> Result<(), StoreError> {
+        let id = member.node_id.to_be_bytes();
+        let before = self.keys(Table::RemovedMembers, &[], usize::MAX / 4)?;
+        for oldest in before.iter().take(before.len().saturating_sub(keep)) {
+            self.remove(Table::RemovedMembers, oldest);
+        }
+        self.put_bytes(Table::RemovedMembers, &id, member.spki_sha256.clone());
+        self.remove(Table::Members, &id);
+        self.changed(ChangeKind::MemberRemoved(member.node_id));
+        Ok(())
+    }
+
+    /// Node token by digest.
+    pub fn node_token(&self, sha256: &[u8]) -> Result<Option<NodeToken>, StoreError> {
+        self.get(Table::NodeTokens, sha256)
+    }
+
+    /// Inserts a node token.
+    pub fn put_node_token(&mut self, token: &NodeToken) {
+        self.put(Table::NodeTokens, &token.sha256, token);
+    }
+
+    /// Removes a node token.
+    pub fn remove_node_token(&mut self, sha256: &[u8]) {
+        self.remove(Table::NodeTokens, sha256);
+    }
+
+    /// Forgets node tokens that have expired, among the first `limit`.
+    pub fn forget_expired_node_tokens(&mut self, limit: usize) -> Result<(), StoreError> {
+        for (key, bytes) in self.pairs(Table::NodeTokens, &[], limit)? {
+            if decode::<NodeToken>(Table::NodeTokens, &bytes)?.expires_at < self.now() {
+                self.remove(Table::NodeTokens, &key);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -8,20 +8,21 @@ use std::fs;
 use std::path::PathBuf;
 
 use chancery_raft_store::command::{
-    AbandonKey, ActivateAgents, Activation, AgentPath, AnnounceMember, AppendBundle, AttestAgent,
-    AuthorityName, BeginKey, BundleFields, CreateEntries, CreateJoinToken, DeleteEntries,
-    DeleteFederatedBundles, DeleteMode, EntryFields, EntryResult, EntryUpdate,
-    FederatedBundleResult, FederatedBundles, Found, ImportBan, ProveAuthority, PruneAgents,
-    PruneBundle, PruneEntries, PruneJoinTokens, RecordAuthority, RecordDownstreamCa,
-    RecordServerSvid, RelationshipDraft, RelationshipFields, RelationshipResult, Relationships,
-    RenewAgent, SetAgentVersion, TrustDomains, UpdateEntries, UpdateFederatedBundles,
-    UpdateRelationships,
+    AbandonKey, ActivateAgents, Activation, AdmitMember, AgentPath, AnnounceMember, AppendBundle,
+    AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, CreateEntries,
+    CreateJoinToken, CreateNodeToken, DeleteEntries, DeleteFederatedBundles, DeleteMode,
+    EntryFields, EntryResult, EntryUpdate, FederatedBundleResult, FederatedBundles, Found,
+    ImportBan, ProveAuthority, PruneAgents, PruneBundle, PruneEntries, PruneJoinTokens,
+    RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa, RecordServerSvid, RelationshipDraft,
+    RelationshipFields, RelationshipResult, Relationships, RemoveMember, RenewAgent,
+    SetAgentVersion, TrustDomains, UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
     Agent, Authority, AuthorityKind, AuthorityStatus, BundleAuthority, BundleCertificate,
     BundleJwtKey, Cluster, DownstreamCa, EndpointProfile, Entry, FederatedBundle,
-    FederationRelationship, JoinToken, KeyIntent, Member, PendingSvid, RequestMemory, Selector,
+    FederationRelationship, JoinToken, KeyIntent, Member, MemberRole, NodeToken, PendingSvid,
+    RequestMemory, Selector,
 };
 use chancery_raft_store::snapshot::{self, Encoder, Header};
 use chancery_raft_store::types::{LogEntry, StoredMembership, Vote};
@@ -139,6 +140,8 @@ fn joining() -> [Command; 4] {
             trust_domain: "example.org".into(),
             founder: Some(admission(1)),
             founding_peers: vec!["a:1".into(), "b:1".into()],
+            // Younger than the sample.
+            feature_level: 0,
         }),
         Command::AdmitMember(admission(2)),
         Command::AnnounceMember(AnnounceMember {
@@ -151,6 +154,32 @@ fn joining() -> [Command; 4] {
             node_id: 2,
             authority_id: "0a1b2c".into(),
         }),
+    ]
+}
+
+fn node_token() -> NodeToken {
+    NodeToken {
+        sha256: vec![3; 32],
+        expires_at: 1_800_003_600,
+        auto_promote: true,
+        replaces: 2,
+    }
+}
+
+fn changing_members() -> [Command; 4] {
+    [
+        Command::CreateNodeToken(CreateNodeToken {
+            token: Some(node_token()),
+            ttl: 3600,
+        }),
+        Command::ChangeMembers(ChangeMembers {
+            promote: vec![4, 5],
+            demote: vec![1],
+            remove: vec![2, 3],
+            allow_even: true,
+        }),
+        Command::RemoveMember(RemoveMember { node_id: 2 }),
+        Command::RaiseFeatureLevel(RaiseFeatureLevel { level: 1 }),
     ]
 }
 
@@ -366,6 +395,7 @@ fn proposal(command: Command) -> Proposal {
 fn commands() -> Vec<(String, Sample)> {
     let all = joining()
         .into_iter()
+        .chain(changing_members())
         .chain(registering())
         .chain(keeping_house())
         .chain(making_keys())
@@ -479,6 +509,13 @@ fn records() -> Vec<(String, Sample)> {
         version: "0.1.0".into(),
         boot: 3,
         server_svid_issuer: "0a1b2c".into(),
+        ..Member::default()
+    };
+    let member_to_be = Member {
+        wanted: MemberRole::Learner.into(),
+        auto_promote: true,
+        replaces: 1,
+        ..member.clone()
     };
     let cluster = Cluster {
         id: "c".into(),
@@ -488,6 +525,11 @@ fn records() -> Vec<(String, Sample)> {
         bundle_sequence: 5,
         clock_ms: 1_800_000_000_123,
         founding_peers: vec!["a:1".into()],
+        feature_level: 0,
+    };
+    let cluster_of_level_1 = Cluster {
+        feature_level: 1,
+        ..cluster.clone()
     };
     let intent = KeyIntent {
         slot: "jwt".into(),
@@ -560,6 +602,25 @@ fn records() -> Vec<(String, Sample)> {
         ("record-downstream-ca", message(downstream_ca())),
         ("record-member", message(member)),
         ("record-cluster", message(cluster)),
+        ("record-member-to-be", message(member_to_be)),
+        ("record-cluster-of-level-1", message(cluster_of_level_1)),
+        ("record-node-token", message(node_token())),
+        (
+            "record-admission-by-token",
+            message(AdmitMember {
+                token_sha256: vec![3; 32],
+                stay_learner: true,
+                ..admission(2)
+            }),
+        ),
+        (
+            "record-founding-at-level-1",
+            message(Found {
+                cluster_id: "c".into(),
+                feature_level: 1,
+                ..Found::default()
+            }),
+        ),
         (
             "record-request-memory",
             message(RequestMemory {

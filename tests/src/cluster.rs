@@ -1,6 +1,7 @@
 //! A cluster of real processes, started by `deploy/local/up` in a folder of its
 //! own and stopped when the handle goes.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -9,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use chancery_api::spire::api::server::agent::v1::CreateJoinTokenRequest;
 use chancery_api::spire::api::server::agent::v1::agent_client::AgentClient;
-use chancery_api::spire::api::server::entry::v1::BatchCreateEntryRequest;
 use chancery_api::spire::api::server::entry::v1::entry_client::EntryClient;
+use chancery_api::spire::api::server::entry::v1::{BatchCreateEntryRequest, ListEntriesRequest};
 use chancery_api::spire::api::types;
 use serde::Deserialize;
 use serde_json::Value;
@@ -269,6 +270,20 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts a node more by a node token, waits until it serves, and returns its id.
+    /// `flags` are more flags of `deploy/local/up --add`.
+    pub fn add(&mut self, flags: &[&str]) -> anyhow::Result<String> {
+        let output = up(self.dir.path(), &[], &[&["--add"], flags].concat())?;
+        ensure!(
+            output.status.success(),
+            "deploy/local/up --add: {}",
+            text(&output)
+        );
+        self.file = read(self.dir.path())?;
+        let added = self.file.nodes.last();
+        Ok(added.context("no node")?.id.clone())
+    }
+
     /// Makes a join token through a node.
     pub async fn token(&self, node: &Node) -> anyhow::Result<String> {
         let mut client = AgentClient::new(connect_admin(&node.admin_socket).await?);
@@ -279,26 +294,13 @@ impl Cluster {
         Ok(client.create_join_token(request).await?.into_inner().value)
     }
 
-    /// Creates entries through a node; the statuses and entries that came back.
+    /// [`create`], through one of this cluster's nodes.
     pub async fn create(
         &self,
         node: &Node,
         entries: Vec<types::Entry>,
     ) -> anyhow::Result<Vec<(types::Status, Option<types::Entry>)>> {
-        let mut client = EntryClient::new(connect_admin(&node.admin_socket).await?);
-        let request = BatchCreateEntryRequest {
-            entries,
-            output_mask: None,
-        };
-        let results = client
-            .batch_create_entry(request)
-            .await?
-            .into_inner()
-            .results;
-        Ok(results
-            .into_iter()
-            .map(|r| (r.status.unwrap_or_default(), r.entry))
-            .collect())
+        create(node, entries).await
     }
 
     /// An entry for a workload below an agent.
@@ -332,6 +334,55 @@ impl Cluster {
             )
         };
         self.file.nodes.iter().map(tail).collect()
+    }
+}
+
+/// Creates entries through a node; the statuses and entries that came back.
+pub async fn create(
+    node: &Node,
+    entries: Vec<types::Entry>,
+) -> anyhow::Result<Vec<(types::Status, Option<types::Entry>)>> {
+    let mut client = EntryClient::new(connect_admin(&node.admin_socket).await?);
+    let request = BatchCreateEntryRequest {
+        entries,
+        output_mask: None,
+    };
+    let results = client
+        .batch_create_entry(request)
+        .await?
+        .into_inner()
+        .results;
+    Ok(results
+        .into_iter()
+        .map(|r| (r.status.unwrap_or_default(), r.entry))
+        .collect())
+}
+
+/// Ids of every entry, as `node` tells an administrator.
+///
+/// # Errors
+/// Also where the answer may be old although a quorum is there.
+pub async fn entry_ids(node: &Node) -> anyhow::Result<BTreeSet<String>> {
+    let mut client = EntryClient::new(connect_admin(&node.admin_socket).await?);
+    let mut ids = BTreeSet::new();
+    let mut page_token = String::new();
+    loop {
+        let request = ListEntriesRequest {
+            page_size: 500,
+            page_token,
+            ..Default::default()
+        };
+        let response = client.list_entries(request).await?;
+        ensure!(
+            response.metadata().get("chancery-stale").is_none(),
+            "a stale answer with a quorum there"
+        );
+        let page = response.into_inner();
+        ids.extend(page.entries.into_iter().map(|e| e.id));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return Ok(ids);
+        }
     }
 }
 

@@ -7,10 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use chancery_api::spire::api::server::entry::v1::ListEntriesRequest;
-use chancery_api::spire::api::server::entry::v1::entry_client::EntryClient;
 use chancery_tests::agent::{Agent, attest_call, key_and_csr};
-use chancery_tests::cluster::{Cluster, Node, Options, count, eventually};
+use chancery_tests::cluster::{Cluster, Node, Options, count, entry_ids, eventually};
 use chancery_tests::tls::{connect, connect_admin};
 use tokio::sync::Barrier;
 use tonic::Code;
@@ -23,31 +21,6 @@ const CONTINUE: i32 = 18;
 async fn attest(cluster: &Cluster, node: &Node, source: Option<IpAddr>) -> anyhow::Result<Agent> {
     let token = cluster.token(node).await?;
     Agent::attest(&node.api, &cluster.trust()?, &token, source).await
-}
-
-/// Ids of every entry, as `node` tells an administrator.
-async fn entry_ids(node: &Node) -> anyhow::Result<BTreeSet<String>> {
-    let mut client = EntryClient::new(connect_admin(&node.admin_socket).await?);
-    let mut ids = BTreeSet::new();
-    let mut page_token = String::new();
-    loop {
-        let request = ListEntriesRequest {
-            page_size: 500,
-            page_token,
-            ..Default::default()
-        };
-        let response = client.list_entries(request).await?;
-        ensure!(
-            response.metadata().get("chancery-stale").is_none(),
-            "a stale answer with a quorum there"
-        );
-        let page = response.into_inner();
-        ids.extend(page.entries.into_iter().map(|e| e.id));
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return Ok(ids);
-        }
-    }
 }
 
 /// Drives the agent protocol against one node until told to stop; counts rounds
@@ -336,19 +309,27 @@ async fn alone_a_node_issues_to_its_limit_and_not_past_it() -> anyhow::Result<()
         extra,
         ..Options::default()
     })?;
-    let leader = cluster.leader(&cluster.nodes()[0]).await?;
     // Once as a follower, once as the leader that it believes to be.
-    for alone in [
-        cluster.nodes().iter().find(|n| n.id != leader),
-        cluster.nodes().iter().find(|n| n.id == leader),
-    ] {
-        let alone = alone.context("a node")?.clone();
-        let agent = attest(&cluster, &alone, None).await?;
-        let path = format!("/alone/{}", alone.id);
-        let created = cluster
-            .create(&alone, vec![cluster.entry(agent.path(), &path)])
-            .await?;
-        let ids = vec![created[0].1.clone().context("an entry")?.id];
+    for as_leader in [false, true] {
+        // The nodes that were stopped in the round before may be electing still: what a
+        // client is told then is that nothing was written, and it asks again.
+        let (alone, agent, ids) = eventually(
+            "a write through the node to be left alone",
+            Duration::from_secs(20),
+            || async {
+                let leader = cluster.leader(&cluster.nodes()[0]).await?;
+                let fits = |n: &&Node| (n.id == leader) == as_leader;
+                let alone = cluster.nodes().iter().find(fits).context("a node")?;
+                let agent = attest(&cluster, alone, None).await?;
+                let path = format!("/alone/{as_leader}");
+                let created = cluster
+                    .create(alone, vec![cluster.entry(agent.path(), &path)])
+                    .await?;
+                let id = created[0].1.clone().context("an entry")?.id;
+                Ok(Some((alone.clone(), agent, vec![id])))
+            },
+        )
+        .await?;
         let channel = agent.connect(&alone.api).await?;
         let others: Vec<&Node> = cluster
             .nodes()

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -14,6 +14,7 @@ use chancery_raft_store::store::rocks::RocksStore;
 use crate::cluster::Storage;
 use crate::cluster::formation::Plan;
 use crate::config::Config;
+use crate::environment::uuid_v4;
 use crate::telemetry::MeteredStore;
 use crate::transport::PeerKey;
 
@@ -84,12 +85,11 @@ pub(super) fn identity(config: &Config) -> anyhow::Result<IdentityRecord> {
     }
     if record.store_made && !store.exists() {
         bail!(
-            "node {} of cluster {} has lost its store {}: it must not start as that node again; remove {} and let it \
-             join under a new id and address",
+            "node {} of cluster {} has lost its store {}: it must not start as that node again; let it join under a new \
+             id (chancery cluster rejoin)",
             record.node_id,
             record.cluster_id,
-            store.display(),
-            dir.display()
+            store.display()
         );
     }
     Ok(record)
@@ -114,7 +114,99 @@ pub(super) fn check_mark(data_dir: &Path, record: &IdentityRecord) -> anyhow::Re
     Ok(())
 }
 
-fn store_path(data_dir: &Path) -> std::path::PathBuf {
+/// Founds a cluster of this node alone: from its next start on it is node 1 of a cluster of
+/// its own, which others join by tokens. Returns the cluster's id.
+///
+/// # Errors
+/// The node belongs to a cluster, or its configuration names others that it is to form one
+/// with; a server runs on the data directory; the files cannot be written.
+pub fn init_cluster(config: &Config) -> anyhow::Result<String> {
+    if config.cluster.peers.len() > 1 {
+        bail!(
+            "[cluster] peers names {} nodes, which form their cluster by themselves: start them, or take the list out",
+            config.cluster.peers.len()
+        );
+    }
+    if config.cluster.join_token_file.is_some() {
+        bail!("[cluster] join_token_file is there to join a cluster: take it out to found one");
+    }
+    let _lock = own_data_dir(&config.data_dir)?;
+    let mut record = identity(config)?;
+    if record.node_id != 0 {
+        bail!(
+            "{} belongs to node {} of cluster {} already: nothing was changed. To leave that cluster for good use \
+             `chancery cluster rejoin`",
+            config.data_dir.display(),
+            record.node_id,
+            record.cluster_id
+        );
+    }
+    record.cluster_id = uuid_v4();
+    record.node_id = 1;
+    record.save(&config.data_dir)?;
+    Ok(record.cluster_id)
+}
+
+/// What a node was, and where its files are now.
+pub struct SetAside {
+    /// Its id.
+    pub node_id: u64,
+    /// Its cluster.
+    pub cluster_id: String,
+    /// Folder with its identity, store and snapshots.
+    pub to: PathBuf,
+}
+
+/// Moves what a node has of its cluster out of the way, so that its next start joins anew,
+/// under a new id. `None` when it belongs to no cluster. The folder holds its key and the
+/// state: secrets, to be removed when nobody needs them.
+///
+/// # Errors
+/// A server runs on the data directory, or the files cannot be moved.
+pub fn set_aside(config: &Config) -> anyhow::Result<Option<SetAside>> {
+    let dir = &config.data_dir;
+    let _lock = own_data_dir(dir)?;
+    // A record that cannot be read is a reason to be here.
+    let (node_id, cluster_id) = match IdentityRecord::load(dir) {
+        Ok(Some(record)) => (record.node_id, record.cluster_id),
+        Ok(None) if !store_path(dir).exists() => return Ok(None),
+        Ok(None) | Err(_) => (0, String::new()),
+    };
+    let to = (1u32..)
+        .map(|n| dir.join(format!("set-aside-{n}")))
+        .find(|to| !to.exists())
+        .unwrap_or_else(|| dir.join("set-aside"));
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&to)
+        .with_context(|| format!("cannot make {}", to.display()))?;
+    // The identity goes last: until then the node is what it was, or is told that its
+    // store is gone.
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let name = entry?.file_name();
+        let kept = name == "lock" || name.to_string_lossy().starts_with("set-aside");
+        if !kept && name != "identity" {
+            names.push(name);
+        }
+    }
+    if IdentityRecord::path(dir).exists() {
+        names.push("identity".into());
+    }
+    for name in names {
+        let from = dir.join(&name);
+        fs::rename(&from, to.join(&name))
+            .with_context(|| format!("cannot move {} to {}", from.display(), to.display()))?;
+    }
+    File::open(dir)?.sync_all()?;
+    Ok(Some(SetAside {
+        node_id,
+        cluster_id,
+        to,
+    }))
+}
+
+fn store_path(data_dir: &Path) -> PathBuf {
     data_dir.join("store")
 }
 

@@ -105,7 +105,10 @@ const fn row(method: &'static str, callers: Callers, target: Target) -> Row {
 /// Every method that is served, sorted by path.
 #[rustfmt::skip]
 pub(super) const TABLE: &[Row] = &[
+    row("/chancery.cluster.v1.Cluster/ChangeMembers", ADMIN_OR_LOCAL, Named),
+    row("/chancery.cluster.v1.Cluster/CreateToken", ADMIN_OR_LOCAL, Named),
     row("/chancery.cluster.v1.Cluster/Status", ADMIN_OR_LOCAL, Shared),
+    row("/chancery.cluster.v1.Cluster/TransferLeader", ADMIN_OR_LOCAL, Named),
     row("/chancery.migrate.v1.Migration/ImportAgentBan", ADMIN_OR_LOCAL, Named),
     row("/grpc.health.v1.Health/Check", LOCAL, Shared),
     row("/grpc.health.v1.Health/List", LOCAL, Shared),

@@ -297,6 +297,10 @@ pub(super) fn cluster_status() -> StatusResponse {
         version: "0.1.0".into(),
         clock_skew_ms: Some(0),
         not_ready: String::new(),
+        wanted: if role == "leader" { "voter" } else { role }.into(),
+        auto_promote: false,
+        replaces: String::new(),
+        boot: 2,
     };
     let authority = |kind: &str, id: &str, status: &str, backend: &str, node: &str| Authority {
         kind: kind.into(),
@@ -337,5 +341,6 @@ pub(super) fn cluster_status() -> StatusResponse {
         advice: Vec::new(),
         ready: true,
         outage_budget_seconds: 599,
+        feature_level: 1,
     }
 }

@@ -12,14 +12,15 @@ use std::time::Duration;
 use chancery_api::chancery::peer::v1 as wire;
 use chancery_api::chancery::peer::v1::bootstrap_client::BootstrapClient;
 use chancery_api::chancery::peer::v1::bootstrap_server::{Bootstrap, BootstrapServer};
-use chancery_raft_store::command::{AdmitMember, Command, Found, Refusal};
+use chancery_raft_store::command::{AdmitMember, Command, FEATURE_LEVEL, Found, Refusal};
 use chancery_raft_store::identity_record::Pin;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
-use super::{Consensus, Proposer};
+use super::token::NodeToken;
+use super::{Barriers, Consensus, Proposer};
 use crate::transport::{
     Limits, ListenError, PeerConnection, PeerTls, PinPolicy, Role, TcpPort, proof, serve_peers,
     verify_proof,
@@ -51,6 +52,8 @@ pub struct Plan {
     pub api_address: String,
     /// Shared secret; empty when the list has one node.
     pub secret: Arc<Zeroizing<Vec<u8>>>,
+    /// Does not become a voter by itself.
+    pub stay_learner: bool,
 }
 
 /// Who this node has become.
@@ -253,10 +256,7 @@ async fn join(plan: &Plan, tls: &PeerTls, peer: &str) -> Result<Formed, Problem>
     let (mut client, connection) = connect(tls, peer).await?;
     let request = wire::JoinRequest {
         proof: proof(&plan.secret, Role::Client, &connection).to_vec(),
-        trust_domain: plan.trust_domain.clone(),
-        peer_address: plan.own.clone(),
-        api_address: plan.api_address.clone(),
-        version: VERSION.into(),
+        ..join_request(plan)
     };
     let answer = timed(client.join(request))
         .await
@@ -266,17 +266,99 @@ async fn join(plan: &Plan, tls: &PeerTls, peer: &str) -> Result<Formed, Problem>
             peer: peer.to_owned(),
         }));
     }
+    Ok(formed(answer))
+}
+
+fn join_request(plan: &Plan) -> wire::JoinRequest {
+    wire::JoinRequest {
+        trust_domain: plan.trust_domain.clone(),
+        peer_address: plan.own.clone(),
+        api_address: plan.api_address.clone(),
+        version: VERSION.into(),
+        stay_learner: plan.stay_learner,
+        feature_level: FEATURE_LEVEL,
+        ..wire::JoinRequest::default()
+    }
+}
+
+fn formed(answer: wire::JoinResponse) -> Formed {
     let pins = answer.members.into_iter().map(|m| Pin {
         node_id: m.node_id,
         peer_address: m.peer_address,
         spki_sha256: m.spki_sha256,
     });
-    Ok(Formed {
+    Formed {
         cluster_id: answer.cluster_id,
         node_id: answer.node_id,
         pins: pins.collect(),
         founder: false,
-    })
+    }
+}
+
+/// Joins by a node token: asks the members that it names in turn until one admits this
+/// node.
+///
+/// # Errors
+/// Where no further try can succeed: the token is used, has ended, or is of another trust
+/// domain, or the cluster will not have this node.
+pub async fn join_by_token(
+    plan: &Plan,
+    tls: &PeerTls,
+    token: &NodeToken,
+) -> Result<Formed, FormationError> {
+    if token.trust_domain != plan.trust_domain {
+        return Err(FormationError::OtherTrustDomain {
+            peer: "of the node token".into(),
+            theirs: token.trust_domain.clone(),
+            ours: plan.trust_domain.clone(),
+        });
+    }
+    for round in 0u32.. {
+        let mut waiting_for = Vec::new();
+        for member in &token.members {
+            let peer = &member.peer_address;
+            match present(plan, tls, token, member).await {
+                Ok(formed) => return Ok(formed),
+                Err(Problem::Final(error)) => return Err(error),
+                Err(Problem::Passing(why)) => waiting_for.push(format!("{peer} ({why})")),
+            }
+        }
+        if round % TELL_EVERY == TELL_EVERY - 1 {
+            tracing::info!(
+                peers = waiting_for.join(", "),
+                "waiting for a member to admit this node"
+            );
+        }
+        tokio::time::sleep(ROUND_PAUSE).await;
+    }
+    unreachable!("the rounds have no end")
+}
+
+/// Presents the token at one member, whose key it names.
+async fn present(
+    plan: &Plan,
+    tls: &PeerTls,
+    token: &NodeToken,
+    member: &Pin,
+) -> Result<Formed, Problem> {
+    let peer = &member.peer_address;
+    let pin = member.spki_sha256.as_slice().try_into();
+    let pin = pin.map_err(|_| Problem::Passing("its key in the token is cut".into()))?;
+    let mut client = BootstrapClient::new(tls.channel(peer, pin));
+    let request = wire::JoinRequest {
+        token: token.secret.to_vec(),
+        ..join_request(plan)
+    };
+    let answer = timed(client.join(request))
+        .await
+        .map_err(|s| refused(peer, &s))?;
+    if answer.cluster_id != token.cluster_id {
+        return Err(Problem::Passing(format!(
+            "it belongs to cluster {}, the token is for {}",
+            answer.cluster_id, token.cluster_id
+        )));
+    }
+    Ok(formed(answer))
 }
 
 fn connection_of<T>(request: &Request<T>) -> Result<PeerConnection, Status> {
@@ -333,17 +415,49 @@ pub struct Admission {
     plan: Plan,
     consensus: Consensus,
     proposer: Proposer,
+    barriers: Barriers,
 }
 
 impl Admission {
-    /// Admits nodes of the static list into the cluster of `consensus`.
-    pub fn new(plan: Plan, consensus: Consensus, proposer: Proposer) -> Self {
+    /// Admits nodes of the static list, and whoever has a node token, into the cluster of
+    /// `consensus`.
+    pub fn new(plan: Plan, consensus: Consensus, proposer: Proposer, barriers: Barriers) -> Self {
         Self {
             plan,
             consensus,
             proposer,
+            barriers,
         }
     }
+
+    /// Whether a token may be presented to the log at all: whoever reaches the port can
+    /// send one, and each write costs every node.
+    async fn check_token(&self, connection: &PeerConnection, token: &[u8]) -> Result<(), Status> {
+        let sha256 = NodeToken::sha256(token);
+        let known = || {
+            let state = self.consensus.registry().read();
+            let mut members = state.members();
+            // The answer to its first try was lost.
+            state.has_node_token(&sha256)
+                || members.any(|m| m.spki_sha256 == connection.remote_spki_sha256())
+        };
+        if known() {
+            return Ok(());
+        }
+        let passed = self.barriers.pass(ADMIT_LIMIT).await;
+        passed.map_err(|e| Status::unavailable(e.to_string()))?;
+        if known() {
+            Ok(())
+        } else {
+            Err(unknown_token())
+        }
+    }
+}
+
+fn unknown_token() -> Status {
+    Status::permission_denied(
+        "the node token is unknown or was used already: make another with chancery cluster token",
+    )
 }
 
 #[tonic::async_trait]
@@ -367,7 +481,14 @@ impl Bootstrap for Admission {
         request: Request<wire::JoinRequest>,
     ) -> Result<Response<wire::JoinResponse>, Status> {
         let connection = connection_of(&request)?;
-        let proof = prove(&self.plan, &connection, &request.get_ref().proof)?;
+        let asked = request.get_ref();
+        // A token that is right takes the place of the shared secret.
+        let by_token = !asked.token.is_empty();
+        let proof = if by_token {
+            Vec::new()
+        } else {
+            prove(&self.plan, &connection, &asked.proof)?
+        };
         let asked = request.into_inner();
         if asked.trust_domain != self.plan.trust_domain {
             return Err(Status::failed_precondition(format!(
@@ -375,7 +496,23 @@ impl Bootstrap for Admission {
                 self.plan.trust_domain, asked.trust_domain
             )));
         }
-        if !self.plan.peers.contains(&asked.peer_address) {
+        let level = self.consensus.registry().read().cluster().feature_level;
+        if asked.feature_level < level {
+            return Err(Status::failed_precondition(format!(
+                "this cluster is at feature level {level}, version {} of the joining node knows {} at most: \
+                 upgrade it first",
+                asked.version, asked.feature_level
+            )));
+        }
+        if by_token && level < FEATURE_LEVEL {
+            return Err(Status::unavailable(
+                "not every member knows node tokens yet: the upgrade of the cluster is not complete",
+            ));
+        }
+        if by_token {
+            self.check_token(&connection, &asked.token).await?;
+        }
+        if !by_token && !self.plan.peers.contains(&asked.peer_address) {
             return Err(Status::permission_denied(format!(
                 "{} is not in this cluster's list of peers",
                 asked.peer_address
@@ -386,31 +523,33 @@ impl Bootstrap for Admission {
             api_address: asked.api_address,
             spki_sha256: connection.remote_spki_sha256().to_vec(),
             version: asked.version,
+            token_sha256: match by_token {
+                true => NodeToken::sha256(&asked.token),
+                false => Vec::new(),
+            },
+            stay_learner: level > 0 && asked.stay_learner,
         });
         let outcome = self.proposer.propose(admit, ADMIT_LIMIT).await;
         let outcome = outcome.map_err(|e| Status::unavailable(e.to_string()))?;
         let outcome = outcome.accepted().map_err(|refusal| match refusal {
             Refusal::AlreadyExists => Status::already_exists(format!(
-                "a member with another key has the address {}; a node that lost its data joins under a new address",
+                "a member with another key has the address {}: take that member out first (chancery cluster remove), \
+                 or start this node with a token that replaces it (chancery cluster token -replaces ID)",
                 asked.peer_address
             )),
+            Refusal::TokenUnknown => unknown_token(),
+            Refusal::TokenExpired => Status::permission_denied(
+                "the node token has ended: make another with chancery cluster token",
+            ),
             // The founding command is still on its way.
             Refusal::Conflict => Status::unavailable("the cluster is not founded yet"),
             other => Status::failed_precondition(format!("the cluster refused: {other:?}")),
         })?;
-        let members = self.consensus.registry().read();
         Ok(Response::new(wire::JoinResponse {
             proof,
             cluster_id: self.consensus.cluster_id().to_owned(),
             node_id: outcome.node_id,
-            members: members
-                .members()
-                .map(|m| wire::Pin {
-                    node_id: m.node_id,
-                    peer_address: m.peer_address.clone(),
-                    spki_sha256: m.spki_sha256.clone(),
-                })
-                .collect(),
+            members: self.consensus.pins(),
         }))
     }
 }
@@ -425,7 +564,9 @@ pub fn found(plan: &Plan, cluster_id: &str, tls: &PeerTls) -> Command {
             api_address: plan.api_address.clone(),
             spki_sha256: tls.spki_sha256().to_vec(),
             version: VERSION.into(),
+            ..AdmitMember::default()
         }),
         founding_peers: plan.peers.clone(),
+        feature_level: FEATURE_LEVEL,
     })
 }

@@ -10,17 +10,22 @@ pub mod formation;
 pub mod membership;
 mod network;
 pub mod peers;
+pub mod pins;
 pub mod propose;
+mod report;
 pub mod server;
 mod standing;
 pub mod status;
+pub mod token;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use chancery_api::chancery::peer::v1::{HandOverRequest, Pin};
 use chancery_raft_store::command::RequestId;
 use chancery_raft_store::high_water::{HighWaterError, Owner};
 use chancery_raft_store::log::LogStore;
@@ -31,6 +36,7 @@ use chancery_raft_store::types::PeerNode;
 use chancery_raft_store::{Registry, Types};
 use openraft::async_runtime::WatchReceiver;
 use openraft::{ServerState, SnapshotPolicy};
+use tonic::Status;
 
 pub use barrier::{BarrierError, Barriers};
 pub use network::Network;
@@ -38,10 +44,10 @@ pub use propose::{ProposeError, Proposer};
 
 use crate::disk::Disk;
 use crate::environment::Clock;
-use peers::PeerTransport;
+use peers::{PeerError, PeerTransport};
 use standing::Standing;
 
-/// Handing leadership over is given up after this time.
+/// Time for another node to take over.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 
 /// openraft's handle with Chancery's types.
@@ -346,6 +352,19 @@ impl Consensus {
         )
     }
 
+    /// Members as peers are told of them.
+    pub(crate) fn pins(&self) -> Vec<Pin> {
+        let registry = self.registry().read();
+        registry
+            .members()
+            .map(|m| Pin {
+                node_id: m.node_id,
+                peer_address: m.peer_address.clone(),
+                spki_sha256: m.spki_sha256.clone(),
+            })
+            .collect()
+    }
+
     /// Log entries that are known committed and not applied here yet.
     pub fn apply_lag(&self) -> u64 {
         let metrics = self.inner.raft.metrics();
@@ -397,38 +416,106 @@ impl Consensus {
 
     /// Hands leadership to another voter, if this node leads and one is there.
     pub async fn step_down(&self) {
-        self.step_down_to(|_| true).await;
+        let (voters, _) = self.voters_and_learners();
+        self.hand_over_to_any(&voters.into_iter().collect()).await;
     }
 
-    /// Hands leadership to another voter that `fits`, if this node leads and one is
-    /// there. Takes two seconds at most.
-    pub async fn step_down_to(&self, fits: impl Fn(u64) -> bool) {
+    /// Hands leadership to that one of these voters that has most of the log, if this node
+    /// leads.
+    pub async fn hand_over_to_any(&self, heirs: &BTreeSet<u64>) {
         if !self.is_leader() {
             return;
         }
         let target = {
             let metrics = self.inner.raft.metrics();
             let metrics = metrics.borrow_watched();
-            let voters: Vec<u64> = metrics.membership_config.membership().voter_ids().collect();
-            // The voter that has most of the log takes over soonest.
             metrics
                 .replication
                 .iter()
                 .flatten()
-                .filter(|(id, _)| **id != self.inner.me && voters.contains(id) && fits(**id))
+                .filter(|(id, _)| **id != self.inner.me && heirs.contains(id))
                 .max_by_key(|(_, matched)| matched.map(|id| id.index))
                 .map(|(id, _)| *id)
         };
         if let Some(target) = target {
-            let seen = self.leadership();
-            let transfer = async {
-                // A core that is gone has no leadership to hand over.
-                let _ = self.inner.raft.trigger().transfer_leader(target).await;
-                self.leadership_changed(seen, HAND_OVER_LIMIT).await;
-            };
-            // A core that waits for its disk hears nothing.
-            let _ = tokio::time::timeout(HAND_OVER_LIMIT, transfer).await;
+            self.transfer_to(target).await;
         }
+    }
+
+    async fn transfer_to(&self, target: u64) {
+        // A core that is gone has no leadership to hand over.
+        let _ = self.inner.raft.trigger().transfer_leader(target).await;
+        let another_leads = async {
+            loop {
+                let seen = self.leadership();
+                if seen.leader.is_some_and(|id| id != self.me()) {
+                    return;
+                }
+                self.leadership_changed(seen, HAND_OVER_LIMIT).await;
+            }
+        };
+        // Who waits looks for himself who leads.
+        let _ = tokio::time::timeout(HAND_OVER_LIMIT, another_leads).await;
+    }
+
+    /// Has leadership handed over, wherever it is, and returns who leads then.
+    ///
+    /// # Errors
+    /// Those of the leader; Unavailable where there is none or it does not answer.
+    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<u64, Status> {
+        const LIMIT: Duration = Duration::from_secs(5);
+        let no_leader = || Status::unavailable("no leader is known");
+        let leader = self.leadership().leader.ok_or_else(no_leader)?;
+        if leader == self.me() {
+            self.hand_over(to).await?;
+        } else {
+            let request = HandOverRequest {
+                target: Some(self.inner.network.target(leader)),
+                to: to.unwrap_or(0),
+            };
+            let peers = &self.inner.network.peers;
+            let answer = peers.hand_over(leader, request, LIMIT).await;
+            let answer = answer.map_err(|e| match e {
+                PeerError::Refused { why, .. } => Status::failed_precondition(why),
+                _ => Status::unavailable(e.to_string()),
+            })?;
+            if answer.leader != 0 {
+                return Ok(answer.leader);
+            }
+        }
+        self.leadership().leader.ok_or_else(no_leader)
+    }
+
+    /// Hands leadership to `to`, or to the voter that has most of the log.
+    ///
+    /// # Errors
+    /// FailedPrecondition where this node does not lead or `to` is no other voter,
+    /// Unavailable where `to` did not take over.
+    async fn hand_over(&self, to: Option<u64>) -> Result<(), Status> {
+        if !self.is_leader() {
+            return Err(Status::failed_precondition("this node does not lead"));
+        }
+        let (voters, _) = self.voters_and_learners();
+        match to {
+            Some(to) if to == self.me() => return Ok(()),
+            Some(to) if !voters.contains(&to) => {
+                return Err(Status::failed_precondition(format!(
+                    "node {to} is no voter: only a voter can lead"
+                )));
+            }
+            Some(to) => self.transfer_to(to).await,
+            None if voters.len() < 2 => {
+                return Err(Status::failed_precondition("there is no other voter"));
+            }
+            None => self.step_down().await,
+        }
+        let leader = self.leadership().leader;
+        if leader == Some(self.me()) || to.is_some_and(|to| leader != Some(to)) {
+            return Err(Status::unavailable(
+                "the other node did not take over in time: look at cluster status",
+            ));
+        }
+        Ok(())
     }
 
     /// Gives leadership up, to somebody or to nobody: without heartbeats the others

@@ -79,7 +79,7 @@ fn rpc_error(error: PeerError) -> RPCError<Types> {
         PeerError::Unreachable { .. } | PeerError::NotConnected { .. } | PeerError::Unknown(_) => {
             RPCError::Unreachable(Unreachable::new(&error))
         }
-        PeerError::Refused { .. } | PeerError::RolledBack { .. } => {
+        PeerError::Refused { .. } | PeerError::RolledBack { .. } | PeerError::Removed { .. } => {
             RPCError::Network(NetworkError::new(&error))
         }
     }

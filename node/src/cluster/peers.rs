@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,18 +13,20 @@ use async_trait::async_trait;
 use chancery_api::chancery::peer::v1 as wire;
 use chancery_api::chancery::peer::v1::control_client::ControlClient;
 use chancery_api::chancery::peer::v1::raft_client::RaftClient;
-use chancery_raft_store::Registry;
-use chancery_raft_store::identity_record::Pin;
 use futures::Stream;
 use futures::stream::BoxStream;
 use tonic::transport::Channel;
 
+use super::pins::PinBook;
 use super::standing::refuses_as_rolled_back;
 use crate::transport::{ConnectError, PeerTls};
 
 /// Bytes of one message between peers: log entries come in reads of 1 MiB, and
 /// one log entry may hold a whole 4 MiB request.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Metadata of a refusal: the caller was removed from the cluster.
+pub(super) const REMOVED: &str = "chancery-removed";
 
 /// A call to a peer did not succeed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -55,6 +57,14 @@ pub enum PeerError {
         node: u64,
         /// What it has seen.
         seen: wire::Standing,
+    },
+    /// The peer answered that this node was removed from the cluster.
+    #[error("node {node} says: {why}")]
+    Removed {
+        /// Who was called.
+        node: u64,
+        /// What it said.
+        why: String,
     },
     /// The peer answered that it will not.
     #[error("node {node} refused: {why}")]
@@ -125,69 +135,13 @@ pub trait PeerTransport: Send + Sync + 'static {
         m: wire::NodeStatusRequest,
         timeout: Duration,
     ) -> Result<wire::NodeStatusResponse, PeerError>;
-}
-
-/// Peer address of a member and SHA-256 of its key.
-pub type AddressAndPin = (String, [u8; 32]);
-
-/// Members by what this node knows of them: its state, and until that has come,
-/// what it was told when it joined.
-#[derive(Clone)]
-pub struct PinBook {
-    registry: Registry,
-    seed: Arc<Vec<Pin>>,
-    /// What was found before: an id never gets another key or address, and heartbeats
-    /// must not wait behind readers of the registry.
-    found: Arc<Mutex<BTreeMap<u64, AddressAndPin>>>,
-}
-
-impl PinBook {
-    /// A book over the replicated members and the pins of the identity record.
-    pub fn new(registry: Registry, seed: Vec<Pin>) -> Self {
-        Self {
-            registry,
-            seed: Arc::new(seed),
-            found: Arc::default(),
-        }
-    }
-
-    /// Address and pin of a member.
-    pub fn find(&self, node: u64) -> Option<AddressAndPin> {
-        if let Some(known) = self
-            .found
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&node)
-        {
-            return Some(known.clone());
-        }
-        let (address, spki) = match self.registry.read().member(node) {
-            Some(member) => (member.peer_address.clone(), member.spki_sha256.clone()),
-            None => {
-                let pin = self.seed.iter().find(|p| p.node_id == node)?;
-                (pin.peer_address.clone(), pin.spki_sha256.clone())
-            }
-        };
-        let found = (address, spki.try_into().ok()?);
-        let mut known = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(node, found.clone());
-        Some(found)
-    }
-
-    /// Whether a key is some member's.
-    pub fn knows(&self, spki: &[u8; 32]) -> bool {
-        let known = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.values().any(|(_, pin)| pin == spki) {
-            return true;
-        }
-        drop(known);
-        self.seed.iter().any(|p| p.spki_sha256 == spki)
-            || self
-                .registry
-                .read()
-                .members()
-                .any(|m| m.spki_sha256 == spki)
-    }
+    /// Ask the leader to hand over.
+    async fn hand_over(
+        &self,
+        to: u64,
+        m: wire::HandOverRequest,
+        timeout: Duration,
+    ) -> Result<wire::HandOverResponse, PeerError>;
 }
 
 /// What a channel is for: bulk must not wait in front of heartbeats.
@@ -284,11 +238,15 @@ async fn call<T>(
                 why: status.message().to_owned(),
             })
         }
+        Ok(Err(status)) if status.metadata().contains_key(REMOVED) => Err(PeerError::Removed {
+            node,
+            why: status.message().to_owned(),
+        }),
         Ok(Err(status)) => Err(match refuses_as_rolled_back(&status) {
             Some(seen) => PeerError::RolledBack { node, seen },
             None => PeerError::Refused {
                 node,
-                why: status.to_string(),
+                why: status.message().to_owned(),
             },
         }),
         Err(_) => Err(PeerError::Unreachable {
@@ -376,5 +334,14 @@ impl PeerTransport for GrpcPeers {
         timeout: Duration,
     ) -> Result<wire::NodeStatusResponse, PeerError> {
         call(to, timeout, self.control(to)?.node_status(m)).await
+    }
+
+    async fn hand_over(
+        &self,
+        to: u64,
+        m: wire::HandOverRequest,
+        timeout: Duration,
+    ) -> Result<wire::HandOverResponse, PeerError> {
+        call(to, timeout, self.control(to)?.hand_over(m)).await
     }
 }

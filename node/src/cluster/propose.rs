@@ -46,13 +46,24 @@ pub enum ProposeError {
     /// There is no room for it on the disks of the nodes.
     #[error("nothing was written, for want of disk space: {0}")]
     NoRoom(String),
+    /// A member runs a version that does not know the command.
+    #[error(
+        "this needs feature level {needs}, the cluster is at {committed}: every member must run a version that \
+         offers it, for ten minutes without a break"
+    )]
+    Level {
+        /// Level of the command.
+        needs: u32,
+        /// Level that every member is known to know.
+        committed: u32,
+    },
     /// The Raft core of this node has stopped.
     #[error("this node's consensus has stopped: {0}")]
     Stopped(String),
 }
 
 /// What became of one attempt.
-enum Attempt {
+pub(super) enum Attempt {
     Done(Outcome, u64),
     /// Certainly not in the log.
     Refused,
@@ -101,6 +112,7 @@ impl Proposer {
             Err(ProposeError::Busy) => "busy",
             Err(ProposeError::Unknown) => "unknown",
             Err(ProposeError::NoRoom(_)) => "no_room",
+            Err(ProposeError::Level { .. }) => "level",
             Err(ProposeError::Stopped(_)) => "stopped",
         };
         crate::telemetry::proposal(name, label, watch.elapsed());
@@ -108,6 +120,11 @@ impl Proposer {
     }
 
     async fn run(&self, command: Command, limit: Duration) -> Result<Outcome, ProposeError> {
+        let needs = command.feature_level();
+        let committed = self.consensus.registry().read().cluster().feature_level;
+        if needs > committed {
+            return Err(ProposeError::Level { needs, committed });
+        }
         let deadline = Instant::now() + limit;
         let proposal = Proposal::new(Some(self.consensus.next_request()), command);
         let mut sent = false;
@@ -205,7 +222,7 @@ impl Proposer {
 
 impl Consensus {
     /// Writes through this node's own Raft, if it leads.
-    async fn write_here(&self, mut proposal: Proposal) -> Result<Attempt, ProposeError> {
+    pub(super) async fn write_here(&self, mut proposal: Proposal) -> Result<Attempt, ProposeError> {
         if self.is_leader() {
             if let Some(why) = self.inner.disk.no_room() {
                 return Ok(Attempt::NoRoom(format!("node {}: {why}", self.me())));

@@ -17,7 +17,8 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tower::ServiceExt as _;
 
-use super::peers::PinBook;
+use super::peers::REMOVED;
+use super::pins::PinBook;
 use super::status::SelfStatus;
 use super::{Consensus, wire as convert};
 use crate::transport::{GrpcService, PeerConnection};
@@ -99,12 +100,22 @@ pub fn pinned_only(routes: Routes, pins: PinBook) -> impl GrpcService {
         let connection = request.extensions().get::<PeerConnection>();
         let admitted = request.uri().path().starts_with(FORMATION)
             || connection.is_some_and(|c| pins.knows(c.remote_spki_sha256()));
+        let removed = connection
+            .filter(|_| !admitted)
+            .and_then(|c| pins.removed(c.remote_spki_sha256()));
         let routes = routes.clone();
         async move {
             if admitted {
                 return routes.oneshot(request).await;
             }
-            Ok(Status::permission_denied("the calling key is no member's").into_http())
+            let Some(id) = removed else {
+                return Ok(Status::permission_denied("the calling key is no member's").into_http());
+            };
+            let mut status = Status::permission_denied(format!(
+                "node {id} was removed from this cluster; it may join again under a new id"
+            ));
+            status.metadata_mut().insert(REMOVED, id.into());
+            Ok(status.into_http())
         }
     })
 }
@@ -311,5 +322,16 @@ impl Control for PeerServer {
     ) -> Result<Response<wire::NodeStatusResponse>, Status> {
         self.check(&request, request.get_ref().target.as_ref())?;
         Ok(Response::new(self.status.node_status()))
+    }
+
+    async fn hand_over(
+        &self,
+        request: Request<wire::HandOverRequest>,
+    ) -> Result<Response<wire::HandOverResponse>, Status> {
+        self.check(&request, request.get_ref().target.as_ref())?;
+        let to = Some(request.get_ref().to).filter(|id| *id != 0);
+        self.consensus.hand_over(to).await?;
+        let leader = self.consensus.leadership().leader.unwrap_or(0);
+        Ok(Response::new(wire::HandOverResponse { leader }))
     }
 }

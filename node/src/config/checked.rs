@@ -135,6 +135,10 @@ pub struct Cluster {
     pub peers: Vec<HostPort>,
     /// Shared secret; there whenever `peers` names more than one node.
     pub secret_file: Option<PathBuf>,
+    /// Token by which a node without a cluster joins one.
+    pub join_token_file: Option<PathBuf>,
+    /// Becomes a voter by itself.
+    pub auto_promote: bool,
 }
 
 /// Room on the disk of the data directory.
@@ -458,6 +462,8 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
     let cluster = Cluster {
         peers: raw.cluster.peers,
         secret_file: raw.cluster.secret_file,
+        join_token_file: raw.cluster.join_token_file,
+        auto_promote: raw.cluster.auto_promote,
     };
     check_cluster(&cluster, peer_advertise.as_ref(), problems);
     let keys = check_keys(raw.keys, problems);

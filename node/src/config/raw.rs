@@ -95,6 +95,8 @@ pub(super) struct RawPeer {
 pub(super) struct RawCluster {
     pub(super) peers: Vec<HostPort>,
     pub(super) secret_file: Option<PathBuf>,
+    pub(super) join_token_file: Option<PathBuf>,
+    pub(super) auto_promote: bool,
 }
 
 #[derive(Debug, Deserialize)]

@@ -180,6 +180,10 @@ pub const KEYS: &[Key] = &[
         "`peer.advertise` of every node that forms the cluster together, this one included, the same list on each; an odd number. Empty: `chancery cluster init` or a token decides."),
     key("cluster.secret_file", Kind::Path, Absent("required when `cluster.peers` names more than one node"),
         "File with the secret by which the listed nodes recognise each other once: at least 16 bytes, readable by its owner alone."),
+    key("cluster.join_token_file", Kind::Path, Absent("a node without a cluster is on the list, or founds one by `chancery cluster init`"),
+        "File with a token of `chancery cluster token`, readable by its owner alone. Read only while this node belongs to no cluster."),
+    key("cluster.auto_promote", Kind::Bool, Literal("true"),
+        "Whether this node, once it joined and has caught up, becomes a voter by itself as soon as that leaves an odd number of voters. `false`: it stays a learner until `chancery cluster promote`."),
 
     key("raft.profile", one_of(&["lan", "wan"], &[]), Literal("\"lan\""),
         "Timers: `lan` has heartbeats every 70 ms and elections after 200 to 400 ms; `wan` ten times as long. The same on every node."),

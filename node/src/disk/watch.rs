@@ -98,7 +98,9 @@ async fn watch_space(disk: &Disk, consensus: &Consensus, members: &Members) {
         }
         let roomy = members.voters_with_room(short.is_none());
         if short.is_some() && !roomy.is_empty() {
-            consensus.step_down_to(|id| roomy.contains(&id)).await;
+            consensus
+                .hand_over_to_any(&roomy.iter().copied().collect())
+                .await;
         }
         let (voters, _) = consensus.voters_and_learners();
         let too_few = roomy.len() * 2 <= voters.len();

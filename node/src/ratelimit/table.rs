@@ -63,7 +63,10 @@ const fn limited(method: &'static str, group: Group, refusal: &'static str) -> R
 /// Every method that is served, sorted by path.
 #[rustfmt::skip]
 pub(super) const TABLE: &[Row] = &[
+    free("/chancery.cluster.v1.Cluster/ChangeMembers"),
+    free("/chancery.cluster.v1.Cluster/CreateToken"),
     free("/chancery.cluster.v1.Cluster/Status"),
+    free("/chancery.cluster.v1.Cluster/TransferLeader"),
     free("/chancery.migrate.v1.Migration/ImportAgentBan"),
     free("/grpc.health.v1.Health/Check"),
     free("/grpc.health.v1.Health/List"),

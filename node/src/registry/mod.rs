@@ -181,6 +181,7 @@ impl Doors {
 pub fn write_failed(error: &ProposeError) -> Status {
     match error {
         ProposeError::NoRoom(_) => Status::resource_exhausted(error.to_string()),
+        ProposeError::Level { .. } => Status::failed_precondition(error.to_string()),
         _ => Status::unavailable(error.to_string()),
     }
 }

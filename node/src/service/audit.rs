@@ -5,6 +5,7 @@
 //! logs for it, with SPIRE's text, level and field names, so that searches go on working.
 
 use chancery_identity::id::SpiffeId;
+use chancery_raft_store::command::ChangeMembers;
 use chancery_raft_store::model::{DownstreamCa, Entry};
 
 use crate::authority::{JwtSvid, X509Svid};
@@ -124,6 +125,40 @@ pub(super) fn downstream_ca(caller: &SpiffeId, record: &DownstreamCa, ca: &X509S
         spiffe_id = %ca.id,
         expiration = rfc3339(ca.expires_at),
         "Signed X509 CA SVID"
+    );
+}
+
+/// A node token was made. The token is a secret.
+pub(super) fn node_token(permit: &Permit, expires_at: i64, learner: bool, replaces: u64) {
+    tracing::info!(
+        target: TARGET,
+        event = "node_token",
+        caller = who(permit),
+        expires_at,
+        learner,
+        replaces,
+    );
+}
+
+/// Members are to be something else from now on.
+pub(super) fn members_changed(permit: &Permit, change: &ChangeMembers) {
+    tracing::info!(
+        target: TARGET,
+        event = "members_changed",
+        caller = who(permit),
+        promote = ?change.promote,
+        demote = ?change.demote,
+        remove = ?change.remove,
+    );
+}
+
+/// Leadership was handed over on request.
+pub(super) fn leader_transferred(permit: &Permit, leader: u64) {
+    tracing::info!(
+        target: TARGET,
+        event = "leader_transferred",
+        caller = who(permit),
+        leader,
     );
 }
 

@@ -15,6 +15,7 @@ mod agent;
 mod audit;
 mod batch;
 mod bundle;
+pub mod cluster;
 mod debug;
 mod entry;
 pub mod gate;

@@ -6,6 +6,7 @@
 use chancery_api::spire::api::types;
 use chancery_api::spire::api::types::permission_denied_details::Reason;
 use chancery_raft_store::Refusal;
+use chancery_raft_store::apply::member::VOTERS_MAX;
 use tonic::{Code, Status};
 
 use crate::authz::typed_denial;
@@ -46,6 +47,13 @@ pub(super) fn refused(refusal: Refusal, subject: &str) -> Status {
         ),
         Refusal::LastAuthority => {
             Status::failed_precondition("the trust bundle would lose its last authority")
+        }
+        Refusal::EvenVoters => Status::failed_precondition(
+            "the cluster would have an even number of voters, which bears no more failures than one voter less: \
+             change one more, or insist with -allowEven",
+        ),
+        Refusal::VoterCount => {
+            Status::failed_precondition(format!("a cluster has 1 to {VOTERS_MAX} voters"))
         }
         // Neither can come of a request: the node made a command that it must not make.
         Refusal::None | Refusal::Malformed => {

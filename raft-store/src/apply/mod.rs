@@ -12,7 +12,7 @@ mod bundle;
 mod downstream;
 mod entry;
 mod federation;
-mod member;
+pub mod member;
 
 use prost::Message;
 
@@ -94,8 +94,9 @@ pub fn apply(
     let outcome = match run(&mut txn, command)? {
         Ok(outcome) => outcome,
         Err(refusal) => {
-            // An expired join token is gone although the attestation is refused.
-            if !(refusal == Refusal::TokenExpired && matches!(command, Command::AttestAgent(_))) {
+            // An expired token is gone although what it was presented for is refused.
+            let consumes = matches!(command, Command::AttestAgent(_) | Command::AdmitMember(_));
+            if !(refusal == Refusal::TokenExpired && consumes) {
                 txn.roll_back();
             }
             Outcome::refused(refusal)
@@ -163,6 +164,10 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::DeleteRelationships(c) => federation::delete_relationships(txn, c),
         Command::AppendBundle(c) => bundle::append(txn, c),
         Command::PruneBundle(c) => bundle::prune(txn, c),
+        Command::CreateNodeToken(c) => member::create_token(txn, c),
+        Command::ChangeMembers(c) => member::change(txn, c),
+        Command::RemoveMember(c) => member::remove(txn, c),
+        Command::RaiseFeatureLevel(c) => member::raise_feature_level(txn, c),
     }
 }
 

@@ -8,6 +8,7 @@ mod downstream;
 mod entries;
 mod federation;
 mod members;
+mod membership;
 mod pruning;
 mod retries;
 mod tokens;
@@ -35,13 +36,17 @@ struct World {
 const START_MS: i64 = 1_800_000_000_000;
 
 impl World {
-    fn new() -> Self {
-        let mut world = Self {
+    fn empty() -> Self {
+        Self {
             rows: Rows::new(),
             index: 0,
             time_ms: START_MS,
             changes: Vec::new(),
-        };
+        }
+    }
+
+    fn new() -> Self {
+        let mut world = Self::empty();
         world.ok(found("cluster"));
         world
     }

@@ -2,16 +2,17 @@
 
 use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AdmitMember, AgentPath, AnnounceMember, AppendBundle,
-    AttestAgent, AuthorityName, BeginKey, BundleFields, CreateEntries, CreateJoinToken,
-    DeleteEntries, DeleteFederatedBundles, EntryFields, EntryUpdate, FederatedBundles, Found,
-    ImportBan, ProveAuthority, PruneAgents, PruneBundle, PruneEntries, PruneJoinTokens,
-    RecordAuthority, RecordDownstreamCa, RecordServerSvid, RelationshipDraft, RelationshipFields,
-    Relationships, RenewAgent, SetAgentVersion, TrustDomains, UpdateEntries,
-    UpdateFederatedBundles, UpdateRelationships,
+    AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, CreateEntries,
+    CreateJoinToken, CreateNodeToken, DeleteEntries, DeleteFederatedBundles, EntryFields,
+    EntryUpdate, FederatedBundles, Found, ImportBan, ProveAuthority, PruneAgents, PruneBundle,
+    PruneEntries, PruneJoinTokens, RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa,
+    RecordServerSvid, RelationshipDraft, RelationshipFields, Relationships, RemoveMember,
+    RenewAgent, SetAgentVersion, TrustDomains, UpdateEntries, UpdateFederatedBundles,
+    UpdateRelationships,
 };
 use chancery_raft_store::model::{
     Authority, BundleAuthority, BundleCertificate, DownstreamCa, Entry, FederatedBundle,
-    FederationRelationship, JoinToken, Selector,
+    FederationRelationship, JoinToken, NodeToken, Selector,
 };
 use chancery_raft_store::{Command, Proposal, RequestId};
 use proptest::prelude::*;
@@ -281,6 +282,10 @@ fn agent_command() -> impl Strategy<Value = Command> {
     ]
 }
 
+fn nodes() -> impl Strategy<Value = Vec<u64>> {
+    prop::collection::vec(1u64..6, 0..2)
+}
+
 fn cluster_command() -> impl Strategy<Value = Command> {
     let announce = (0u64..5, 0u64..4, "[12]").prop_map(|(node_id, boot, version)| AnnounceMember {
         node_id,
@@ -295,6 +300,24 @@ fn cluster_command() -> impl Strategy<Value = Command> {
             ..Found::default()
         })),
         3 => admit().prop_map(Command::AdmitMember),
+        2 => (1u8..4, 1u8..3, any::<bool>()).prop_map(|(key, token, stay_learner)| {
+            Command::AdmitMember(AdmitMember {
+                token_sha256: vec![token; 32],
+                stay_learner,
+                ..admission(key)
+            })
+        }),
+        2 => (1u8..3, any::<bool>(), 0u64..4, 0i64..4).prop_map(|(token, auto_promote, replaces, ttl)| {
+            Command::CreateNodeToken(CreateNodeToken {
+                token: Some(NodeToken { sha256: vec![token; 32], expires_at: 0, auto_promote, replaces }),
+                ttl,
+            })
+        }),
+        3 => (nodes(), nodes(), nodes(), any::<bool>()).prop_map(|(promote, demote, remove, allow_even)| {
+            Command::ChangeMembers(ChangeMembers { promote, demote, remove, allow_even })
+        }),
+        2 => (1u64..6).prop_map(|node_id| Command::RemoveMember(RemoveMember { node_id })),
+        1 => (0u32..3).prop_map(|level| Command::RaiseFeatureLevel(RaiseFeatureLevel { level })),
         2 => announce.prop_map(Command::AnnounceMember),
         1 => (0u64..5, "k[0-3]").prop_map(|(node_id, authority_id)| {
             Command::RecordServerSvid(RecordServerSvid { node_id, authority_id })

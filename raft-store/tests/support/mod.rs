@@ -86,6 +86,7 @@ pub(crate) fn found(cluster_id: &str) -> Command {
         trust_domain: "example.org".into(),
         founder: Some(admission(1)),
         founding_peers: Vec::new(),
+        feature_level: 0,
     })
 }
 
@@ -95,6 +96,7 @@ pub(crate) fn admission(key: u8) -> AdmitMember {
         api_address: format!("node-{key}:8081"),
         spki_sha256: vec![key; 32],
         version: "0.1.0".into(),
+        ..AdmitMember::default()
     }
 }
 

@@ -103,6 +103,40 @@ fn members(status: &StatusResponse, paint: Paint) -> String {
     })
 }
 
+/// The table of `cluster members`.
+pub(super) fn roles(status: &StatusResponse, paint: Paint) -> String {
+    let mut rows = vec![headings(&[
+        "NODE", "ROLE", "TO BE", "STATE", "APPLIED", "STARTS", "VERSION", "AGENTS", "PEERS",
+    ])];
+    rows.extend(status.members.iter().map(|member| {
+        let asked = if member.id == status.node_id { "*" } else { "" };
+        vec![
+            format!("{}{asked}", member.id),
+            member.role.clone(),
+            to_be(member),
+            state(member).to_owned(),
+            member.applied_index.to_string(),
+            member.boot.to_string(),
+            member.version.clone(),
+            member.api.clone(),
+            member.peer.clone(),
+        ]
+    }));
+    painted(&rows, paint, |row, column| match column {
+        1 if status.members[row].role == "leader" => Some(Tone::Strong),
+        _ => None,
+    })
+}
+
+fn to_be(member: &Member) -> String {
+    match (&*member.wanted, &*member.replaces, member.auto_promote) {
+        ("leaving", ..) => "removed".into(),
+        ("learner", "", true) => "voter, by itself".into(),
+        ("learner", old, true) => format!("in place of {old}"),
+        (wanted, ..) => wanted.into(),
+    }
+}
+
 /// A table under strong headings; `tone` is of the rows below them, from 0.
 fn painted(
     rows: &[Vec<String>],

@@ -22,10 +22,12 @@ pub(super) struct Report<'a> {
     advice: &'a [String],
     ready: bool,
     outage_budget_seconds: i64,
+    feature_level: u32,
 }
 
+/// One member, of `cluster status` and `cluster members`.
 #[derive(Debug, Serialize)]
-struct MemberReport<'a> {
+pub(super) struct MemberReport<'a> {
     id: &'a str,
     role: &'a str,
     api: &'a str,
@@ -36,6 +38,10 @@ struct MemberReport<'a> {
     version: &'a str,
     clock_skew_ms: Option<i64>,
     not_ready: Option<&'a str>,
+    wanted: &'a str,
+    auto_promote: bool,
+    replaces: Option<&'a str>,
+    boot: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,6 +73,7 @@ impl<'a> From<&'a StatusResponse> for Report<'a> {
             advice: &status.advice,
             ready: status.ready,
             outage_budget_seconds: status.outage_budget_seconds,
+            feature_level: status.feature_level,
         }
     }
 }
@@ -84,6 +91,10 @@ impl<'a> From<&'a Member> for MemberReport<'a> {
             version: &member.version,
             clock_skew_ms: member.clock_skew_ms,
             not_ready: present(&member.not_ready),
+            wanted: &member.wanted,
+            auto_promote: member.auto_promote,
+            replaces: present(&member.replaces),
+            boot: member.boot,
         }
     }
 }
@@ -122,10 +133,11 @@ mod tests {
             "{\"advice\":[],\
              \"authorities\":[{\"authority_id\":\"0a1b\",\"backend\":\"pkcs11\",\
              \"expires_at\":1552410266,\"kind\":\"x509\",\"node_id\":null,\"status\":\"active\"}],\
-             \"cluster_id\":\"c-1\",\"freshness_ms\":12,\"leader\":\"1\",\
-             \"members\":[{\"api\":\"one:8081\",\"applied_index\":1042,\"clock_skew_ms\":0,\
+             \"cluster_id\":\"c-1\",\"feature_level\":1,\"freshness_ms\":12,\"leader\":\"1\",\
+             \"members\":[{\"api\":\"one:8081\",\"applied_index\":1042,\"auto_promote\":false,\"boot\":2,\"clock_skew_ms\":0,\
              \"id\":\"1\",\"not_ready\":null,\"peer\":\"one:8082\",\"reachable\":true,\
-             \"role\":\"leader\",\"state_digest\":\"abcdef0123456789\",\"version\":\"0.1.0\"}],\
+             \"replaces\":null,\"role\":\"leader\",\"state_digest\":\"abcdef0123456789\",\"version\":\"0.1.0\",\
+             \"wanted\":\"voter\"}],\
              \"node_id\":\"2\",\"outage_budget_seconds\":599,\"ready\":true,\
              \"stale_issuance_limit_ms\":600000,\"term\":7,\"trust_domain\":\"example.org\"}\n"
         );

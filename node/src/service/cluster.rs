@@ -1,0 +1,211 @@
+//! `chancery.cluster.v1.Cluster`: the cluster's state, and changes of its members.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chancery_api::chancery::cluster::v1 as api;
+use chancery_api::chancery::cluster::v1::cluster_server::Cluster;
+use chancery_api::chancery::peer::v1::Pin as WirePin;
+use chancery_raft_store::command::{ChangeMembers, Command, CreateNodeToken};
+use chancery_raft_store::identity_record::Pin;
+use chancery_raft_store::model::NodeToken as TokenRecord;
+use tonic::{Request, Response, Status};
+use zeroize::Zeroizing;
+
+use super::{Context, audit, permit, status};
+use crate::cluster::status::SelfStatus;
+use crate::cluster::token::{NodeToken, SECRET_BYTES};
+use crate::environment::random;
+
+/// A token lives this long unless told otherwise, in seconds.
+const TTL_DEFAULT: i64 = 3_600;
+/// And this long at most.
+const TTL_MAX: i64 = 604_800;
+/// Ids in one request.
+const IDS_MAX: usize = 64;
+/// A voter that answered within this time counts for the majority that a change needs.
+const SEEN_WITHIN: Duration = Duration::from_secs(2);
+
+/// The service.
+pub struct ClusterService {
+    context: Context,
+    this: Arc<dyn SelfStatus>,
+}
+
+impl ClusterService {
+    /// A service over what this node knows.
+    pub fn new(context: Context, this: Arc<dyn SelfStatus>) -> Self {
+        Self { context, this }
+    }
+
+    /// Whether the voters that would be left can carry the change out: without a majority
+    /// of them it would stand half done, and nothing else could be written.
+    fn check_majority(&self, change: &ChangeMembers) -> Result<(), Status> {
+        let seen = self.context.members.seen_within(SEEN_WITHIN);
+        let state = self.context.doors.local();
+        let founding = &state.cluster().founding_peers;
+        let after: Vec<u64> = state
+            .members()
+            .filter(|m| {
+                let id = m.node_id;
+                let goes = change.demote.contains(&id) || change.remove.contains(&id);
+                change.promote.contains(&id) || (m.is_wanted_voter(founding) && !goes)
+            })
+            .map(|m| m.node_id)
+            .collect();
+        let silent: Vec<String> = after
+            .iter()
+            .filter(|id| !seen.contains(id))
+            .map(ToString::to_string)
+            .collect();
+        // Nothing left is a refusal of its own.
+        if after.is_empty() || (after.len() - silent.len()) * 2 > after.len() {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!(
+            "only {} of the {} voters that would be left answer (not: node {}), which is no majority: nothing could be \
+             written any more. Bring them back, or remove the dead ones instead",
+            after.len() - silent.len(),
+            after.len(),
+            silent.join(", ")
+        )))
+    }
+}
+
+fn ids(texts: &[String]) -> Result<Vec<u64>, Status> {
+    texts.iter().map(|text| id(text)).collect()
+}
+
+fn id(text: &str) -> Result<u64, Status> {
+    let parsed = text.parse().ok().filter(|id| *id > 0);
+    parsed.ok_or_else(|| Status::invalid_argument(format!("{text:?} is not a node id")))
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn status(
+        &self,
+        _: Request<api::StatusRequest>,
+    ) -> Result<Response<api::StatusResponse>, Status> {
+        Ok(Response::new(self.context.members.report(&*self.this)))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<api::CreateTokenRequest>,
+    ) -> Result<Response<api::CreateTokenResponse>, Status> {
+        let permit = permit(&request)?;
+        let asked = request.get_ref().clone();
+        let ttl = match asked.ttl {
+            0 => TTL_DEFAULT,
+            ttl if (1..=TTL_MAX).contains(&ttl) => ttl,
+            ttl => {
+                return Err(Status::invalid_argument(format!(
+                    "a TTL of {ttl} s is not between 1 and {TTL_MAX}"
+                )));
+            }
+        };
+        let replaces = match &*asked.replaces {
+            "" => 0,
+            text => id(text)?,
+        };
+        if replaces != 0 && asked.learner {
+            return Err(Status::invalid_argument(
+                "a node that takes another's place becomes what that one is: learner and replaces exclude each other",
+            ));
+        }
+        let secret = Zeroizing::new(random::<SECRET_BYTES>().to_vec());
+        let command = CreateNodeToken {
+            token: Some(TokenRecord {
+                sha256: NodeToken::sha256(&secret),
+                expires_at: 0,
+                auto_promote: !asked.learner,
+                replaces,
+            }),
+            ttl,
+        };
+        let doors = &self.context.doors;
+        let outcome = doors.write(Command::CreateNodeToken(command)).await?;
+        let outcome = outcome
+            .accepted()
+            .map_err(|refusal| status::refused(refusal, &format!("node {replaces}")))?;
+        let token = NodeToken {
+            cluster_id: doors.consensus().cluster_id().to_owned(),
+            trust_domain: self.context.issuer.trust_domain().as_str().to_owned(),
+            secret,
+            members: doors.consensus().pins().into_iter().map(pin).collect(),
+        };
+        audit::node_token(permit, outcome.expires_at, asked.learner, replaces);
+        Ok(Response::new(api::CreateTokenResponse {
+            token: token.encode().to_string(),
+            expires_at: outcome.expires_at,
+        }))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<api::ChangeMembersRequest>,
+    ) -> Result<Response<api::ChangeMembersResponse>, Status> {
+        let permit = permit(&request)?;
+        let asked = request.get_ref().clone();
+        let change = ChangeMembers {
+            promote: ids(&asked.promote)?,
+            demote: ids(&asked.demote)?,
+            remove: ids(&asked.remove)?,
+            allow_even: asked.allow_even,
+        };
+        let mut named = [&change.promote, &change.demote, &change.remove]
+            .map(Vec::clone)
+            .concat();
+        let count = named.len();
+        named.sort_unstable();
+        named.dedup();
+        if named.is_empty() || named.len() != count || count > IDS_MAX {
+            return Err(Status::invalid_argument(format!(
+                "name 1 to {IDS_MAX} nodes, each once"
+            )));
+        }
+        // What is decided on must be the members of now.
+        self.context.doors.exact().await?;
+        for id in &named {
+            if self.context.doors.local().member(*id).is_none() {
+                return Err(Status::not_found(format!("node {id} is not a member")));
+            }
+        }
+        self.check_majority(&change)?;
+        let outcome = self
+            .context
+            .doors
+            .write(Command::ChangeMembers(change.clone()))
+            .await?;
+        outcome
+            .accepted()
+            .map_err(|refusal| status::refused(refusal, "a named node"))?;
+        audit::members_changed(permit, &change);
+        Ok(Response::new(api::ChangeMembersResponse {}))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<api::TransferLeaderRequest>,
+    ) -> Result<Response<api::TransferLeaderResponse>, Status> {
+        let permit = permit(&request)?;
+        let to = match &*request.get_ref().to {
+            "" => None,
+            text => Some(id(text)?),
+        };
+        let leader = self.context.doors.consensus().transfer_leader(to).await?;
+        audit::leader_transferred(permit, leader);
+        Ok(Response::new(api::TransferLeaderResponse {
+            leader: leader.to_string(),
+        }))
+    }
+}
+
+fn pin(wire: WirePin) -> Pin {
+    Pin {
+        node_id: wire.node_id,
+        peer_address: wire.peer_address,
+        spki_sha256: wire.spki_sha256,
+    }
+}

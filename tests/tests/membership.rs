@@ -1,0 +1,454 @@
+//! Members come and go while the cluster works.
+
+use std::collections::BTreeSet;
+use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use chancery_api::spire::api::types;
+use chancery_tests::agent::Agent;
+use chancery_tests::cluster::{Cluster, Node, Options, eventually, text};
+use tonic::Code;
+
+const KILL: i32 = 9;
+
+/// Writes entries and signs SVIDs without a pause, each through the next node that is there
+/// and through another where one cannot, as clients do.
+struct Load {
+    nodes: Arc<Mutex<Vec<Node>>>,
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<anyhow::Result<Done>>,
+}
+
+/// What became of it.
+struct Done {
+    /// Ids of entries whose creation was acknowledged.
+    written: BTreeSet<String>,
+    /// SVIDs.
+    signed: usize,
+}
+
+impl Load {
+    async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
+        let first = &cluster.nodes()[0];
+        let token = cluster.token(first).await?;
+        let agent = Agent::attest(&first.api, &cluster.trust()?, &token, None).await?;
+        let drafts = Drafts {
+            template: cluster.entry(agent.path(), "/load"),
+        };
+        let nodes = Arc::new(Mutex::new(cluster.nodes().to_vec()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (known, told) = (Arc::clone(&nodes), Arc::clone(&stop));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = std::thread::spawn(move || runtime.block_on(run(agent, drafts, known, told)));
+        Ok(Self {
+            nodes,
+            stop,
+            thread,
+        })
+    }
+
+    /// The nodes that clients know from now on.
+    fn knows(&self, nodes: Vec<Node>) {
+        *self.nodes.lock().expect("nobody panics while holding it") = nodes;
+    }
+
+    async fn end(self) -> anyhow::Result<Done> {
+        self.stop.store(true, Ordering::Relaxed);
+        let joined = tokio::task::spawn_blocking(|| self.thread.join()).await?;
+        joined.map_err(|_| anyhow::anyhow!("the load panicked"))?
+    }
+}
+
+struct Drafts {
+    template: types::Entry,
+}
+
+impl Drafts {
+    fn numbered(&self, number: usize) -> types::Entry {
+        let mut draft = self.template.clone();
+        if let Some(id) = &mut draft.spiffe_id {
+            id.path = format!("/load/{number}");
+        }
+        draft
+    }
+}
+
+async fn run(
+    agent: Agent,
+    drafts: Drafts,
+    nodes: Arc<Mutex<Vec<Node>>>,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Done> {
+    let mut done = Done {
+        written: BTreeSet::new(),
+        signed: 0,
+    };
+    let mut number = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let draft = drafts.numbered(number);
+        let id = with_retries(&nodes, number, async |node| {
+            let mut results = chancery_tests::cluster::create(node, vec![draft.clone()]).await?;
+            let (status, entry) = results.pop().context("a result")?;
+            // A try whose answer was lost may have written it.
+            let there = status.code == Code::Ok as i32 || status.code == Code::AlreadyExists as i32;
+            ensure!(there, "{status:?}");
+            Ok(entry.context("an entry")?.id)
+        })
+        .await
+        .with_context(|| format!("write {number}"))?;
+        with_retries(&nodes, number + 1, async |node| {
+            let ids = [id.clone()];
+            let svids = agent.sign(agent.connect(&node.api).await?, &ids).await?;
+            for svid in svids {
+                svid.map_err(|status| anyhow::anyhow!("{status:?}"))?;
+            }
+            Ok(())
+        })
+        .await
+        .with_context(|| format!("signature {number}"))?;
+        done.written.insert(id);
+        done.signed += 1;
+        number += 1;
+    }
+    Ok(done)
+}
+
+/// The call, at one node after the other, until one does it.
+async fn with_retries<T>(
+    nodes: &Mutex<Vec<Node>>,
+    from: usize,
+    call: impl AsyncFn(&Node) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    const TRIES: usize = 40;
+    const PAUSE: Duration = Duration::from_millis(100);
+    let mut last = None;
+    for attempt in 0..TRIES {
+        let node = {
+            let nodes = nodes.lock().expect("nobody panics while holding it");
+            nodes[(from + attempt) % nodes.len()].clone()
+        };
+        match tokio::time::timeout(Duration::from_secs(15), call(&node)).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) => last = Some(error),
+            Err(_) => last = Some(anyhow::anyhow!("no answer of node {}", node.id)),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err(last.context("no try")?)
+}
+
+/// Members by id with their roles, as `node` tells.
+fn roles(cluster: &Cluster, node: &Node) -> anyhow::Result<Vec<(String, String)>> {
+    let output = cluster.cli(node, &["cluster", "members", "-output", "json"])?;
+    ensure!(
+        output.status.success(),
+        "cluster members: {}",
+        text(&output)
+    );
+    let members: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout)?;
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(members
+        .iter()
+        .map(|m| {
+            let role = text(&m["role"]);
+            let votes = if role == "leader" { "voter" } else { &role };
+            (text(&m["id"]), votes.to_owned())
+        })
+        .collect())
+}
+
+/// Waits until `node` tells of exactly these voters, and no learner.
+async fn voters(cluster: &Cluster, node: &Node, ids: &[&str]) -> anyhow::Result<()> {
+    let wanted: Vec<_> = ids
+        .iter()
+        .map(|id| ((*id).to_owned(), "voter".to_owned()))
+        .collect();
+    eventually("the voters", Duration::from_secs(30), || async {
+        let roles = roles(cluster, node)?;
+        ensure!(roles == wanted, "{roles:?}");
+        Ok(Some(()))
+    })
+    .await
+}
+
+fn succeeds(output: &Output) -> anyhow::Result<()> {
+    ensure!(output.status.success(), "{}", text(output));
+    Ok(())
+}
+
+/// Every acknowledged entry is on every one of these nodes, and their states are the same.
+async fn nothing_is_lost(cluster: &Cluster, nodes: &[Node], done: &Done) -> anyhow::Result<()> {
+    for node in nodes {
+        let ids = chancery_tests::cluster::entry_ids(node).await?;
+        let lost: Vec<_> = done.written.difference(&ids).collect();
+        ensure!(lost.is_empty(), "node {} lacks {lost:?}", node.id);
+    }
+    eventually("one state", Duration::from_secs(30), || async {
+        let mut states = BTreeSet::new();
+        for node in nodes {
+            let status = cluster.status(node)?;
+            let members = status["members"].as_array().context("members")?;
+            let own = members.iter().find(|m| m["id"] == node.id.as_str());
+            let own = own.context("itself")?;
+            states.insert((
+                own["applied_index"].to_string(),
+                own["state_digest"].to_string(),
+            ));
+        }
+        Ok((states.len() == 1).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_becomes_three_and_five_and_three_again_under_load() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&Options {
+        nodes: 1,
+        ..Options::default()
+    })?;
+    let load = Load::start(&cluster).await?;
+    for wanted in [["1", "2", "3"].as_slice(), &["1", "2", "3", "4", "5"]] {
+        while cluster.nodes().len() < wanted.len() {
+            cluster.add(&[])?;
+        }
+        voters(&cluster, &cluster.nodes()[0], wanted).await?;
+        load.knows(cluster.nodes().to_vec());
+    }
+    // The leader goes, and one more.
+    let leader = cluster.leader(&cluster.nodes()[0]).await?;
+    let other = if leader == "5" { "4" } else { "5" };
+    let stay: Vec<Node> = cluster
+        .nodes()
+        .iter()
+        .filter(|n| n.id != leader && n.id != other)
+        .cloned()
+        .collect();
+    load.knows(stay.clone());
+    succeeds(&cluster.cli(&stay[0], &["cluster", "remove", &leader, other])?)?;
+    let ids: Vec<&str> = stay.iter().map(|n| n.id.as_str()).collect();
+    voters(&cluster, &stay[0], &ids).await?;
+    let done = load.end().await?;
+    nothing_is_lost(&cluster, &stay, &done).await?;
+    for gone in [&leader, other] {
+        let log = cluster.node(gone)?.log.clone();
+        eventually("a removed node ends", Duration::from_secs(20), || async {
+            let said = std::fs::read_to_string(&log)?;
+            Ok(said
+                .contains(&format!("Error: node {gone} was removed from this cluster"))
+                .then_some(()))
+        })
+        .await?;
+    }
+    println!(
+        "1 → 3 → 5 → 3: {} writes and {} signatures, failed after retries 0",
+        done.written.len(),
+        done.signed
+    );
+    ensure!(done.written.len() > 20, "too little load to mean anything");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_voter_is_replaced_in_one_change() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&Options::default())?;
+    let first = cluster.nodes()[0].clone();
+    cluster.signal("3", KILL)?;
+    eventually("node 3 is missed", Duration::from_secs(20), || async {
+        let status = cluster.status(&first)?;
+        Ok((status["members"][2]["reachable"] == false).then_some(()))
+    })
+    .await?;
+    let refused = cluster.cli(&first, &["cluster", "remove", "-allowEven", "2"])?;
+    ensure!(!refused.status.success(), "{}", text(&refused));
+    ensure!(
+        text(&refused).contains("only 1 of the 2 voters that would be left answer (not: node 3)"),
+        "{}",
+        text(&refused)
+    );
+    ensure!(cluster.add(&["--replaces", "3"])? == "4", "the next id");
+    voters(&cluster, &first, &["1", "2", "4"]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_of_the_list_comes_back_under_a_new_id() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&Options::default())?;
+    let first = cluster.nodes()[0].clone();
+    let third = cluster.node("3")?.clone();
+    let agent = {
+        let token = cluster.token(&third).await?;
+        Agent::attest(&third.api, &cluster.trust()?, &token, None).await?
+    };
+    succeeds(&cluster.cli(&first, &["cluster", "remove", "-allowEven", "3"])?)?;
+    voters(&cluster, &first, &["1", "2"]).await?;
+    let config = third.config.display().to_string();
+    let rejoin = |flags: &[&str]| {
+        let chancery = chancery_tests::cluster::bin_dir()?.join("chancery");
+        let line = [["cluster", "rejoin", "-config", &config].as_slice(), flags].concat();
+        Ok::<_, anyhow::Error>(std::process::Command::new(chancery).args(line).output()?)
+    };
+    let said = eventually("node 3 has ended", Duration::from_secs(20), || async {
+        let output = rejoin(&["-yes"])?;
+        ensure!(output.status.success(), "{}", text(&output));
+        Ok(Some(text(&output)))
+    })
+    .await?;
+    ensure!(said.starts_with("What was node 3 of cluster"), "{said}");
+    ensure!(
+        text(&rejoin(&["-yes"])?).ends_with("belongs to no cluster: nothing to set aside.\n"),
+        "twice"
+    );
+    cluster.restart("3", &[])?;
+    voters(&cluster, &first, &["1", "2", "4"]).await?;
+    let back = cluster.node("4")?.clone();
+    let renewed = cluster.token(&back).await?;
+    ensure!(!renewed.is_empty(), "it takes writes");
+    ensure!(agent.connect(&back.api).await.is_ok(), "it serves agents");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_learns_of_members_that_came_meanwhile() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&Options::default())?;
+    let first = cluster.nodes()[0].clone();
+    cluster.signal("3", KILL)?;
+    cluster.add(&[])?;
+    cluster.add(&[])?;
+    voters(&cluster, &first, &["1", "2", "3", "4", "5"]).await?;
+    // The only one that sends log entries is one that node 3 never heard of.
+    succeeds(&cluster.cli(&first, &["cluster", "transfer-leader", "-to", "5"])?)?;
+    cluster
+        .create(&first, vec![cluster.entry("/p", "/meanwhile")])
+        .await?;
+    cluster.restart("3", &[])?;
+    let third = cluster.node("3")?.clone();
+    let leader = cluster.leader(&third).await?;
+    ensure!(leader == "5", "node {leader} leads");
+    let ids = chancery_tests::cluster::entry_ids(&third).await?;
+    ensure!(ids.len() == 1, "{ids:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_enters_by_a_right_token_once_and_a_member_founds_nothing() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&Options {
+        nodes: 1,
+        keys: "memory",
+        ..Options::default()
+    })?;
+    cluster.add(&["--learner"])?;
+    let first = cluster.nodes()[0].clone();
+    let second = cluster.node("2")?.clone();
+    let learners = [("1", "voter"), ("2", "learner")].map(|(i, r)| (i.to_owned(), r.to_owned()));
+    ensure!(
+        roles(&cluster, &first)? == learners,
+        "{:?}",
+        roles(&cluster, &first)?
+    );
+    // Its token is used; a new node that has it is told so.
+    let third = Sample::new(&second, "used")?;
+    let used = third.run(&[])?;
+    ensure!(
+        used.contains("the node token is unknown or was used already"),
+        "{used}"
+    );
+    let other = third.run(&["-trustDomain", "other.test"])?;
+    ensure!(
+        other.contains(
+            "belongs to trust domain example.org, this node is configured for other.test"
+        ),
+        "{other}"
+    );
+    let bare = Sample::new(&second, "bare")?;
+    std::fs::write(&bare.token, "0b7cf5c1\n")?;
+    let wrong = bare.run(&[])?;
+    ensure!(wrong.contains("is it a join token for agents"), "{wrong}");
+    let config = bare.text.replace("join_token_file", "# join_token_file");
+    std::fs::write(&bare.config, config)?;
+    let lost = bare.run(&[])?;
+    ensure!(
+        lost.contains("this node belongs to no cluster and is told of none"),
+        "{lost}"
+    );
+    let init = || bare.chancery(&["cluster", "init", "-config"]);
+    let founded = init()?;
+    ensure!(
+        founded.contains("founded with this node as node 1"),
+        "{founded}"
+    );
+    let twice = init()?;
+    ensure!(twice.contains("belongs to node 1 of cluster"), "{twice}");
+    Ok(())
+}
+
+/// A stopped node that is configured like `like`, with a copy of its token.
+struct Sample {
+    dir: tempfile::TempDir,
+    config: std::path::PathBuf,
+    token: std::path::PathBuf,
+    text: String,
+}
+
+impl Sample {
+    fn new(like: &Node, name: &str) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix(name).tempdir()?;
+        let home = like.config.parent().context("a folder")?;
+        let there = std::fs::read_to_string(&like.config)?;
+        let token = there
+            .lines()
+            .find_map(|l| l.strip_prefix("join_token_file = \"")?.strip_suffix('"'))
+            .context("a token")?;
+        let copy = dir.path().join("token");
+        std::fs::copy(token, &copy)?;
+        let mut text = there
+            .replace(
+                &home.display().to_string(),
+                &dir.path().display().to_string(),
+            )
+            .replace(token, &copy.display().to_string());
+        // Ports that are free; the node ends before anybody connects.
+        for address in [&like.api, &like.peer, &like.metrics, &like.health] {
+            let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+            text = text.replace(&format!("\"{address}\""), &format!("\"{free}\""));
+        }
+        let config = dir.path().join("chancery.toml");
+        std::fs::write(&config, &text)?;
+        Ok(Self {
+            dir,
+            config,
+            token: copy,
+            text,
+        })
+    }
+
+    /// What a server says that does not come up.
+    fn run(&self, flags: &[&str]) -> anyhow::Result<String> {
+        let data = self.dir.path().join("data");
+        if data.exists() {
+            std::fs::remove_dir_all(&data)?;
+        }
+        let said = self.chancery_with(&["server", "run", "-config"], flags)?;
+        ensure!(!said.status.success(), "it came up: {}", text(&said));
+        Ok(text(&said))
+    }
+
+    fn chancery(&self, words: &[&str]) -> anyhow::Result<String> {
+        Ok(text(&self.chancery_with(words, &[])?))
+    }
+
+    fn chancery_with(&self, words: &[&str], flags: &[&str]) -> anyhow::Result<Output> {
+        let chancery = chancery_tests::cluster::bin_dir()?.join("chancery");
+        let mut command = std::process::Command::new("timeout");
+        command
+            .arg("30")
+            .arg(chancery)
+            .args(words)
+            .arg(&self.config)
+            .args(flags);
+        Ok(command.output()?)
+    }
+}
