@@ -29,8 +29,8 @@ const SAVE: SavePoints = [
     "high-water.renamed",
 ];
 /// What to do about a store or data directory that cannot be trusted.
-const REMEDY: &str = "this node must not vote with it: remove the data directory and let the node join again under a \
-                      new id (docs/runbooks/a-node-with-a-damaged-or-full-disk.md)";
+const REMEDY: &str = "this node must not vote with it: set it aside with `chancery cluster rejoin` and let the node join \
+                      again under a new id (docs/runbooks/a-node-with-a-damaged-or-full-disk.md)";
 
 /// Whose a store is, and by which start of that node it was last opened.
 #[derive(Clone, PartialEq, Eq, Message)]

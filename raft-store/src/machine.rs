@@ -183,7 +183,7 @@ impl<Rt: AsyncRuntime> StateMachine<Rt> {
                 let remedy = if whole {
                     "remove this file and start again: the state of this node is whole, and a new one is made of it"
                 } else {
-                    "remove the data directory and let the node join again under a new id"
+                    "set the data directory aside with `chancery cluster rejoin` and let the node join again under a new id"
                 };
                 StoreError::corrupt(format!("{}: {e}; {remedy}", file.path().display()))
             })?;

@@ -140,6 +140,8 @@ fn damages(
 struct Cell {
     harmless: usize,
     refused: usize,
+    /// Of these, those whose message names the very file.
+    named: usize,
 }
 
 #[tokio::test]
@@ -178,6 +180,8 @@ async fn no_damage_to_any_file_loses_anything_silently() {
                         "{class} {kind} {at}: {said}"
                     );
                     cell.refused += 1;
+                    let name = file.file_name().unwrap().to_string_lossy();
+                    cell.named += usize::from(said.contains(&*name));
                 }
                 Ok(mut home) => {
                     let mut missing = home.missing(LAST).await;
@@ -196,13 +200,13 @@ async fn no_damage_to_any_file_loses_anything_silently() {
         }
     }
     println!(
-        "| file | damage | harmless | refused | silent loss |\n| --- | --- | --- | --- | --- |"
+        "| file | damage | harmless | refused | naming the file | silent loss |\n| --- | --- | --- | --- | --- | --- |"
     );
     let mut cases = 0;
     for ((class, kind), cell) in &table {
         println!(
-            "| {class} | {kind} | {} | {} | 0 |",
-            cell.harmless, cell.refused
+            "| {class} | {kind} | {} | {} | {} | 0 |",
+            cell.harmless, cell.refused, cell.named
         );
         cases += cell.harmless + cell.refused;
     }
@@ -214,4 +218,11 @@ async fn no_damage_to_any_file_loses_anything_silently() {
     assert!(losses.is_empty(), "{losses:#?}");
     let classes: std::collections::BTreeSet<_> = table.keys().map(|(class, _)| *class).collect();
     assert_eq!(classes.len(), 9, "{classes:?}");
+    for class in ["WAL", "high-water mark", "snapshot", "MANIFEST"] {
+        let cell = &table[&(class, "flipped")];
+        assert_eq!(
+            cell.named, cell.refused,
+            "{class}: a flipped bit without the file's name"
+        );
+    }
 }

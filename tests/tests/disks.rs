@@ -1,5 +1,7 @@
 //! Disks that lie, fail, fill up and stall, under real processes.
 
+#[path = "disks/damaged.rs"]
+mod damaged;
 #[path = "disks/errors.rs"]
 mod errors;
 #[path = "disks/full.rs"]

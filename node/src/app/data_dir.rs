@@ -218,8 +218,8 @@ pub(super) fn open_store(
     let store = if record.store_made {
         RocksStore::open(&path).with_context(|| {
             format!(
-                "cannot open the store {}: if its files are damaged or missing, remove the data directory {} and let \
-                 the node join again under a new id (docs/runbooks/a-node-with-a-damaged-or-full-disk.md)",
+                "cannot open the store {}: if its files are damaged or missing, set the data directory {} aside with \
+                 `chancery cluster rejoin` and let the node join again under a new id (docs/runbooks/a-node-with-a-damaged-or-full-disk.md)",
                 path.display(),
                 data_dir.display()
             )

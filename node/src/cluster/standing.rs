@@ -130,7 +130,7 @@ impl Standing {
     fn rolled_back(&self, by: u64, missing: &str) {
         self.end(format!(
             "node {by} remembers more of this node than it holds ({missing}): its data directory is an older copy, and \
-             with it this node must not vote; remove the data directory and let the node join again under a new id \
+             with it this node must not vote; set it aside with `chancery cluster rejoin` and let the node join again under a new id \
              (docs/runbooks/a-node-with-a-damaged-or-full-disk.md)"
         ));
     }

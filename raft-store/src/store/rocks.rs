@@ -40,7 +40,7 @@ impl RocksStore {
                 path.display()
             )));
         }
-        Self::open_with(path, &Self::options())
+        Self::open_with(path, &Self::options()).map_err(|error| naming_files(error, path))
     }
 
     fn options() -> Options {
@@ -193,6 +193,29 @@ impl Store for RocksStore {
         };
         ready();
         read(&moment)
+    }
+}
+
+/// Of a damaged write-ahead log the engine does not say which file it is: names those
+/// that there are.
+fn naming_files(error: StoreError, path: &Path) -> StoreError {
+    let StoreError::Engine { operation, source } = error else {
+        return error;
+    };
+    let EngineError(mut text) = source;
+    if text.contains("Corruption") && !text.contains(&*path.to_string_lossy()) {
+        let files = path.read_dir().into_iter().flatten().flatten();
+        let mut logs: Vec<String> = files
+            .map(|file| file.path())
+            .filter(|file| file.extension().is_some_and(|e| e == "log"))
+            .map(|file| file.display().to_string())
+            .collect();
+        logs.sort();
+        text.push_str(&format!(" (in a write-ahead log: {})", logs.join(", ")));
+    }
+    StoreError::Engine {
+        operation,
+        source: EngineError(text),
     }
 }
 
