@@ -6,7 +6,8 @@ mod apply;
 mod authorized;
 #[cfg(test)]
 mod corruption;
-#[cfg(all(test, feature = "faults"))]
+#[cfg(test)]
+#[cfg(feature = "faults")]
 mod crash;
 #[cfg(test)]
 mod directory;
