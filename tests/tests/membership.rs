@@ -452,3 +452,37 @@ impl Sample {
         Ok(command.output()?)
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_state_comes_out_otherwise_ends_and_stays_out() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&Options {
+        keys: "memory",
+        ..Options::default()
+    })?;
+    let first = cluster.nodes()[0].clone();
+    let third = cluster.node("3")?.clone();
+    let applied = cluster.status(&first)?["members"][0]["applied_index"].as_u64();
+    // Far enough for its own start to be behind it.
+    let at = (applied.context("an index")? + 30).to_string();
+    cluster.restart("3", &[("CHANCERY_FAULT_DIVERGE_AT", &at)])?;
+    let said = async |what: &str| {
+        eventually("node 3 says so", Duration::from_secs(30), || async {
+            let log = std::fs::read_to_string(&third.log)?;
+            Ok(log.contains(what).then_some(()))
+        })
+        .await
+    };
+    for number in 0..40 {
+        let draft = cluster.entry("/p", &format!("/{number}"));
+        cluster.create(&first, vec![draft]).await?;
+    }
+    said("Error: the state of this node is another one than that of the majority at log entry")
+        .await?;
+    ensure!(cluster.restart("3", &[]).is_err(), "it came up");
+    said(": the state of this node is another one than that of the majority").await?;
+    let status = cluster.status(&first)?;
+    ensure!(status["ready"] == true, "{status}");
+    let ids = chancery_tests::cluster::entry_ids(&first).await?;
+    ensure!(ids.len() == 40, "{}", ids.len());
+    Ok(())
+}
