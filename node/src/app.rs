@@ -33,7 +33,9 @@ use tonic::service::Routes;
 use zeroize::Zeroizing;
 
 use self::attestors::{attestors, external_roots};
-use self::data_dir::{check_mark, check_place, identity, open_store, own_data_dir, owner};
+use self::data_dir::{
+    check_mark, check_place, identity, open_store, own_data_dir, owner, quarantine,
+};
 pub use self::data_dir::{init_cluster, set_aside};
 use self::joining::way_in;
 use crate::authority::{
@@ -436,6 +438,7 @@ async fn serve(
         proposer.clone(),
         barriers.clone(),
         stale_limit,
+        members.clone(),
     );
     let custody = Custody::new(signer);
     let tls = TlsState::new(
@@ -451,7 +454,12 @@ async fn serve(
         server_svid.clone(),
     );
     let attestors = attestors(&config, external_roots, &issuer, &doors);
-    let health = Health::new(doors.clone(), issuer.clone(), Arc::clone(&tls));
+    let health = Health::new(
+        doors.clone(),
+        issuer.clone(),
+        Arc::clone(&tls),
+        members.clone(),
+    );
     let this: Arc<dyn SelfStatus> = Arc::new(health.clone());
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -598,6 +606,7 @@ async fn serve(
                 "{why}: remove {} (chancery cluster rejoin does it) before it joins again",
                 config.data_dir.display()
             )),
+            index = members.is_wrong() => break Some(quarantine(&config.data_dir, index)),
             died = consensus.died() => break Some(anyhow::Error::new(died)),
             result = &mut agents => break Some(ended_early("agent port", result)),
             result = &mut peers => break Some(ended_early("peer port", result)),
@@ -752,6 +761,13 @@ fn with_faults(mut storage: Storage) -> Storage {
     {
         tracing::warn!(ms, "fault: every apply is held back");
         storage.machine.hold_back(Duration::from_millis(ms));
+    }
+    if let Some(index) = std::env::var("CHANCERY_FAULT_DIVERGE_AT")
+        .ok()
+        .and_then(|v| v.parse().ok())
+    {
+        tracing::warn!(index, "fault: the state comes out otherwise from here on");
+        storage.machine.diverge_at(index);
     }
     storage
 }

@@ -38,9 +38,13 @@ impl Clock for SystemClock {
     )]
     fn now_unix_ms(&self) -> i64 {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        now.tv_sec
+        let ms = now
+            .tv_sec
             .saturating_mul(1_000)
-            .saturating_add(now.tv_nsec / 1_000_000)
+            .saturating_add(now.tv_nsec / 1_000_000);
+        #[cfg(feature = "faults")]
+        let ms = ms.saturating_add(wrong_by_ms());
+        ms
     }
 
     #[allow(
@@ -56,6 +60,26 @@ impl Clock for SystemClock {
             u32::try_from(now.tv_nsec).unwrap_or(0),
         )
     }
+}
+
+/// Fault: what this process's clock is ahead of the right one, from the file of its process
+/// id in `CHANCERY_FAULT_CLOCK_DIR`, else from the file `all` there. Read each time, so that
+/// a test can have the clock step.
+#[cfg(feature = "faults")]
+fn wrong_by_ms() -> i64 {
+    static DIR: std::sync::OnceLock<Option<std::path::PathBuf>> = std::sync::OnceLock::new();
+    let dir = DIR.get_or_init(|| std::env::var_os("CHANCERY_FAULT_CLOCK_DIR").map(Into::into));
+    let Some(dir) = dir else { return 0 };
+    [std::process::id().to_string().as_str(), "all"]
+        .iter()
+        .find_map(|name| {
+            std::fs::read_to_string(dir.join(name))
+                .ok()?
+                .trim()
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0)
 }
 
 /// Hands a [`Clock`] to rustls, which otherwise reads system time by itself.

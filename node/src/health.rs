@@ -12,7 +12,7 @@ use chancery_raft_store::command::FEATURE_LEVEL;
 
 use crate::authority::Issuer;
 use crate::cluster::formation::VERSION;
-use crate::cluster::status::SelfStatus;
+use crate::cluster::status::{Members, SelfStatus};
 use crate::environment::Stopwatch;
 use crate::http_status::{Findings, StatusSource};
 use crate::registry::Doors;
@@ -39,12 +39,18 @@ pub struct Health {
     doors: Doors,
     issuer: Issuer,
     tls: Arc<TlsState>,
+    members: Members,
 }
 
 impl Health {
     /// Health of the node that has these parts.
-    pub fn new(doors: Doors, issuer: Issuer, tls: Arc<TlsState>) -> Self {
-        Self { doors, issuer, tls }
+    pub fn new(doors: Doors, issuer: Issuer, tls: Arc<TlsState>, members: Members) -> Self {
+        Self {
+            doors,
+            issuer,
+            tls,
+            members,
+        }
     }
 
     /// What keeps this node from issuing, one sentence each.
@@ -76,6 +82,9 @@ impl Health {
                 ),
             ),
             Some(_) => {}
+        }
+        if let Some(why) = self.members.objection() {
+            note(subsystem::DATASTORE, "state_err", why);
         }
         if let Some(why) = self.issuer.obstacle() {
             note(subsystem::CA, "sign_x509_svid_err", why);
@@ -152,6 +161,7 @@ impl SelfStatus for Health {
             no_room: consensus.disk().short().unwrap_or_default(),
             feature_level: FEATURE_LEVEL,
             members: consensus.pins(),
+            checkpoints: consensus.checkpoints(),
         }
     }
 

@@ -21,8 +21,8 @@ pub use self::housekeeping::{
 };
 
 pub use self::membership::{
-    AdmitMember, AnnounceMember, ChangeMembers, CreateNodeToken, FEATURE_LEVEL, Found,
-    RaiseFeatureLevel, RemoveMember,
+    AdmitMember, AnnounceMember, ChangeMembers, ClockTold, CreateNodeToken, FEATURE_LEVEL, Found,
+    RaiseFeatureLevel, RemoveMember, SetClock,
 };
 
 use crate::model::{Authority, BundleAuthority, DownstreamCa, Entry, JoinToken, Selector};
@@ -50,11 +50,15 @@ pub struct Proposal {
     /// Unix milliseconds, set by the leader.
     #[prost(int64, tag = "2")]
     pub time_ms: i64,
+    /// Clocks of voters as the leader knew them, itself included; only with a step that is
+    /// large. From feature level 1 on.
+    #[prost(message, repeated, tag = "3")]
+    pub clocks: Vec<ClockTold>,
     /// What to do. Absent in a proposal of a newer version: the node stops.
     #[prost(
         oneof = "Command",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
-                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, 62, 63, 64"
+                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, 62, 63, 64, 65"
     )]
     pub command: Option<Command>,
 }
@@ -179,6 +183,10 @@ pub enum Command {
     /// Every member knows the commands of this level.
     #[prost(message, tag = "64")]
     RaiseFeatureLevel(RaiseFeatureLevel),
+    /// Sets the cluster clock, back as well as forward. An administrator's way out of a time
+    /// that a majority of wrong clocks brought about.
+    #[prost(message, tag = "65")]
+    SetClock(SetClock),
 }
 
 /// See [`Command::CreateEntries`].
@@ -441,6 +449,8 @@ pub enum Refusal {
     EvenVoters = 61,
     /// The cluster would have no voter, or more than it may have.
     VoterCount = 62,
+    /// Time would step forward by more than an hour without a majority of clocks that say so.
+    ClockStep = 63,
 }
 
 /// Result of one item of a batch.
@@ -522,6 +532,7 @@ impl Proposal {
         Self {
             request,
             time_ms: 0,
+            clocks: Vec::new(),
             command: Some(command),
         }
     }
@@ -570,6 +581,7 @@ impl Command {
             Self::ChangeMembers(_) => "change_members",
             Self::RemoveMember(_) => "remove_member",
             Self::RaiseFeatureLevel(_) => "raise_feature_level",
+            Self::SetClock(_) => "set_clock",
         }
     }
 
@@ -577,7 +589,10 @@ impl Command {
     /// proposed: a member of an older version would stop at it.
     pub fn feature_level(&self) -> u32 {
         match self {
-            Self::CreateNodeToken(_) | Self::ChangeMembers(_) | Self::RemoveMember(_) => 1,
+            Self::CreateNodeToken(_)
+            | Self::ChangeMembers(_)
+            | Self::RemoveMember(_)
+            | Self::SetClock(_) => 1,
             // Proposed only when every member has told that it knows the level.
             _ => 0,
         }

@@ -32,5 +32,5 @@ pub mod view;
 pub use command::{Command, Outcome, Proposal, Refusal, RequestId};
 pub use directory::Directory;
 pub use feed::{Change, ChangeKind, FeedIndex};
-pub use machine::{Registry, StateMachine};
+pub use machine::{Checkpoint, Registry, StateMachine};
 pub use types::{PeerNode, Types};

@@ -10,8 +10,9 @@
 
 mod transfer;
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
@@ -37,6 +38,11 @@ use crate::view::{Table, View, Writes, meta, prefix_end};
 const FEED_MAX: usize = 8192;
 /// Log entries that are applied and stored together at most.
 const APPLY_GROUP: usize = 512;
+/// Digests are kept at log indexes that this divides, so that nodes which are not equally
+/// far can be compared.
+const CHECKPOINT_EVERY: u64 = 64;
+/// And this many of them.
+const CHECKPOINTS_KEPT: usize = 16;
 /// A snapshot as openraft hands it around.
 type Snapshot = openraft::type_config::alias::SnapshotOf<Types, SnapshotFile>;
 
@@ -52,6 +58,16 @@ struct Shared {
     directory: RwLock<Directory>,
     applied: watch::Sender<Option<LogId>>,
     feed: broadcast::Sender<Change>,
+    checkpoints: Mutex<VecDeque<Checkpoint>>,
+}
+
+/// Digest of the state at a log index: the same on every node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Log index.
+    pub index: u64,
+    /// Rolling digest of the state once it is applied.
+    pub digest: Vec<u8>,
 }
 
 impl Registry {
@@ -90,6 +106,34 @@ impl Registry {
         let directory = self.read();
         (self.applied_index(), directory.digest_hex())
     }
+
+    /// Digests at some of the last log indexes, and at the last one applied.
+    pub fn checkpoints(&self) -> Vec<Checkpoint> {
+        let last = {
+            let directory = self.read();
+            Checkpoint {
+                index: self.applied_index(),
+                digest: directory.digest().to_vec(),
+            }
+        };
+        let kept = self.shared.checkpoints();
+        let mut all: Vec<Checkpoint> = kept
+            .iter()
+            .filter(|c| c.index < last.index)
+            .cloned()
+            .collect();
+        // Nothing stands at index 0 that could be told from nothing at all.
+        all.extend(Some(last).filter(|c| c.index > 0));
+        all
+    }
+}
+
+impl Shared {
+    fn checkpoints(&self) -> MutexGuard<'_, VecDeque<Checkpoint>> {
+        self.checkpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// openraft's side of the state.
@@ -101,6 +145,8 @@ pub struct StateMachine<Rt: AsyncRuntime = openraft::impls::TokioRuntime> {
     builds: u64,
     #[cfg(feature = "faults")]
     hold_back: std::time::Duration,
+    #[cfg(feature = "faults")]
+    diverge_at: Option<u64>,
     runtime: std::marker::PhantomData<fn() -> Rt>,
 }
 
@@ -143,6 +189,7 @@ impl<Rt: AsyncRuntime> StateMachine<Rt> {
             directory: RwLock::new(directory),
             applied: watch::Sender::new(applied),
             feed: broadcast::Sender::new(FEED_MAX),
+            checkpoints: Mutex::default(),
         });
         let registry = Registry {
             shared: Arc::clone(&shared),
@@ -155,6 +202,8 @@ impl<Rt: AsyncRuntime> StateMachine<Rt> {
             builds: 0,
             #[cfg(feature = "faults")]
             hold_back: std::time::Duration::ZERO,
+            #[cfg(feature = "faults")]
+            diverge_at: None,
             runtime: std::marker::PhantomData,
         };
         Ok((machine, registry))
@@ -199,6 +248,12 @@ impl<Rt: AsyncRuntime> StateMachine<Rt> {
         )))
     }
 
+    /// Has the state come out otherwise than on other nodes from this log index on.
+    #[cfg(feature = "faults")]
+    pub fn diverge_at(&mut self, index: u64) {
+        self.diverge_at = Some(index);
+    }
+
     /// The snapshot directory.
     pub fn snapshots(&self) -> &Snapshots {
         &self.snapshots
@@ -235,6 +290,7 @@ struct Group<Rt: AsyncRuntime> {
     changes: Vec<Change>,
     answers: Vec<(ApplyResponder<Types<Rt>>, Outcome)>,
     digest: Vec<u8>,
+    checkpoints: Vec<Checkpoint>,
     entries: usize,
 }
 
@@ -250,6 +306,7 @@ impl<Rt: AsyncRuntime> StateMachine<Rt> {
             changes: Vec::new(),
             answers: Vec::new(),
             digest: directory.digest().to_vec(),
+            checkpoints: Vec::new(),
             entries: 0,
         }
     }
@@ -279,6 +336,16 @@ impl<Rt: AsyncRuntime> StateMachine<Rt> {
                 group.changes.extend(applied.changes);
                 outcome = applied.outcome;
             }
+        }
+        #[cfg(feature = "faults")]
+        if self.diverge_at == Some(index) {
+            group.digest.reverse();
+        }
+        if index.is_multiple_of(CHECKPOINT_EVERY) {
+            group.checkpoints.push(Checkpoint {
+                index,
+                digest: group.digest.clone(),
+            });
         }
         self.applied = Some(entry.log_id);
         group.entries += 1;
@@ -327,6 +394,12 @@ impl<Rt: AsyncRuntime> StateMachine<Rt> {
                 .unwrap_or_else(PoisonError::into_inner);
             directory.absorb(&group.writes)?;
             self.shared.applied.send_replace(Some(applied));
+        }
+        {
+            let mut kept = self.shared.checkpoints();
+            kept.extend(group.checkpoints);
+            let surplus = kept.len().saturating_sub(CHECKPOINTS_KEPT);
+            kept.drain(..surplus);
         }
         for change in group.changes {
             // Nobody listening is no error.
@@ -429,6 +502,7 @@ impl<Rt: AsyncRuntime> RaftStateMachine<Types<Rt>> for StateMachine<Rt> {
             *current = directory;
             self.shared.applied.send_replace(applied);
         }
+        self.shared.checkpoints().clear();
         self.applied = applied;
         self.membership = membership;
         let at = FeedIndex {

@@ -9,13 +9,14 @@ use std::path::PathBuf;
 
 use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AdmitMember, AgentPath, AnnounceMember, AppendBundle,
-    AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, CreateEntries,
+    AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, ClockTold, CreateEntries,
     CreateJoinToken, CreateNodeToken, DeleteEntries, DeleteFederatedBundles, DeleteMode,
     EntryFields, EntryResult, EntryUpdate, FederatedBundleResult, FederatedBundles, Found,
     ImportBan, ProveAuthority, PruneAgents, PruneBundle, PruneEntries, PruneJoinTokens,
     RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa, RecordServerSvid, RelationshipDraft,
     RelationshipFields, RelationshipResult, Relationships, RemoveMember, RenewAgent,
-    SetAgentVersion, TrustDomains, UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
+    SetAgentVersion, SetClock, TrustDomains, UpdateEntries, UpdateFederatedBundles,
+    UpdateRelationships,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
@@ -166,7 +167,7 @@ fn node_token() -> NodeToken {
     }
 }
 
-fn changing_members() -> [Command; 4] {
+fn changing_members() -> [Command; 5] {
     [
         Command::CreateNodeToken(CreateNodeToken {
             token: Some(node_token()),
@@ -180,6 +181,9 @@ fn changing_members() -> [Command; 4] {
         }),
         Command::RemoveMember(RemoveMember { node_id: 2 }),
         Command::RaiseFeatureLevel(RaiseFeatureLevel { level: 1 }),
+        Command::SetClock(SetClock {
+            clock_ms: 1_800_000_000_000,
+        }),
     ]
 }
 
@@ -388,6 +392,7 @@ fn proposal(command: Command) -> Proposal {
     Proposal {
         request,
         time_ms: 1_800_000_000_123,
+        clocks: Vec::new(),
         command: Some(command),
     }
 }
@@ -606,6 +611,16 @@ fn records() -> Vec<(String, Sample)> {
         ("record-cluster-of-level-1", message(cluster_of_level_1)),
         ("record-node-token", message(node_token())),
         (
+            "proposal-with-clocks",
+            message(Proposal {
+                clocks: vec![ClockTold {
+                    node_id: 2,
+                    clock_ms: 1_800_000_000_123,
+                }],
+                ..proposal(Command::RemoveMember(RemoveMember { node_id: 2 }))
+            }),
+        ),
+        (
             "record-admission-by-token",
             message(AdmitMember {
                 token_sha256: vec![3; 32],
@@ -811,9 +826,8 @@ fn every_command_has_a_sample() {
 fn what_this_version_does_not_know_is_refused_and_not_dropped() {
     // Field 199: a command of a newer version.
     let mut newer = Proposal {
-        request: None,
         time_ms: 5,
-        command: None,
+        ..Proposal::default()
     }
     .encode_to_vec();
     prost::encoding::encode_key(199, prost::encoding::WireType::LengthDelimited, &mut newer);
@@ -828,9 +842,8 @@ fn what_this_version_does_not_know_is_refused_and_not_dropped() {
         1,
         1,
         Proposal {
-            request: None,
             time_ms: 5,
-            command: None,
+            ..Proposal::default()
         },
     );
     codec::decode_log_entry(&codec::encode_log_entry(&unknown)).unwrap_err();

@@ -3,5 +3,6 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod load;
 pub mod tls;
 pub mod x509pop;

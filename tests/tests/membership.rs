@@ -1,146 +1,14 @@
 //! Members come and go while the cluster works.
 
-use std::collections::BTreeSet;
 use std::process::Output;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use chancery_api::spire::api::types;
 use chancery_tests::agent::Agent;
-use chancery_tests::cluster::{Cluster, Node, Options, eventually, text};
-use tonic::Code;
+use chancery_tests::cluster::{Cluster, Node, Options, count, eventually, text};
+use chancery_tests::load::{Load, nothing_is_lost};
 
 const KILL: i32 = 9;
-
-/// Writes entries and signs SVIDs without a pause, each through the next node that is there
-/// and through another where one cannot, as clients do.
-struct Load {
-    nodes: Arc<Mutex<Vec<Node>>>,
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<anyhow::Result<Done>>,
-}
-
-/// What became of it.
-struct Done {
-    /// Ids of entries whose creation was acknowledged.
-    written: BTreeSet<String>,
-    /// SVIDs.
-    signed: usize,
-}
-
-impl Load {
-    async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
-        let first = &cluster.nodes()[0];
-        let token = cluster.token(first).await?;
-        let agent = Agent::attest(&first.api, &cluster.trust()?, &token, None).await?;
-        let drafts = Drafts {
-            template: cluster.entry(agent.path(), "/load"),
-        };
-        let nodes = Arc::new(Mutex::new(cluster.nodes().to_vec()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (known, told) = (Arc::clone(&nodes), Arc::clone(&stop));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let thread = std::thread::spawn(move || runtime.block_on(run(agent, drafts, known, told)));
-        Ok(Self {
-            nodes,
-            stop,
-            thread,
-        })
-    }
-
-    /// The nodes that clients know from now on.
-    fn knows(&self, nodes: Vec<Node>) {
-        *self.nodes.lock().expect("nobody panics while holding it") = nodes;
-    }
-
-    async fn end(self) -> anyhow::Result<Done> {
-        self.stop.store(true, Ordering::Relaxed);
-        let joined = tokio::task::spawn_blocking(|| self.thread.join()).await?;
-        joined.map_err(|_| anyhow::anyhow!("the load panicked"))?
-    }
-}
-
-struct Drafts {
-    template: types::Entry,
-}
-
-impl Drafts {
-    fn numbered(&self, number: usize) -> types::Entry {
-        let mut draft = self.template.clone();
-        if let Some(id) = &mut draft.spiffe_id {
-            id.path = format!("/load/{number}");
-        }
-        draft
-    }
-}
-
-async fn run(
-    agent: Agent,
-    drafts: Drafts,
-    nodes: Arc<Mutex<Vec<Node>>>,
-    stop: Arc<AtomicBool>,
-) -> anyhow::Result<Done> {
-    let mut done = Done {
-        written: BTreeSet::new(),
-        signed: 0,
-    };
-    let mut number = 0;
-    while !stop.load(Ordering::Relaxed) {
-        let draft = drafts.numbered(number);
-        let id = with_retries(&nodes, number, async |node| {
-            let mut results = chancery_tests::cluster::create(node, vec![draft.clone()]).await?;
-            let (status, entry) = results.pop().context("a result")?;
-            // A try whose answer was lost may have written it.
-            let there = status.code == Code::Ok as i32 || status.code == Code::AlreadyExists as i32;
-            ensure!(there, "{status:?}");
-            Ok(entry.context("an entry")?.id)
-        })
-        .await
-        .with_context(|| format!("write {number}"))?;
-        with_retries(&nodes, number + 1, async |node| {
-            let ids = [id.clone()];
-            let svids = agent.sign(agent.connect(&node.api).await?, &ids).await?;
-            for svid in svids {
-                svid.map_err(|status| anyhow::anyhow!("{status:?}"))?;
-            }
-            Ok(())
-        })
-        .await
-        .with_context(|| format!("signature {number}"))?;
-        done.written.insert(id);
-        done.signed += 1;
-        number += 1;
-    }
-    Ok(done)
-}
-
-/// The call, at one node after the other, until one does it.
-async fn with_retries<T>(
-    nodes: &Mutex<Vec<Node>>,
-    from: usize,
-    call: impl AsyncFn(&Node) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    const TRIES: usize = 40;
-    const PAUSE: Duration = Duration::from_millis(100);
-    let mut last = None;
-    for attempt in 0..TRIES {
-        let node = {
-            let nodes = nodes.lock().expect("nobody panics while holding it");
-            nodes[(from + attempt) % nodes.len()].clone()
-        };
-        match tokio::time::timeout(Duration::from_secs(15), call(&node)).await {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => last = Some(error),
-            Err(_) => last = Some(anyhow::anyhow!("no answer of node {}", node.id)),
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    Err(last.context("no try")?)
-}
 
 /// Members by id with their roles, as `node` tells.
 fn roles(cluster: &Cluster, node: &Node) -> anyhow::Result<Vec<(String, String)>> {
@@ -179,30 +47,6 @@ async fn voters(cluster: &Cluster, node: &Node, ids: &[&str]) -> anyhow::Result<
 fn succeeds(output: &Output) -> anyhow::Result<()> {
     ensure!(output.status.success(), "{}", text(output));
     Ok(())
-}
-
-/// Every acknowledged entry is on every one of these nodes, and their states are the same.
-async fn nothing_is_lost(cluster: &Cluster, nodes: &[Node], done: &Done) -> anyhow::Result<()> {
-    for node in nodes {
-        let ids = chancery_tests::cluster::entry_ids(node).await?;
-        let lost: Vec<_> = done.written.difference(&ids).collect();
-        ensure!(lost.is_empty(), "node {} lacks {lost:?}", node.id);
-    }
-    eventually("one state", Duration::from_secs(30), || async {
-        let mut states = BTreeSet::new();
-        for node in nodes {
-            let status = cluster.status(node)?;
-            let members = status["members"].as_array().context("members")?;
-            let own = members.iter().find(|m| m["id"] == node.id.as_str());
-            let own = own.context("itself")?;
-            states.insert((
-                own["applied_index"].to_string(),
-                own["state_digest"].to_string(),
-            ));
-        }
-        Ok((states.len() == 1).then_some(()))
-    })
-    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -451,4 +295,59 @@ impl Sample {
             .args(flags);
         Ok(command.output()?)
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_state_comes_out_otherwise_ends_and_stays_out() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&Options {
+        keys: "memory",
+        ..Options::default()
+    })?;
+    let first = cluster.nodes()[0].clone();
+    let third = cluster.node("3")?.clone();
+    let applied = cluster.status(&first)?["members"][0]["applied_index"].as_u64();
+    // Far enough for its own start to be behind it.
+    let at = (applied.context("an index")? + 30).to_string();
+    cluster.restart("3", &[("CHANCERY_FAULT_DIVERGE_AT", &at)])?;
+    let said = async |what: &str| {
+        eventually("node 3 says so", Duration::from_secs(30), || async {
+            let log = std::fs::read_to_string(&third.log)?;
+            Ok(log.contains(what).then_some(()))
+        })
+        .await
+    };
+    for number in 0..40 {
+        let draft = cluster.entry("/p", &format!("/{number}"));
+        cluster.create(&first, vec![draft]).await?;
+    }
+    said("Error: the state of this node is another one than that of the majority at log entry")
+        .await?;
+    ensure!(cluster.restart("3", &[]).is_err(), "it came up");
+    said(": the state of this node is another one than that of the majority").await?;
+    let status = cluster.status(&first)?;
+    ensure!(status["ready"] == true, "{status}");
+    let ids = chancery_tests::cluster::entry_ids(&first).await?;
+    ensure!(ids.len() == 40, "{}", ids.len());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_fails_no_call() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(&Options::default())?;
+    let load = Load::start(&cluster).await?;
+    for _ in 0..count(1, 10) {
+        for id in ["1", "2", "3"] {
+            cluster.restart(id, &[])?;
+            load.knows(cluster.nodes().to_vec());
+        }
+    }
+    let done = load.end().await?;
+    nothing_is_lost(&cluster, cluster.nodes(), &done).await?;
+    println!(
+        "rolling restart: {} writes and {} signatures, failed after retries 0",
+        done.written.len(),
+        done.signed
+    );
+    ensure!(done.written.len() > 20, "too little load to mean anything");
+    Ok(())
 }

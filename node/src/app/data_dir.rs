@@ -18,6 +18,9 @@ use crate::environment::uuid_v4;
 use crate::telemetry::MeteredStore;
 use crate::transport::PeerKey;
 
+/// File that says why a data directory must not be served from.
+const QUARANTINE: &str = "quarantine";
+
 /// Makes the data directory, and keeps other processes out of it for as long as the
 /// file lives: a second one would count the first one's starts, and might take its
 /// unfinished store for what a crash has left.
@@ -50,6 +53,13 @@ pub(super) fn own_data_dir(dir: &Path) -> anyhow::Result<File> {
 pub(super) fn identity(config: &Config) -> anyhow::Result<IdentityRecord> {
     let dir = &config.data_dir;
     let store = store_path(dir);
+    if let Ok(why) = fs::read_to_string(dir.join(QUARANTINE)) {
+        bail!(
+            "{}: {}; let it join under a new id (chancery cluster rejoin)",
+            dir.display(),
+            why.trim()
+        );
+    }
     let Some(record) = IdentityRecord::load(dir)? else {
         if store.exists() {
             bail!(
@@ -204,6 +214,20 @@ pub fn set_aside(config: &Config) -> anyhow::Result<Option<SetAside>> {
         cluster_id,
         to,
     }))
+}
+
+/// Notes that the state in the data directory is not the cluster's, so that no later start
+/// serves it, and says so.
+pub(super) fn quarantine(dir: &Path, index: u64) -> anyhow::Error {
+    let why = format!(
+        "the state of this node is another one than that of the majority at log entry {index}"
+    );
+    let path = dir.join(QUARANTINE);
+    // Without the note the next start finds out again.
+    if let Err(error) = fs::write(&path, format!("{why}\n")) {
+        tracing::error!(%error, path = %path.display(), "cannot be written");
+    }
+    anyhow::anyhow!("{why}; let it join under a new id (chancery cluster rejoin)")
 }
 
 fn store_path(data_dir: &Path) -> PathBuf {

@@ -342,5 +342,7 @@ pub(super) fn cluster_status() -> StatusResponse {
         ready: true,
         outage_budget_seconds: 599,
         feature_level: 1,
+        cluster_clock_ms: 1_552_406_666_000,
+        clock_offset_ms: Some(-3),
     }
 }

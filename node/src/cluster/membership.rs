@@ -207,6 +207,7 @@ impl Consensus {
                 offered_since = None;
                 continue;
             }
+            self.yield_to_a_better_clock().await;
             self.raise_feature_level(&members, &mut offered_since).await;
             let Some(step) = plan(&self.picture(&members)) else {
                 continue;

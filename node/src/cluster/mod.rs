@@ -5,6 +5,7 @@
 //! its log writer and the peer network run on a runtime of their own, so that a
 //! storm of signing cannot make leaders flap.
 
+pub mod agreement;
 pub mod barrier;
 pub mod formation;
 pub mod membership;
@@ -16,16 +17,18 @@ mod report;
 pub mod server;
 mod standing;
 pub mod status;
+pub mod time;
 pub mod token;
 mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chancery_api::chancery::peer::v1::{HandOverRequest, Pin};
+use chancery_api::chancery::peer::v1::{Checkpoint as WireCheckpoint, HandOverRequest, Pin};
+use chancery_raft_store::apply::clock::AGREE_WITHIN_MS;
 use chancery_raft_store::command::RequestId;
 use chancery_raft_store::high_water::{HighWaterError, Owner};
 use chancery_raft_store::log::LogStore;
@@ -46,6 +49,7 @@ use crate::disk::Disk;
 use crate::environment::Clock;
 use peers::{PeerError, PeerTransport};
 use standing::Standing;
+use time::Judgement;
 
 /// Time for another node to take over.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
@@ -71,6 +75,9 @@ struct Inner {
     disk: Disk,
     /// Boot time in milliseconds at which a quorum was last heard; 0 is never.
     heard_at: AtomicU64,
+    judgement: Judgement,
+    /// Voters' clocks less this node's boot time, in milliseconds, as they last told.
+    voters_clocks: Mutex<BTreeMap<u64, i64>>,
 }
 
 /// What a node is and where its state lives.
@@ -213,6 +220,8 @@ impl Consensus {
             snapshots,
             disk: start.disk,
             heard_at: AtomicU64::new(0),
+            judgement: Judgement::default(),
+            voters_clocks: Mutex::default(),
         };
         let consensus = Self {
             inner: Arc::new(inner),
@@ -352,6 +361,57 @@ impl Consensus {
         )
     }
 
+    fn voters_clocks(&self) -> MutexGuard<'_, BTreeMap<u64, i64>> {
+        self.inner
+            .voters_clocks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in members' clocks, each less boot time, in milliseconds.
+    fn note_clocks(&self, members: BTreeMap<u64, i64>) {
+        let (voters, _) = self.voters_and_learners();
+        let clock = self.clock();
+        let mut clocks = members;
+        let own = clock.now_unix_ms().saturating_sub(time::boot_ms(&**clock));
+        clocks.insert(self.me(), own);
+        clocks.retain(|id, _| voters.contains(id));
+        let median = time::median(clocks.values().copied().collect(), voters.len());
+        self.inner.judgement.note(median);
+        *self.voters_clocks() = clocks;
+    }
+
+    /// Milliseconds that the median of a majority of the voters' clocks is ahead of this
+    /// node's; `None` before one was known.
+    pub fn clock_offset_ms(&self) -> Option<i64> {
+        self.inner.judgement.offset_ms(&**self.clock())
+    }
+
+    /// Hands leadership to a voter with a better clock while this node's is off.
+    async fn yield_to_a_better_clock(&self) {
+        let Some(offset) = self
+            .clock_offset_ms()
+            .filter(|ms| ms.abs() > AGREE_WITHIN_MS)
+        else {
+            return;
+        };
+        let clock = self.clock();
+        let median = clock.now_unix_ms().saturating_add(offset);
+        let right: BTreeSet<u64> = {
+            let clocks = self.voters_clocks();
+            let right = clocks.iter().filter(|(id, less_boot)| {
+                let now = less_boot.saturating_add(time::boot_ms(&**clock));
+                **id != self.me() && now.abs_diff(median) <= AGREE_WITHIN_MS.unsigned_abs()
+            });
+            right.map(|(id, _)| *id).collect()
+        };
+        tracing::warn!(
+            offset_ms = offset,
+            "this node's clock is off: it hands leadership over"
+        );
+        self.hand_over_to_any(&right).await;
+    }
+
     /// Members as peers are told of them.
     pub(crate) fn pins(&self) -> Vec<Pin> {
         let registry = self.registry().read();
@@ -361,6 +421,17 @@ impl Consensus {
                 node_id: m.node_id,
                 peer_address: m.peer_address.clone(),
                 spki_sha256: m.spki_sha256.clone(),
+            })
+            .collect()
+    }
+
+    /// Digests of the state as peers are told them.
+    pub(crate) fn checkpoints(&self) -> Vec<WireCheckpoint> {
+        let checkpoints = self.registry().checkpoints().into_iter();
+        checkpoints
+            .map(|c| WireCheckpoint {
+                index: c.index,
+                digest: c.digest,
             })
             .collect()
     }

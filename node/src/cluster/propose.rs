@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use chancery_api::chancery::peer::v1 as wire;
 use chancery_raft_store::codec;
-use chancery_raft_store::command::{Command, Outcome, Proposal};
+use chancery_raft_store::command::{ClockTold, Command, Outcome, Proposal};
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::peers::PeerError;
-use super::{Consensus, Leadership};
+use super::{Consensus, Leadership, time};
 use crate::environment::Stopwatch;
 
 /// A write waits this long for an election while a leader was known just before.
@@ -221,6 +221,32 @@ impl Proposer {
 }
 
 impl Consensus {
+    /// Gives a proposal its time: this clock's while it agrees with the others', else none,
+    /// and then the time of the command before stands.
+    async fn stamp(&self, proposal: &mut Proposal) {
+        proposal.time_ms = 0;
+        proposal.clocks.clear();
+        if !self.inner.judgement.agrees(&**self.clock()).await {
+            return;
+        }
+        let now = self.clock().now_unix_ms();
+        proposal.time_ms = now;
+        let (level, before) = {
+            let state = self.registry().read();
+            (state.cluster().feature_level, state.cluster().clock_ms)
+        };
+        if level > 0 && before > 0 {
+            proposal.clocks = time::witnesses(now.saturating_sub(before), || {
+                let boot_ms = time::boot_ms(&**self.clock());
+                let told = |(id, less_boot): (&u64, &i64)| ClockTold {
+                    node_id: *id,
+                    clock_ms: less_boot.saturating_add(boot_ms),
+                };
+                self.voters_clocks().iter().map(told).collect()
+            });
+        }
+    }
+
     /// Writes through this node's own Raft, if it leads.
     pub(super) async fn write_here(&self, mut proposal: Proposal) -> Result<Attempt, ProposeError> {
         if self.is_leader() {
@@ -231,7 +257,7 @@ impl Consensus {
                 return Ok(Attempt::Refused);
             }
         }
-        proposal.time_ms = self.clock().now_unix_ms();
+        self.stamp(&mut proposal).await;
         match self.inner.raft.client_write(proposal).await {
             Ok(done) => Ok(Attempt::Done(done.data, done.log_id.index)),
             Err(RaftError::Fatal(fatal)) => Err(ProposeError::Stopped(fatal.to_string())),

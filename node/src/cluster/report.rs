@@ -72,16 +72,6 @@ impl Members {
             if let Some(status) = status.filter(|s| !s.no_room.is_empty()) {
                 advice.push(format!("node {id} takes no writes: {}", status.no_room));
             }
-            if let Some(status) = status
-                && status.applied_index == own.applied_index
-                && status.state_digest != own.state_digest
-            {
-                advice.push(format!(
-                    "node {id} holds another state than node {} at log index {}: stop it and rejoin it under a new id",
-                    consensus.me(),
-                    own.applied_index
-                ));
-            }
             members.push(api::Member {
                 id: id.to_string(),
                 role: role.into(),
@@ -129,6 +119,15 @@ impl Members {
             ));
         }
         advice.extend(under_way(&members));
+        let ahead_ms = registry.cluster().clock_ms - consensus.clock().now_unix_ms();
+        let offset_ms = consensus.clock_offset_ms().unwrap_or(0);
+        if ahead_ms - offset_ms > SKEW_WARN_MS {
+            advice.push(format!(
+                "the cluster's time is {} s ahead of its members' clocks, which were wrong before: nothing expires until \
+                 they are there; `chancery cluster clock set` sets it",
+                (ahead_ms - offset_ms) / 1000
+            ));
+        }
         let authorities = [AuthorityKind::X509, AuthorityKind::Jwt]
             .into_iter()
             .flat_map(|kind| registry.authorities(kind))
@@ -173,6 +172,8 @@ impl Members {
             ready: own.not_ready.is_empty(),
             outage_budget_seconds,
             feature_level: registry.cluster().feature_level,
+            cluster_clock_ms: registry.cluster().clock_ms,
+            clock_offset_ms: consensus.clock_offset_ms(),
         }
     }
 }

@@ -5,15 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chancery_api::chancery::peer::v1 as wire;
-use chancery_raft_store::codec;
 use chancery_raft_store::snapshot::SnapshotFile;
 use chancery_raft_store::store::StoreError;
 use chancery_raft_store::types::{SnapshotMeta, Types};
+use chancery_raft_store::{Checkpoint, codec};
 use tokio::sync::watch;
 
 use super::Consensus;
+use super::agreement::{Agreement, judge};
 use super::peers::PeerError;
 use super::pins::PinBook;
+use super::time::SIGNS_WITHIN_MS;
 
 /// A member that answered within this time counts as reachable.
 pub(super) const SEEN_WITHIN: Duration = Duration::from_secs(2);
@@ -36,6 +38,8 @@ pub(super) struct Seen {
     at: Duration,
     pub(super) status: wire::NodeStatusResponse,
     pub(super) skew_ms: i64,
+    /// Its clock less this node's boot time, in milliseconds.
+    clock_less_boot: i64,
 }
 
 /// Whether a change has reached every member.
@@ -54,6 +58,7 @@ pub struct Members {
     pins: PinBook,
     seen: Arc<Mutex<BTreeMap<u64, Seen>>>,
     removed: watch::Sender<Option<String>>,
+    agreement: watch::Sender<Agreement>,
 }
 
 impl Members {
@@ -64,6 +69,7 @@ impl Members {
             pins,
             seen: Arc::default(),
             removed: watch::Sender::new(None),
+            agreement: watch::Sender::new(Agreement::None),
         };
         tokio::spawn(members.clone().run());
         members
@@ -90,6 +96,11 @@ impl Members {
                 .filter(|id| self.seen_lately(**id).is_some())
                 .count()
                 + 1;
+            self.compare();
+            self.consensus.note_clocks(self.clocks(&others));
+            if let Some(offset) = self.consensus.clock_offset_ms() {
+                crate::telemetry::clock_offset(offset);
+            }
             crate::telemetry::members(reachable, others.len() + 1);
             crate::telemetry::apply_lag(self.consensus.apply_lag());
         }
@@ -117,8 +128,11 @@ impl Members {
         let skew_ms = status
             .clock_unix_ms
             .saturating_sub(sent_wall.saturating_add(half_trip));
+        let at_ms = i64::try_from(at.as_millis()).unwrap_or(i64::MAX);
+        let told_at = at_ms.saturating_sub(half_trip);
         let seen = Seen {
             at,
+            clock_less_boot: status.clock_unix_ms.saturating_sub(told_at),
             status,
             skew_ms,
         };
@@ -126,6 +140,84 @@ impl Members {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(id, seen);
+    }
+
+    /// Clocks of members that answered lately, less boot time, in milliseconds.
+    fn clocks(&self, others: &[u64]) -> BTreeMap<u64, i64> {
+        let lately = others.iter();
+        lately
+            .filter_map(|id| Some((*id, self.seen_lately(*id)?.clock_less_boot)))
+            .collect()
+    }
+
+    /// Why this node must not sign, whatever its keys and its freshness say.
+    pub fn objection(&self) -> Option<String> {
+        if let Some(offset) = self.consensus.clock_offset_ms()
+            && offset.abs() > SIGNS_WITHIN_MS
+        {
+            let way = if offset > 0 { "behind" } else { "ahead of" };
+            return Some(format!(
+                "its clock is {} s {way} those of the majority: correct its time source",
+                offset.abs() / 1000
+            ));
+        }
+        match self.agreement() {
+            Agreement::None => None,
+            Agreement::Differs { node, index } => Some(format!(
+                "its state is another one than node {node}'s at log entry {index}, and no majority says which is \
+                 right: bring the other voters back"
+            )),
+            Agreement::Wrong { index } => Some(format!(
+                "its state is another one than that of the majority at log entry {index}: let it join under a new id \
+                 (chancery cluster rejoin)"
+            )),
+        }
+    }
+
+    /// Judges this node's state by what members told of theirs.
+    fn compare(&self) {
+        let own = self.consensus.registry().checkpoints();
+        let told = {
+            let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let told = seen.iter().map(|(id, seen)| {
+                let checkpoints = seen.status.checkpoints.iter().map(|c| Checkpoint {
+                    index: c.index,
+                    digest: c.digest.clone(),
+                });
+                (*id, checkpoints.collect())
+            });
+            told.collect()
+        };
+        let (voters, _) = self.consensus.voters_and_learners();
+        let judged = judge(self.consensus.me(), &own, &told, &voters);
+        self.agreement.send_if_modified(|held| {
+            // What was wrong once stays wrong: the digest holds everything before it.
+            let news = *held != judged && !matches!(held, Agreement::Wrong { .. });
+            if news {
+                if judged != Agreement::None {
+                    tracing::error!(?judged, "the states of nodes differ");
+                }
+                *held = judged;
+            }
+            news
+        });
+    }
+
+    /// What is known against this node's state.
+    pub fn agreement(&self) -> Agreement {
+        self.agreement.borrow().clone()
+    }
+
+    /// Ends when this node's state is another one than that of a majority of the voters; the
+    /// log index at which that was seen. It must not serve it, nor vote by it, any more.
+    pub async fn is_wrong(&self) -> u64 {
+        let mut agreement = self.agreement.subscribe();
+        let wrong = agreement.wait_for(|a| matches!(a, Agreement::Wrong { .. }));
+        match wrong.await.as_deref() {
+            Ok(Agreement::Wrong { index }) => *index,
+            // The sender lives in `self`.
+            _ => std::future::pending().await,
+        }
     }
 
     pub(super) fn seen_lately(&self, id: u64) -> Option<Seen> {

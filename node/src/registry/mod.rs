@@ -14,6 +14,7 @@ use chancery_raft_store::{Directory, Registry};
 use tonic::Status;
 use tonic::metadata::MetadataValue;
 
+use crate::cluster::status::Members;
 use crate::cluster::{Barriers, Consensus, ProposeError, Proposer};
 
 /// A write is given up after this time.
@@ -53,6 +54,7 @@ pub struct Doors {
     proposer: Proposer,
     barriers: Barriers,
     stale_limit: Duration,
+    members: Members,
 }
 
 impl Doors {
@@ -62,12 +64,14 @@ impl Doors {
         proposer: Proposer,
         barriers: Barriers,
         stale_limit: Duration,
+        members: Members,
     ) -> Self {
         Self {
             consensus,
             proposer,
             barriers,
             stale_limit,
+            members,
         }
     }
 
@@ -115,6 +119,7 @@ impl Doors {
     /// on. Call it before signing and again after. In strict mode it passes a
     /// barrier each time.
     pub async fn fresh(&self) -> Result<(), Status> {
+        self.sound()?;
         if self.stale_limit.is_zero() {
             return self.barriers.pass(BARRIER_LIMIT).await.map_err(|e| {
                 Status::unavailable(format!(
@@ -134,9 +139,20 @@ impl Doors {
         }
     }
 
+    /// Ok unless this node's clock or state is known to be wrong.
+    fn sound(&self) -> Result<(), Status> {
+        match self.members.objection() {
+            None => Ok(()),
+            Some(why) => Err(Status::unavailable(format!(
+                "this node does not issue: {why}; try another node"
+            ))),
+        }
+    }
+
     /// The same question after the signature, without waiting: a process that was
     /// suspended in between must not let the document out.
     pub fn still_fresh(&self) -> Result<(), Status> {
+        self.sound()?;
         // In strict mode the barrier of this very request stands for a second.
         let limit = self.stale_limit.max(Duration::from_secs(1));
         match self.barriers.age() {

@@ -152,6 +152,17 @@ pub(super) fn members_changed(permit: &Permit, change: &ChangeMembers) {
     );
 }
 
+/// The cluster clock was set by hand.
+pub(super) fn clock_set(permit: &Permit, before_unix_ms: i64, unix_ms: i64) {
+    tracing::warn!(
+        target: TARGET,
+        event = "clock_set",
+        caller = who(permit),
+        before_unix_ms,
+        unix_ms,
+    );
+}
+
 /// Leadership was handed over on request.
 pub(super) fn leader_transferred(permit: &Permit, leader: u64) {
     tracing::info!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chancery_api::chancery::cluster::v1 as api;
 use chancery_api::chancery::cluster::v1::cluster_server::Cluster;
 use chancery_api::chancery::peer::v1::Pin as WirePin;
-use chancery_raft_store::command::{ChangeMembers, Command, CreateNodeToken};
+use chancery_raft_store::command::{ChangeMembers, Command, CreateNodeToken, SetClock};
 use chancery_raft_store::identity_record::Pin;
 use chancery_raft_store::model::NodeToken as TokenRecord;
 use tonic::{Request, Response, Status};
@@ -183,6 +183,34 @@ impl Cluster for ClusterService {
             .map_err(|refusal| status::refused(refusal, "a named node"))?;
         audit::members_changed(permit, &change);
         Ok(Response::new(api::ChangeMembersResponse {}))
+    }
+
+    async fn set_clock(
+        &self,
+        request: Request<api::SetClockRequest>,
+    ) -> Result<Response<api::SetClockResponse>, Status> {
+        let permit = permit(&request)?;
+        let doors = &self.context.doors;
+        doors.exact().await?;
+        let clock_ms = match request.get_ref().unix_ms {
+            0 => doors.consensus().clock().now_unix_ms(),
+            ms if ms > 0 => ms,
+            ms => {
+                return Err(Status::invalid_argument(format!("{ms} ms is before 1970")));
+            }
+        };
+        let before_unix_ms = doors.local().cluster().clock_ms;
+        let outcome = doors
+            .write(Command::SetClock(SetClock { clock_ms }))
+            .await?;
+        outcome
+            .accepted()
+            .map_err(|refusal| status::refused(refusal, "the cluster clock"))?;
+        audit::clock_set(permit, before_unix_ms, clock_ms);
+        Ok(Response::new(api::SetClockResponse {
+            before_unix_ms,
+            unix_ms: clock_ms,
+        }))
     }
 
     async fn transfer_leader(

@@ -55,6 +55,10 @@ pub(super) fn refused(refusal: Refusal, subject: &str) -> Status {
         Refusal::VoterCount => {
             Status::failed_precondition(format!("a cluster has 1 to {VOTERS_MAX} voters"))
         }
+        Refusal::ClockStep => Status::unavailable(
+            "the cluster's time would step forward by more than an hour, and no majority of clocks bears that out: \
+             look at the members' clocks (chancery cluster status)",
+        ),
         // Neither can come of a request: the node made a command that it must not make.
         Refusal::None | Refusal::Malformed => {
             Status::internal("this node proposed a malformed command")

@@ -123,6 +123,12 @@ pub fn outage_budget(budget: Duration) {
     gauge!(names::OUTAGE_BUDGET_SECONDS).set(budget.as_secs_f64());
 }
 
+/// What the voters' clocks are ahead of this node's.
+pub fn clock_offset(offset_ms: i64) {
+    #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+    gauge!(names::CLOCK_OFFSET_SECONDS).set(offset_ms as f64 / 1000.0);
+}
+
 /// Whether this node can issue.
 pub fn ready(is_ready: bool) {
     gauge!(names::READY).set(u8::from(is_ready));
@@ -206,6 +212,7 @@ mod tests {
             leader(true);
             members(2, 3);
             outage_budget(a_while);
+            clock_offset(-3);
             ready(true);
         });
         let text = recorder.handle().render();

@@ -47,6 +47,8 @@ pub const MEMBERS: &str = "chancery_members";
 pub const MEMBERS_REACHABLE: &str = "chancery_members_reachable";
 /// Time until issuing ends without a quorum.
 pub const OUTAGE_BUDGET_SECONDS: &str = "chancery_outage_budget_seconds";
+/// What the voters' clocks are ahead of this node's.
+pub const CLOCK_OFFSET_SECONDS: &str = "chancery_clock_offset_seconds";
 /// Whether this node issues.
 pub const READY: &str = "chancery_ready";
 /// Documents signed.
@@ -236,6 +238,12 @@ pub const DECLARED: &[Metric] = &[
         Unit::Seconds,
         &[],
         "Time until this node stops issuing if the quorum is lost now; 0 once it has stopped",
+    ),
+    gauge(
+        CLOCK_OFFSET_SECONDS,
+        Unit::Seconds,
+        &[],
+        "What the median clock of a majority of the voters is ahead of this node's; it signs up to 10 s, leads up to 5 s",
     ),
     gauge(READY, Unit::Count, &[], "1 while this node can issue"),
     counter(

@@ -9,6 +9,7 @@
 mod agent;
 mod authority;
 mod bundle;
+pub mod clock;
 mod downstream;
 mod entry;
 mod federation;
@@ -66,7 +67,11 @@ pub fn apply(
         .cluster()?
         .unwrap_or_default();
     // The proposer's clock may be behind that of an earlier leader; state time never is.
-    let clock_ms = before.clock_ms.max(proposal.time_ms);
+    let mut clock_ms = clock::after(&before, proposal);
+    let allowed = clock::allows(&Txn::new(base, batch, log_index, 0), &before, proposal)?;
+    if !allowed {
+        clock_ms = before.clock_ms;
+    }
     let mut txn = Txn::new(base, batch, log_index, clock_ms);
 
     if let Some(request) = &proposal.request
@@ -91,7 +96,12 @@ pub fn apply(
         });
     }
 
-    let outcome = match run(&mut txn, command)? {
+    let ruling = if allowed {
+        run(&mut txn, command)?
+    } else {
+        Err(Refusal::ClockStep)
+    };
+    let outcome = match ruling {
         Ok(outcome) => outcome,
         Err(refusal) => {
             // An expired token is gone although what it was presented for is refused.
@@ -104,7 +114,8 @@ pub fn apply(
     };
 
     let mut cluster = txn.cluster()?.unwrap_or_default();
-    if cluster.clock_ms != clock_ms {
+    let is_set = matches!(command, Command::SetClock(_)) && outcome.refusal() == Refusal::None;
+    if cluster.clock_ms != clock_ms && !is_set {
         cluster.clock_ms = clock_ms;
         txn.put_cluster(&cluster);
     }
@@ -168,6 +179,7 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::ChangeMembers(c) => member::change(txn, c),
         Command::RemoveMember(c) => member::remove(txn, c),
         Command::RaiseFeatureLevel(c) => member::raise_feature_level(txn, c),
+        Command::SetClock(c) => clock::set(txn, c),
     }
 }
 

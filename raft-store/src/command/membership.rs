@@ -1,4 +1,4 @@
-//! The cluster and its members.
+//! The cluster, its members and its clock.
 
 use prost::Message;
 
@@ -9,7 +9,7 @@ use crate::model::NodeToken;
 /// before.
 ///
 /// * 0: everything up to federated bundles and bans.
-/// * 1: node tokens and changes of members.
+/// * 1: node tokens, changes of members, clocks that bear a step of time out.
 pub const FEATURE_LEVEL: u32 = 1;
 
 /// See [`super::Command::Found`].
@@ -114,4 +114,23 @@ pub struct RaiseFeatureLevel {
     /// The new level.
     #[prost(uint32, tag = "1")]
     pub level: u32,
+}
+
+/// A voter's clock.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct ClockTold {
+    /// Whose.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+    /// Unix milliseconds.
+    #[prost(int64, tag = "2")]
+    pub clock_ms: i64,
+}
+
+/// See [`super::Command::SetClock`].
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct SetClock {
+    /// Unix milliseconds.
+    #[prost(int64, tag = "1")]
+    pub clock_ms: i64,
 }

@@ -11,7 +11,7 @@ use super::World;
 use crate::support::admission;
 
 /// A cluster at level 1 with these members, founded from the list of the first three.
-fn world(members: u8) -> World {
+pub(super) fn world(members: u8) -> World {
     let mut world = World::empty();
     world.ok(Command::Found(Found {
         cluster_id: "cluster".into(),

@@ -4,6 +4,7 @@ mod agents;
 mod authorities;
 mod bounds;
 mod bundle;
+mod clock;
 mod downstream;
 mod entries;
 mod federation;

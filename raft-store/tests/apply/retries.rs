@@ -222,7 +222,7 @@ fn an_unknown_command_is_an_error_and_never_skipped() {
     let proposal = Proposal {
         request: Some(request(1)),
         time_ms: 1,
-        command: None,
+        ..Proposal::default()
     };
     let result = apply(&Map(&Rows::new()), &Writes::new(), 17, &proposal);
     assert!(matches!(

@@ -7,7 +7,7 @@ use chancery_raft_store::command::{
     EntryUpdate, FederatedBundles, Found, ImportBan, ProveAuthority, PruneAgents, PruneBundle,
     PruneEntries, PruneJoinTokens, RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa,
     RecordServerSvid, RelationshipDraft, RelationshipFields, Relationships, RemoveMember,
-    RenewAgent, SetAgentVersion, TrustDomains, UpdateEntries, UpdateFederatedBundles,
+    RenewAgent, SetAgentVersion, SetClock, TrustDomains, UpdateEntries, UpdateFederatedBundles,
     UpdateRelationships,
 };
 use chancery_raft_store::model::{
@@ -317,6 +317,7 @@ fn cluster_command() -> impl Strategy<Value = Command> {
             Command::ChangeMembers(ChangeMembers { promote, demote, remove, allow_even })
         }),
         2 => (1u64..6).prop_map(|node_id| Command::RemoveMember(RemoveMember { node_id })),
+        1 => (0i64..9000).prop_map(|clock_ms| Command::SetClock(SetClock { clock_ms })),
         1 => (0u32..3).prop_map(|level| Command::RaiseFeatureLevel(RaiseFeatureLevel { level })),
         2 => announce.prop_map(Command::AnnounceMember),
         1 => (0u64..5, "k[0-3]").prop_map(|(node_id, authority_id)| {
@@ -387,6 +388,7 @@ pub(crate) fn proposal() -> impl Strategy<Value = Proposal> {
             request,
             time_ms,
             command: Some(command),
+            ..Proposal::default()
         },
     )
 }

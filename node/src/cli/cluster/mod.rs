@@ -5,6 +5,7 @@
 //! node that is stopped.
 
 mod change;
+mod clock;
 mod local;
 mod pretty;
 mod report;
@@ -43,6 +44,9 @@ pub(super) enum Verb {
     Replace(change::Replace),
     /// Hands leadership to another voter
     TransferLeader(TransferLeader),
+    /// The cluster's time
+    #[command(subcommand, after_help = "Example:\n  chancery cluster clock show")]
+    Clock(clock::Verb),
     /// Sets a stopped node's data aside, so that it joins anew under a new id
     Rejoin(local::Rejoin),
 }
@@ -124,6 +128,7 @@ impl Verb {
             Self::TransferLeader(verb) => Session::run(&verb.common, host, async |session| {
                 verb.move_it(session).await
             }),
+            Self::Clock(verb) => verb.run(host),
             Self::Init(verb) => verb.run(host),
             Self::Rejoin(verb) => verb.run(host),
             Self::Promote(verb) => verb.run(host),

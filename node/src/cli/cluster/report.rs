@@ -23,6 +23,8 @@ pub(super) struct Report<'a> {
     ready: bool,
     outage_budget_seconds: i64,
     feature_level: u32,
+    cluster_clock_ms: i64,
+    clock_offset_ms: Option<i64>,
 }
 
 /// One member, of `cluster status` and `cluster members`.
@@ -74,6 +76,8 @@ impl<'a> From<&'a StatusResponse> for Report<'a> {
             ready: status.ready,
             outage_budget_seconds: status.outage_budget_seconds,
             feature_level: status.feature_level,
+            cluster_clock_ms: status.cluster_clock_ms,
+            clock_offset_ms: status.clock_offset_ms,
         }
     }
 }
@@ -133,6 +137,7 @@ mod tests {
             "{\"advice\":[],\
              \"authorities\":[{\"authority_id\":\"0a1b\",\"backend\":\"pkcs11\",\
              \"expires_at\":1552410266,\"kind\":\"x509\",\"node_id\":null,\"status\":\"active\"}],\
+             \"clock_offset_ms\":-3,\"cluster_clock_ms\":1552406666000,\
              \"cluster_id\":\"c-1\",\"feature_level\":1,\"freshness_ms\":12,\"leader\":\"1\",\
              \"members\":[{\"api\":\"one:8081\",\"applied_index\":1042,\"auto_promote\":false,\"boot\":2,\"clock_skew_ms\":0,\
              \"id\":\"1\",\"not_ready\":null,\"peer\":\"one:8082\",\"reachable\":true,\
