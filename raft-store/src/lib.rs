@@ -17,6 +17,7 @@ pub mod apply;
 pub mod codec;
 pub mod command;
 pub mod directory;
+pub mod epoch;
 pub mod feed;
 pub mod identity_record;
 pub mod log;
