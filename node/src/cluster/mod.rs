@@ -16,6 +16,7 @@ pub mod propose;
 mod report;
 pub mod server;
 pub mod status;
+pub mod successor;
 pub mod time;
 pub mod token;
 mod wire;
