@@ -12,6 +12,11 @@
 
 /// Chancery's own: between nodes, for its administration, and for its agent.
 pub mod chancery {
+    pub mod backup {
+        pub mod v1 {
+            tonic::include_proto!("chancery.backup.v1");
+        }
+    }
     pub mod cluster {
         pub mod v1 {
             tonic::include_proto!("chancery.cluster.v1");

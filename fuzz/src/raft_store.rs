@@ -5,10 +5,11 @@ use std::ops::Bound;
 
 use chancery_raft_store::apply::{Applied, apply as apply_proposal};
 use chancery_raft_store::identity_record::IdentityRecord;
-use chancery_raft_store::snapshot::{self, Encoder};
+use chancery_raft_store::snapshot::{self, Encoder, Header};
 use chancery_raft_store::store::{Row, StoreError};
-use chancery_raft_store::view::{View, Writes};
+use chancery_raft_store::view::{Table, View, Writes};
 use chancery_raft_store::{Directory, Proposal, codec};
+use prost::Message as _;
 
 /// The targets of this module.
 pub const TARGETS: &[super::Target] = &[
@@ -17,6 +18,7 @@ pub const TARGETS: &[super::Target] = &[
     ("outcome", outcome),
     ("apply", apply),
     ("snapshot", snapshot),
+    ("backup", backup),
     ("identity_record", identity_record),
 ];
 
@@ -171,6 +173,42 @@ fn decode_snapshot(data: &[u8]) -> Option<(snapshot::Header, Writes)> {
         Ok(())
     });
     header.ok().map(|header| (header, all))
+}
+
+/// A backup file as it came; and a header and rows, each behind two bytes of length, in a
+/// stream with right checksums, so that every row reaches its check. What is verified is
+/// inspected alike, and stays so when it is written anew.
+pub fn backup(data: &[u8]) {
+    judge_backup(data);
+    let mut parts = proposals(data);
+    let header = parts.next().and_then(|part| Header::decode(part).ok());
+    let mut encoder =
+        Encoder::new(Vec::new(), header.unwrap_or_default()).expect("a vector takes all");
+    while let (Some(key), Some(value)) = (parts.next(), parts.next()) {
+        encoder
+            .row(key.to_vec(), value.to_vec())
+            .expect("a vector takes all");
+    }
+    judge_backup(&encoder.finish().expect("a vector takes all"));
+}
+
+fn judge_backup(data: &[u8]) {
+    let Ok(verified) = snapshot::verify(data) else {
+        return;
+    };
+    let inspected = snapshot::inspect(data).expect("what is verified can be inspected");
+    assert!(inspected.header == verified.header && inspected.cluster == verified.cluster);
+    for table in [Table::Entries, Table::Agents, Table::Members] {
+        assert_eq!(inspected.count(table), verified.count(table));
+    }
+    let (header, rows) = decode_snapshot(data).expect("what is verified decodes");
+    let mut encoder = Encoder::new(Vec::new(), header).expect("a vector takes all");
+    for (key, value) in rows {
+        let value = value.expect("a snapshot has no removals");
+        encoder.row(key, value).expect("a vector takes all");
+    }
+    snapshot::verify(encoder.finish().expect("a vector takes all").as_slice())
+        .expect("the same rows are as good");
 }
 
 /// Frames of length, CRC-32 and payload behind a magic number of 8 bytes.

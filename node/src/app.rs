@@ -33,9 +33,9 @@ use tonic::service::Routes;
 use zeroize::Zeroizing;
 
 use self::attestors::{attestors, external_roots};
-use self::data_dir::{
-    check_mark, check_place, identity, open_store, own_data_dir, owner, quarantine,
-};
+
+pub(crate) use self::data_dir::{QUARANTINE, own_data_dir};
+use self::data_dir::{check_mark, check_place, identity, open_store, owner, quarantine};
 pub use self::data_dir::{init_cluster, set_aside};
 use self::joining::way_in;
 use crate::authority::{
@@ -48,6 +48,7 @@ use crate::cluster::peers::GrpcPeers;
 use crate::cluster::pins::PinBook;
 use crate::cluster::server::{PeerServer, pinned_only};
 use crate::cluster::status::{Members, SelfStatus};
+use crate::cluster::successor::left_behind;
 use crate::cluster::{Barriers, Consensus, Proposer, Start, Storage};
 use crate::config::{CaKeyType, Config, Keys, TokenName};
 use crate::disk::{self, Disk, Margin, make_room};
@@ -387,6 +388,7 @@ async fn serve(
         Snapshots::open(&config.data_dir.join("snapshots")).context("snapshot directory")?;
     let storage = Storage::open(store, snapshots, &config.data_dir, &owner(&record))?;
     check_place(&storage, &record, &plan)?;
+    crate::backup::tell_epoch(&storage.registry);
     #[cfg(feature = "faults")]
     let storage = with_faults(storage);
 
@@ -485,7 +487,7 @@ async fn serve(
                 plan.clone(),
                 consensus.clone(),
                 proposer,
-                barriers,
+                barriers.clone(),
             ))
             .max_decoding_message_size(formation::MESSAGE_BYTES_MAX),
         );
@@ -498,6 +500,12 @@ async fn serve(
         peer_stop.clone(),
     ));
     consensus_runtime.spawn(consensus.clone().drive_membership(members.clone()));
+    let left_behind = consensus_runtime.spawn(left_behind(
+        consensus.clone(),
+        barriers.clone(),
+        plan.clone(),
+        peer_tls.clone(),
+    ));
 
     if !record.founded {
         // Also after a start that was cut off before the founding command was applied.
@@ -597,7 +605,7 @@ async fn serve(
         "started"
     );
 
-    tokio::pin!(agents, peers, admin);
+    tokio::pin!(agents, peers, admin, left_behind);
     let ended = loop {
         tokio::select! {
             _ = terminate.recv() => break None,
@@ -608,6 +616,10 @@ async fn serve(
             )),
             index = members.is_wrong() => break Some(quarantine(&config.data_dir, index)),
             died = consensus.died() => break Some(anyhow::Error::new(died)),
+            found = &mut left_behind => break Some(match found {
+                Ok(found) => anyhow::Error::new(found),
+                Err(panicked) => anyhow::Error::new(panicked).context("a part of the server ended"),
+            }),
             result = &mut agents => break Some(ended_early("agent port", result)),
             result = &mut peers => break Some(ended_early("peer port", result)),
             result = &mut admin => {

@@ -9,6 +9,7 @@ pub mod app;
 pub mod attest;
 pub mod authority;
 pub mod authz;
+pub mod backup;
 pub mod cli;
 pub mod cluster;
 pub mod config;

@@ -17,6 +17,7 @@ pub mod apply;
 pub mod codec;
 pub mod command;
 pub mod directory;
+pub mod epoch;
 pub mod faults;
 pub mod feed;
 pub mod high_water;

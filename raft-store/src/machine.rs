@@ -8,12 +8,14 @@
 //! The tables live in one of two columns. Installing a snapshot fills the other
 //! one and flips a pointer: the old state or the new, never a mixture.
 
-mod transfer;
+mod backup;
+pub(crate) mod transfer;
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
+pub use backup::BackupMaker;
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::type_config::AsyncRuntime;
@@ -21,7 +23,7 @@ use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::{broadcast, watch};
 pub use transfer::Builder;
 
-use self::transfer::{cleared, fill, load, off_the_runtime, snapshot_meta};
+use self::transfer::{cleared, current_column, fill, load, off_the_runtime, snapshot_meta};
 use crate::apply::{ApplyError, apply, fold_digest};
 use crate::codec;
 use crate::command::Outcome;
@@ -173,13 +175,7 @@ impl<Rt: AsyncRuntime> StateMachine<Rt> {
         store: Arc<dyn Store>,
         snapshots: Snapshots,
     ) -> Result<(Self, Registry), StoreError> {
-        let column = match store.get(Column::Raft, key::STATE_COLUMN)?.as_deref() {
-            None => Column::StateA,
-            Some(name) => [Column::StateA, Column::StateB]
-                .into_iter()
-                .find(|c| c.name().as_bytes() == name)
-                .ok_or_else(|| StoreError::corrupt("the state pointer names no column"))?,
-        };
+        let column = current_column(&*store)?;
         // An install that a crash interrupted left rows in the other column.
         store.write(cleared(other(column)), Durability::Buffered)?;
         let (directory, applied, membership) = load(&*store, column)?;

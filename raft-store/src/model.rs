@@ -397,6 +397,58 @@ pub struct Cluster {
     /// [`crate::command::FEATURE_LEVEL`].
     #[prost(uint32, tag = "8")]
     pub feature_level: u32,
+    /// Epochs that ended in a restore or a recovery, the oldest first; the last
+    /// [`PastEpoch::KEPT`] of them.
+    #[prost(message, repeated, tag = "20")]
+    pub past_epochs: Vec<PastEpoch>,
+    /// An entry's revision number is at least this much after its next change: an agent may
+    /// have seen greater ones than the state has, of changes that were lost.
+    #[prost(int64, tag = "21")]
+    pub revision_floor: i64,
+}
+
+/// How an epoch of a cluster ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum EpochEnd {
+    /// Never stored.
+    Unspecified = 0,
+    /// A node was made from a backup.
+    Restored = 1,
+    /// One survivor went on alone.
+    Recovered = 2,
+}
+
+/// An epoch that ended: what the state of the next one was taken from, by whom and when.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct PastEpoch {
+    /// Id that the cluster had.
+    #[prost(string, tag = "1")]
+    pub cluster_id: String,
+    /// Last log entry of that epoch that the state has.
+    #[prost(uint64, tag = "2")]
+    pub log_index: u64,
+    /// When that state was the newest, Unix milliseconds: the backup's time; for a recovery
+    /// the cluster clock.
+    #[prost(int64, tag = "3")]
+    pub state_at_ms: i64,
+    /// How it ended.
+    #[prost(enumeration = "EpochEnd", tag = "4")]
+    pub end: i32,
+    /// Unix milliseconds by the clock of the machine on which it was ended.
+    #[prost(int64, tag = "5")]
+    pub ended_at_ms: i64,
+    /// Who ended it, as the machine knew the caller.
+    #[prost(string, tag = "6")]
+    pub ended_by: String,
+    /// First node of the next epoch.
+    #[prost(uint64, tag = "7")]
+    pub successor: u64,
+}
+
+impl PastEpoch {
+    /// So many are remembered.
+    pub const KEPT: usize = 16;
 }
 
 /// Outcome of a request, kept so that a retry is answered and not applied again.

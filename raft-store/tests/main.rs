@@ -5,6 +5,8 @@ mod apply;
 #[cfg(test)]
 mod authorized;
 #[cfg(test)]
+mod backup;
+#[cfg(test)]
 mod corruption;
 #[cfg(test)]
 #[cfg(feature = "faults")]

@@ -21,12 +21,13 @@ use chancery_raft_store::command::{
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
     Agent, Authority, AuthorityKind, AuthorityStatus, BundleAuthority, BundleCertificate,
-    BundleJwtKey, Cluster, DownstreamCa, EndpointProfile, Entry, FederatedBundle,
-    FederationRelationship, JoinToken, KeyIntent, Member, MemberRole, NodeToken, PendingSvid,
-    RequestMemory, Selector,
+    BundleJwtKey, Cluster, DownstreamCa, EndpointProfile, Entry, EpochEnd, FederatedBundle,
+    FederationRelationship, JoinToken, KeyIntent, Member, MemberRole, NodeToken, PastEpoch,
+    PendingSvid, RequestMemory, Selector,
 };
-use chancery_raft_store::snapshot::{self, Encoder, Header};
+use chancery_raft_store::snapshot::{self, Encoder, Header, Origin};
 use chancery_raft_store::types::{LogEntry, StoredMembership, Vote};
+use chancery_raft_store::view::Table;
 use chancery_raft_store::{Command, Outcome, Proposal, Refusal, RequestId, codec};
 use openraft::{EntryPayload, Membership};
 use prost::Message;
@@ -531,6 +532,8 @@ fn records() -> Vec<(String, Sample)> {
         clock_ms: 1_800_000_000_123,
         founding_peers: vec!["a:1".into()],
         feature_level: 0,
+        past_epochs: Vec::new(),
+        revision_floor: 0,
     };
     let cluster_of_level_1 = Cluster {
         feature_level: 1,
@@ -588,6 +591,19 @@ fn records() -> Vec<(String, Sample)> {
         }],
         ..Outcome::refused(Refusal::PublishedTooMuch)
     };
+    let restored = Cluster {
+        past_epochs: vec![PastEpoch {
+            cluster_id: "b".into(),
+            log_index: 1234,
+            state_at_ms: 1_799_999_000_000,
+            end: EpochEnd::Recovered.into(),
+            ended_at_ms: 1_799_999_900_000,
+            ended_by: "uid 0 at host".into(),
+            successor: 4,
+        }],
+        revision_floor: 1_048_577,
+        ..cluster.clone()
+    };
     let published = BundleAuthority {
         publisher: "/nested".into(),
         ..bundle_authority()
@@ -607,6 +623,7 @@ fn records() -> Vec<(String, Sample)> {
         ("record-downstream-ca", message(downstream_ca())),
         ("record-member", message(member)),
         ("record-cluster", message(cluster)),
+        ("record-cluster-restored", message(restored)),
         ("record-member-to-be", message(member_to_be)),
         ("record-cluster-of-level-1", message(cluster_of_level_1)),
         ("record-node-token", message(node_token())),
@@ -723,6 +740,7 @@ fn snapshot() -> Sample {
             members(&[1, 2]),
         )),
         cluster_id: "c".into(),
+        origin: None,
     };
     let rows = || {
         vec![
@@ -749,8 +767,38 @@ fn snapshot() -> Sample {
     }
 }
 
+/// A whole backup, with rows of most tables.
+fn backup() -> Sample {
+    let origin = Origin {
+        format: 1,
+        created_at_ms: 1_800_000_000_000,
+        trust_domain: "example.org".into(),
+        node_id: 2,
+        program_version: "0.1.0".into(),
+        state_digest: Vec::new(),
+        stale_ms: None,
+    };
+    let check = move |bytes: &[u8]| {
+        let survey = snapshot::verify(bytes).unwrap();
+        let mut found = survey.header.origin.clone().unwrap();
+        assert_eq!(std::mem::take(&mut found.state_digest).len(), 32);
+        assert_eq!(found, origin);
+        assert_eq!(survey.applied, log_id(1, 17));
+        assert_eq!(survey.cluster.id, "c");
+        assert_eq!(survey.count(Table::Entries), 2);
+        assert_eq!(survey.count(Table::Authorities), 3);
+        crate::backup::restores(bytes);
+    };
+    let bytes = crate::backup::sample();
+    Sample {
+        bytes,
+        check: Box::new(check),
+    }
+}
+
 fn samples() -> Vec<(String, Sample)> {
     let single = [
+        ("backup".to_owned(), backup()),
         ("identity-record".to_owned(), identity()),
         ("snapshot".to_owned(), snapshot()),
     ];

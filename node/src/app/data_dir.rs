@@ -19,12 +19,13 @@ use crate::telemetry::MeteredStore;
 use crate::transport::PeerKey;
 
 /// File that says why a data directory must not be served from.
-const QUARANTINE: &str = "quarantine";
+pub(crate) const QUARANTINE: &str = "quarantine";
 
 /// Makes the data directory, and keeps other processes out of it for as long as the
 /// file lives: a second one would count the first one's starts, and might take its
-/// unfinished store for what a crash has left.
-pub(super) fn own_data_dir(dir: &Path) -> anyhow::Result<File> {
+/// unfinished store for what a crash has left. An exchange of the directory's state that was
+/// cut off is finished first.
+pub(crate) fn own_data_dir(dir: &Path) -> anyhow::Result<File> {
     use rustix::fs::{FlockOperation, flock};
     fs::DirBuilder::new()
         .recursive(true)
@@ -40,7 +41,10 @@ pub(super) fn own_data_dir(dir: &Path) -> anyhow::Result<File> {
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
+        Ok(()) => {
+            crate::backup::settle(dir)?;
+            Ok(lock)
+        }
         Err(rustix::io::Errno::WOULDBLOCK) => bail!(
             "another process uses the data directory {}: stop it first, or give this server a data_dir of its own",
             dir.display()

@@ -4,7 +4,8 @@
 use chancery_api::METHODS;
 
 /// How the paths begin.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
+    "/chancery.backup.v1.",
     "/chancery.cluster.v1.",
     "/chancery.migrate.v1.",
     "/grpc.health.v1.",

@@ -105,6 +105,7 @@ const fn row(method: &'static str, callers: Callers, target: Target) -> Row {
 /// Every method that is served, sorted by path.
 #[rustfmt::skip]
 pub(super) const TABLE: &[Row] = &[
+    row("/chancery.backup.v1.Backup/Save", LOCAL, Shared),
     row("/chancery.cluster.v1.Cluster/ChangeMembers", ADMIN_OR_LOCAL, Named),
     row("/chancery.cluster.v1.Cluster/CreateToken", ADMIN_OR_LOCAL, Named),
     row("/chancery.cluster.v1.Cluster/SetClock", ADMIN_OR_LOCAL, Shared),

@@ -10,6 +10,7 @@ use chancery_hsm::SignerError;
 use chancery_identity::id::IdError;
 
 use super::text::code_name;
+use crate::backup::BackupError;
 use crate::config::ConfigErrors;
 use crate::migrate::hcl::HclError;
 
@@ -122,6 +123,9 @@ pub(super) enum CliError {
     #[error("not a registration entry")]
     Shape(#[source] serde_json::Error),
 
+    /// A backup was not made, read or restored, or nothing was recovered.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The configuration file does not hold.
     #[error(transparent)]
     Config(#[from] ConfigErrors),

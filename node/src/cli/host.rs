@@ -22,7 +22,22 @@ pub(super) struct Host<'a> {
     pub(super) now_unix_s: i64,
 }
 
+/// Whether a person sees what is written to standard error. Outside tests that is the
+/// process's.
+pub(super) fn stderr_is_watched() -> bool {
+    !cfg!(test) && io::stderr().is_terminal()
+}
+
 impl Host<'_> {
+    /// Who runs the command, as the machine knows it, for records of what was done.
+    pub(super) fn who(&self) -> String {
+        let uid = rustix::process::getuid().as_raw();
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let sudo = (self.variable)("SUDO_USER").filter(|user| !user.is_empty());
+        let sudo = sudo.map_or_else(String::new, |user| format!(", sudo by {user}"));
+        format!("uid {uid} at {}{sudo}", host.trim())
+    }
+
     /// Hands the process's own surroundings to `body`.
     pub(super) fn with_process<T>(body: impl FnOnce(&mut Host<'_>) -> T) -> T {
         // None is locked: a server that runs in `body` writes its log there.

@@ -2,7 +2,7 @@
 //!
 //! Why it exists: people and scripts that know SPIRE's server command must find its verbs, flags
 //! and output here, byte for byte where a script could depend on them; what SPIRE has no verb for
-//! (`cluster`, `hsm`) follows the same habits.
+//! (`cluster`, `hsm`, `backup`) follows the same habits.
 //!
 //! Promises: results go to standard output, everything else to standard error; the exit code is 0
 //! or 1, and 127 for a noun that does not exist, as with SPIRE; no call waits longer than
@@ -16,6 +16,7 @@
 //! `zone` and `batch` write; then one module a noun.
 
 mod agent;
+mod backup;
 mod batch;
 mod bundle;
 mod bundle_file;
@@ -176,6 +177,12 @@ enum Noun {
     /// The cluster and its members
     #[command(subcommand, after_help = "Example:\n  chancery cluster status")]
     Cluster(cluster::Verb),
+    /// The whole state in a file, and back
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chancery backup save -file /var/backups/chancery.backup"
+    )]
+    Backup(backup::Verb),
     /// The token that keeps the authorities' keys
     #[command(
         subcommand,
@@ -230,6 +237,7 @@ fn dispatch(noun: Noun, host: &mut Host<'_>) -> Result<(), CliError> {
         Noun::Debug(verb) => verb.run(host),
         Noun::Healthcheck(verb) => verb.run(host),
         Noun::Cluster(verb) => verb.run(host),
+        Noun::Backup(verb) => verb.run(host),
         Noun::Hsm(verb) => verb.run(host),
         Noun::Migrate(verb) => verb.run(host),
     }

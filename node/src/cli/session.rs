@@ -120,7 +120,8 @@ impl<'h, 'p> Session<'h, 'p> {
         }
     }
 
-    fn failure(&self, status: Status) -> CliError {
+    /// The error for a call that ended with `status`.
+    pub(super) fn failure(&self, status: Status) -> CliError {
         // A status from the wire has no source; the transport's own always has one.
         match std::error::Error::source(&status) {
             Some(cause) => CliError::Lost {

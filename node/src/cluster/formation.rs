@@ -185,7 +185,7 @@ enum Answer {
 }
 
 /// A problem that another round may solve, or one that it cannot.
-enum Problem {
+pub(super) enum Problem {
     Passing(String),
     Final(FormationError),
 }
@@ -222,7 +222,12 @@ async fn timed<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Re
         .into_inner())
 }
 
-async fn hello(plan: &Plan, tls: &PeerTls, peer: &str) -> Result<Answer, Problem> {
+/// What a peer says it is, once each side proved the secret.
+pub(super) async fn say_hello(
+    plan: &Plan,
+    tls: &PeerTls,
+    peer: &str,
+) -> Result<wire::HelloResponse, Problem> {
     let (mut client, connection) = connect(tls, peer).await?;
     let request = wire::HelloRequest {
         proof: proof(&plan.secret, Role::Client, &connection).to_vec(),
@@ -243,7 +248,11 @@ async fn hello(plan: &Plan, tls: &PeerTls, peer: &str) -> Result<Answer, Problem
             ours: plan.trust_domain.clone(),
         }));
     }
-    match answer.state() {
+    Ok(answer)
+}
+
+async fn hello(plan: &Plan, tls: &PeerTls, peer: &str) -> Result<Answer, Problem> {
+    match say_hello(plan, tls, peer).await?.state() {
         wire::hello_response::State::Pristine => Ok(Answer::Pristine),
         wire::hello_response::State::Member => Ok(Answer::Member),
         wire::hello_response::State::Unspecified => {
@@ -397,6 +406,7 @@ impl Bootstrap for Pristine {
             state: wire::hello_response::State::Pristine.into(),
             cluster_id: String::new(),
             trust_domain: self.plan.trust_domain.clone(),
+            past_cluster_ids: Vec::new(),
         }))
     }
 
@@ -460,6 +470,14 @@ fn unknown_token() -> Status {
     )
 }
 
+impl Admission {
+    fn past_cluster_ids(&self) -> Vec<String> {
+        let registry = self.consensus.registry().read();
+        let past = registry.cluster().past_epochs.iter();
+        past.map(|epoch| epoch.cluster_id.clone()).collect()
+    }
+}
+
 #[tonic::async_trait]
 impl Bootstrap for Admission {
     async fn hello(
@@ -473,6 +491,7 @@ impl Bootstrap for Admission {
             state: wire::hello_response::State::Member.into(),
             cluster_id: self.consensus.cluster_id().to_owned(),
             trust_domain: self.plan.trust_domain.clone(),
+            past_cluster_ids: self.past_cluster_ids(),
         }))
     }
 

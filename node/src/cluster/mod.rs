@@ -17,6 +17,7 @@ mod report;
 pub mod server;
 mod standing;
 pub mod status;
+pub mod successor;
 pub mod time;
 pub mod token;
 mod wire;

@@ -128,6 +128,12 @@ pub(super) fn downstream_ca(caller: &SpiffeId, record: &DownstreamCa, ca: &X509S
     );
 }
 
+/// The whole state began to leave as a backup; `stale` is how old it may be where no
+/// quorum confirmed it.
+pub(super) fn backup(permit: &Permit, stale_ms: Option<i64>) {
+    tracing::info!(target: TARGET, event = "backup", caller = who(permit), stale_ms);
+}
+
 /// A node token was made. The token is a secret.
 pub(super) fn node_token(permit: &Permit, expires_at: i64, learner: bool, replaces: u64) {
     tracing::info!(

@@ -13,6 +13,7 @@
 mod activator;
 mod agent;
 mod audit;
+mod backup;
 mod batch;
 mod bundle;
 pub mod cluster;
@@ -33,6 +34,7 @@ mod svid;
 mod trust_domain;
 mod wire;
 
+use chancery_api::chancery::backup::v1::backup_server::BackupServer;
 use chancery_api::chancery::migrate::v1::migration_server::MigrationServer;
 use chancery_api::grpc::health::v1::health_server::HealthServer;
 use chancery_api::spire::api::server::agent::v1::agent_server::AgentServer;
@@ -138,6 +140,9 @@ pub fn admin_routes(context: &Context, process: Process) -> Routes {
         server_svid,
     } = process;
     tcp_routes(context)
+        .add_service(BackupServer::new(backup::BackupService::new(
+            context.clone(),
+        )))
         .add_service(HealthServer::new(health::HealthService::new(
             context.clone(),
         )))

@@ -66,9 +66,10 @@ fn update_one(txn: &mut Txn<'_>, update: &EntryUpdate) -> Result<EntryResult, St
     let Some(before) = txn.entry(&update.id)? else {
         return Ok(refused(Refusal::NotFound));
     };
+    let floor = txn.cluster()?.unwrap_or_default().revision_floor;
     let entry = Entry {
         // Also where nothing changes: it says how often the entry was updated.
-        revision_number: before.revision_number.saturating_add(1),
+        revision_number: before.revision_number.saturating_add(1).max(floor),
         ..update.onto(&before)
     };
     if entry.selectors.is_empty() {

@@ -13,6 +13,7 @@ use super::Snapshot;
 use crate::codec;
 use crate::directory::Directory;
 use crate::faults;
+use crate::log::key;
 use crate::snapshot::{Header, SnapshotFile, Snapshots};
 use crate::store::{Batch, Column, Durability, Reader, Store, StoreError};
 use crate::types::{LogId, SnapshotMeta, StoredMembership, Types};
@@ -22,7 +23,7 @@ use crate::view::{Table, meta};
 const COPY_ROWS: usize = 4096;
 
 /// Calls `each` with every row of a column, in key order.
-fn for_each_row(
+pub(crate) fn for_each_row(
     reader: &dyn Reader,
     column: Column,
     each: &mut dyn FnMut(Vec<u8>, Vec<u8>) -> Result<(), StoreError>,
@@ -44,13 +45,24 @@ fn for_each_row(
     }
 }
 
-pub(super) fn cleared(column: Column) -> Batch {
+pub(crate) fn cleared(column: Column) -> Batch {
     let mut batch = Batch::default();
     batch.delete_range(column, Vec::new(), vec![u8::MAX]);
     batch
 }
 
-pub(super) fn load(
+/// The column that the state stands in.
+pub(crate) fn current_column(reader: &dyn Reader) -> Result<Column, StoreError> {
+    match reader.get(Column::Raft, key::STATE_COLUMN)?.as_deref() {
+        None => Ok(Column::StateA),
+        Some(name) => [Column::StateA, Column::StateB]
+            .into_iter()
+            .find(|c| c.name().as_bytes() == name)
+            .ok_or_else(|| StoreError::corrupt("the state pointer names no column")),
+    }
+}
+
+pub(crate) fn load(
     reader: &dyn Reader,
     column: Column,
 ) -> Result<(Directory, Option<LogId>, StoredMembership), StoreError> {
@@ -180,25 +192,29 @@ impl Builder {
     }
 }
 
-fn build(
+/// Header of a snapshot of this moment.
+pub(super) fn header(moment: &dyn Reader, column: Column) -> Result<Header, StoreError> {
+    let get = |name| moment.get(column, &Table::Meta.key(name));
+    let cluster_id = match get(meta::CLUSTER)? {
+        Some(bytes) => crate::view::decode::<crate::model::Cluster>(Table::Meta, &bytes)?.id,
+        None => String::new(),
+    };
+    Ok(Header {
+        applied: get(meta::APPLIED)?.unwrap_or_default(),
+        membership: get(meta::MEMBERSHIP)?.unwrap_or_default(),
+        cluster_id,
+        origin: None,
+    })
+}
+
+/// Writes a snapshot of this moment into the directory, as its newest.
+pub(crate) fn build(
     moment: &dyn Reader,
     snapshots: &Snapshots,
     column: Column,
     number: u64,
 ) -> Result<Snapshot, io::Error> {
-    let get = |name| moment.get(column, &Table::Meta.key(name));
-    let applied = get(meta::APPLIED)?.unwrap_or_default();
-    let membership = get(meta::MEMBERSHIP)?.unwrap_or_default();
-    let cluster = get(meta::CLUSTER)?;
-    let cluster_id = match cluster {
-        Some(bytes) => crate::view::decode::<crate::model::Cluster>(Table::Meta, &bytes)?.id,
-        None => String::new(),
-    };
-    let header = Header {
-        applied,
-        membership,
-        cluster_id,
-    };
+    let header = header(moment, column)?;
     let snapshot_meta = snapshot_meta(&header)?;
     let file = snapshots.write(&format!("build-{number}"), header, &mut |row| {
         for_each_row(moment, column, &mut |key, value| {

@@ -7,12 +7,14 @@
 //! exceeds the frame limit.
 
 mod file;
+mod survey;
 
 use std::io::{self, Read, Write};
 
 use prost::Message;
 
 pub use file::{RowSink, SnapshotFile, Snapshots};
+pub use survey::{Survey, inspect, verify};
 
 use crate::store::StoreError;
 use crate::view::Writes;
@@ -38,6 +40,42 @@ pub struct Header {
     /// Cluster that it is of.
     #[prost(string, tag = "3")]
     pub cluster_id: String,
+    /// What a backup says of itself; a snapshot that nodes hand each other has none.
+    #[prost(message, optional, tag = "4")]
+    pub origin: Option<Origin>,
+}
+
+/// What only a backup says: who looks at the file has nothing else to go by.
+#[derive(Clone, PartialEq, Message)]
+pub struct Origin {
+    /// Version of these fields and of what is done with them: [`Origin::FORMAT`]. A
+    /// greater one is refused, so that nothing is restored by half.
+    #[prost(uint32, tag = "1")]
+    pub format: u32,
+    /// Unix milliseconds by the clock of the node that made it.
+    #[prost(int64, tag = "2")]
+    pub created_at_ms: i64,
+    /// Trust domain name.
+    #[prost(string, tag = "3")]
+    pub trust_domain: String,
+    /// Node that made it.
+    #[prost(uint64, tag = "4")]
+    pub node_id: u64,
+    /// Version of the program on that node.
+    #[prost(string, tag = "5")]
+    pub program_version: String,
+    /// Rolling digest of the state at the applied log entry.
+    #[prost(bytes = "vec", tag = "6")]
+    pub state_digest: Vec<u8>,
+    /// Only in a backup that no quorum confirmed: milliseconds that the state was old at
+    /// most, -1 where nobody knows.
+    #[prost(sint64, optional, tag = "7")]
+    pub stale_ms: Option<i64>,
+}
+
+impl Origin {
+    /// What this version writes, and the greatest that it reads.
+    pub const FORMAT: u32 = 1;
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -197,7 +235,16 @@ pub fn decode<R: Read>(
             return header.ok_or_else(|| bad("no header"));
         }
         match (&header, frame.header) {
-            (None, Some(first)) => header = Some(first),
+            (None, Some(first)) => {
+                let format = first.origin.as_ref().map_or(0, |o| o.format);
+                if format > Origin::FORMAT {
+                    return Err(bad(&format!(
+                        "a backup of format {format}, and this version reads up to {}: use the version that made it",
+                        Origin::FORMAT
+                    )));
+                }
+                header = Some(first);
+            }
             (Some(_), None) => {}
             _ => return Err(bad("header missing or repeated")),
         }
@@ -247,6 +294,7 @@ mod tests {
             applied: vec![1],
             membership: vec![2],
             cluster_id: "c".into(),
+            origin: None,
         };
         let mut encoder = Encoder::new(Vec::new(), header).expect("a vector takes all");
         for i in 0..rows {

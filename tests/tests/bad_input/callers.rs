@@ -46,7 +46,8 @@ const ON_THE_NETWORK: [&str; 8] = [
 ];
 
 /// Services that only the admin socket has beside them.
-const ON_THE_SOCKET: [&str; 3] = [
+const ON_THE_SOCKET: [&str; 4] = [
+    "/chancery.backup.v1.Backup/",
     "/grpc.health.v1.Health/",
     "/spire.api.server.debug.v1.Debug/",
     "/spire.api.server.logger.v1.Logger/",

@@ -1,13 +1,14 @@
 //! `cluster`: its state, its members, and how they come and go.
 //!
 //! A change of members is written at once and carried out by the leader; the verbs that ask
-//! for one wait and tell how far it is. `init` and `rejoin` speak to no server: they are for a
-//! node that is stopped.
+//! for one wait and tell how far it is. `init`, `rejoin` and `recover` speak to no server: they
+//! are for a node that is stopped.
 
 mod change;
 mod clock;
 mod local;
 mod pretty;
+mod recover;
 mod report;
 
 use chancery_api::chancery::cluster::v1::cluster_client::ClusterClient;
@@ -49,6 +50,12 @@ pub(super) enum Verb {
     Clock(clock::Verb),
     /// Sets a stopped node's data aside, so that it joins anew under a new id
     Rejoin(local::Rejoin),
+    /// Goes on from this node alone, when the quorum is gone for good
+    ///
+    /// Offline, on the one survivor: it begins a cluster of one under another id with what this node
+    /// holds. What the others acknowledged and this node never saw is lost, and none of them can come
+    /// back. Without -yes it says what it would do, and changes nothing.
+    Recover(recover::Recover),
 }
 
 /// `cluster status`.
@@ -131,6 +138,7 @@ impl Verb {
             Self::Clock(verb) => verb.run(host),
             Self::Init(verb) => verb.run(host),
             Self::Rejoin(verb) => verb.run(host),
+            Self::Recover(verb) => verb.run(host),
             Self::Promote(verb) => verb.run(host),
             Self::Demote(verb) => verb.run(host),
             Self::Remove(verb) => verb.run(host),

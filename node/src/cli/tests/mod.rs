@@ -2,6 +2,7 @@
 
 mod agent;
 mod authority;
+mod backup;
 mod bundle;
 mod entry;
 mod federation;

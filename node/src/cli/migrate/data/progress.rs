@@ -1,9 +1,9 @@
 //! How far a run is, on standard error: a bar on a terminal, a line now and then elsewhere.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal as _;
 
 use crate::cli::error::CliError;
+use crate::cli::host::stderr_is_watched;
 use crate::cli::session::Session;
 
 /// Without a terminal a line is written behind so many items.
@@ -27,7 +27,7 @@ impl Progress {
             total,
             done: 0,
             told: 0,
-            terminal: is_watched(),
+            terminal: stderr_is_watched(),
         }
     }
 
@@ -85,11 +85,6 @@ impl Progress {
         );
         bar
     }
-}
-
-/// Outside tests a session's standard error is the process's.
-fn is_watched() -> bool {
-    !cfg!(test) && std::io::stderr().is_terminal()
 }
 
 #[cfg(test)]
