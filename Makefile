@@ -1,7 +1,7 @@
 # Every target runs `setup` first: it installs what is missing and takes a
 # fraction of a second when nothing is.
 
-.PHONY: help setup build bin-dir demo test test-long bench lint fmt clean
+.PHONY: help setup build bin-dir demo test test-long faults bench lint fmt clean
 
 # One feature set for every development build: cargo then builds nothing twice.
 # `faults` is among them, and never part of `make build`.
@@ -30,6 +30,10 @@ test: setup ## every test, small counts
 test-long: setup ## every test, full counts
 	@scripts/progress $(CARGO) build $(DEV)
 	@CHANCERY_TEST_LONG=1 $(CARGO) test $(DEV) --no-fail-fast -- --nocapture
+
+faults: setup ## faults on real processes for a quarter of an hour; needs root (ARGS="--list": which)
+	@scripts/progress $(CARGO) build $(DEV)
+	@$$(scripts/bin-dir debug)/chancery-faults $(ARGS)
 
 bench: setup ## criterion benches
 	@$(CARGO) bench -p chancery-node --bench issue

@@ -1,8 +1,10 @@
 //! What the cluster tests and the demo share: a client that speaks the agent
-//! protocol, and a handle on a cluster of real processes.
+//! protocol, a handle on a cluster of real processes, and the fault harness.
 
 pub mod agent;
 pub mod cluster;
+pub mod faults;
+pub mod go;
 pub mod load;
 pub mod tls;
 pub mod x509pop;

@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use chancery_tests::cluster::{Cluster, Options, bin_dir, count, eventually, long, root, text};
+use chancery_tests::go;
 use serde_json::Value;
 
 /// Administrator of the cases; the configuration names it.
 const ADMIN: &str = "admin_ids = [\"spiffe://example.org/interop/admin\"]\n";
 
-/// The oldest Go that the module builds with: 1.23.
-const GO_MINOR_MIN: u32 = 23;
+/// Folder of the Go program.
+const MODULE: &str = "tests/interop/go";
 
 /// The Go program, built once for all tests; go's own cache makes later runs quick.
 fn program() -> anyhow::Result<&'static Path> {
@@ -30,77 +31,15 @@ fn program() -> anyhow::Result<&'static Path> {
     }
 }
 
-/// `go` on the path, else the one that `scripts/setup` put into the cache.
-fn go() -> anyhow::Result<PathBuf> {
-    let cache = std::env::var_os("CHANCERY_CACHE_DIR")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("XDG_CACHE_HOME")?).join("chancery")))
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/chancery")));
-    let candidates = [
-        Some(PathBuf::from("go")),
-        cache.map(|c| c.join("go/bin/go")),
-    ];
-    let mut found = Vec::new();
-    for go in candidates.into_iter().flatten() {
-        let Ok(output) = Command::new(&go).args(["env", "GOVERSION"]).output() else {
-            continue;
-        };
-        let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        let minor = version
-            .strip_prefix("go1.")
-            .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next())
-            .and_then(|minor| minor.parse::<u32>().ok());
-        if minor.is_some_and(|minor| minor >= GO_MINOR_MIN) {
-            return Ok(go);
-        }
-        found.push(version);
-    }
-    bail!(
-        "the interop tests need Go 1.{GO_MINOR_MIN} or newer (found: {found:?}); `make setup` brings it"
-    )
-}
-
 fn build() -> anyhow::Result<PathBuf> {
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("interop");
-    let output = go_command(&["build", "-o"])?
-        .arg(&program)
-        .arg(".")
-        .output()
-        .context("cannot run go")?;
-    ensure!(output.status.success(), "go build: {}", text(&output));
+    go::build(MODULE, &program)?;
     Ok(program)
-}
-
-/// Runs go in the program's folder.
-fn go_command(args: &[&str]) -> anyhow::Result<Command> {
-    let mut command = Command::new(go()?);
-    command
-        .args(args)
-        .current_dir(root().join("tests/interop/go"))
-        .env("GOTOOLCHAIN", "local")
-        .env("GOFLAGS", "-mod=readonly -buildvcs=false");
-    Ok(command)
 }
 
 #[test]
 fn the_go_program_is_formatted_vetted_and_tested() -> anyhow::Result<()> {
-    for verb in ["vet", "test"] {
-        let output = go_command(&[verb, "./..."])?.output()?;
-        ensure!(output.status.success(), "go {verb}: {}", text(&output));
-    }
-    let home = go_command(&["env", "GOROOT"])?.output()?;
-    let home = String::from_utf8(home.stdout)?;
-    let output = Command::new(Path::new(home.trim()).join("bin/gofmt"))
-        .args(["-l", "."])
-        .current_dir(root().join("tests/interop/go"))
-        .output()
-        .context("cannot run gofmt")?;
-    ensure!(
-        output.status.success() && output.stdout.is_empty(),
-        "gofmt: {}",
-        text(&output)
-    );
-    Ok(())
+    go::check(MODULE)
 }
 
 /// A cluster that the program can judge, and the folder of its x509pop CA.

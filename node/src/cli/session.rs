@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use prost::Message;
 use serde::Serialize;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -104,20 +105,28 @@ impl<'h, 'p> Session<'h, 'p> {
     ) -> Result<T, CliError> {
         match tokio::time::timeout(CALL_DEADLINE, call).await {
             Ok(Ok(response)) => {
-                let notices = notices::of(response.metadata());
-                if notices != self.notices {
-                    let text: String = notices.iter().map(|line| format!("{line}\n")).collect();
-                    self.err(&text)?;
-                    self.notices = notices;
-                }
+                self.notice(response.metadata())?;
                 Ok(response.into_inner())
             }
-            Ok(Err(status)) => Err(self.failure(status)),
+            Ok(Err(status)) => {
+                self.notice(status.metadata())?;
+                Err(self.failure(status))
+            }
             Err(_) => Err(CliError::NoAnswer {
                 socket: self.socket.clone(),
                 seconds: CALL_DEADLINE.as_secs(),
             }),
         }
+    }
+
+    fn notice(&mut self, metadata: &MetadataMap) -> Result<(), CliError> {
+        let notices = notices::of(metadata);
+        if notices != self.notices {
+            let text: String = notices.iter().map(|line| format!("{line}\n")).collect();
+            self.err(&text)?;
+            self.notices = notices;
+        }
+        Ok(())
     }
 
     /// The error for a call that ended with `status`.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use chancery_raft_store::command::{Command, Outcome};
 use chancery_raft_store::{Directory, Registry};
 use tonic::Status;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{MetadataMap, MetadataValue};
 
 use crate::cluster::status::Members;
 use crate::cluster::{Barriers, Consensus, ProposeError, Proposer};
@@ -37,13 +37,21 @@ pub enum Freshness {
 impl Freshness {
     /// Puts the trailer on a response that was answered from stale state.
     pub fn mark<T>(self, mut response: tonic::Response<T>) -> tonic::Response<T> {
+        self.mark_metadata(response.metadata_mut());
+        response
+    }
+
+    /// The same on a no: "not found" may be as stale as anything else.
+    pub fn mark_no(self, mut status: Status) -> Status {
+        self.mark_metadata(status.metadata_mut());
+        status
+    }
+
+    fn mark_metadata(self, metadata: &mut MetadataMap) {
         if let Self::Stale(age) = self {
             let ms = age.map_or(-1, |a| i64::try_from(a.as_millis()).unwrap_or(i64::MAX));
-            response
-                .metadata_mut()
-                .insert(STALE, MetadataValue::from(ms));
+            metadata.insert(STALE, MetadataValue::from(ms));
         }
-        response
     }
 }
 

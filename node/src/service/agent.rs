@@ -159,7 +159,8 @@ impl Agent for AgentService {
         let id = self.named(request.id.as_ref())?;
         let freshness = self.context.doors.linearizable().await;
         let record = self.context.doors.local().agent(id.path()).cloned();
-        let record = record.ok_or_else(|| refused(&id, Status::not_found("agent not found")))?;
+        let record = record
+            .ok_or_else(|| freshness.mark_no(refused(&id, Status::not_found("agent not found"))))?;
         let told = filter::message(self.trust_domain(), &record, request.output_mask.as_ref());
         Ok(freshness.mark(Response::new(told)))
     }

@@ -244,8 +244,13 @@ impl Bundle for BundleService {
             freshness = Some(self.context.doors.linearizable().await);
             self.stored(&trust_domain)
         };
-        let mut told =
-            stored.ok_or_else(|| refusal::not_found(&request.trust_domain, "bundle not found"))?;
+        let mut told = stored.ok_or_else(|| {
+            let status = refusal::not_found(&request.trust_domain, "bundle not found");
+            match freshness {
+                Some(freshness) => freshness.mark_no(status),
+                None => status,
+            }
+        })?;
         convert::apply_mask(&mut told, request.output_mask.as_ref());
         let response = Response::new(told);
         Ok(match freshness {

@@ -118,7 +118,7 @@ impl Entry for EntryService {
                 ..Subject::default()
             };
             status::log(&status, subject);
-            status
+            freshness.mark_no(status)
         })?;
         let told = convert::message(self.trust_domain(), &entry, request.output_mask.as_ref());
         Ok(freshness.mark(Response::new(told)))

@@ -306,7 +306,7 @@ impl Api for TrustDomainService {
         let told = self.stored(trust_domain.as_str(), request.output_mask.as_ref());
         let told = told.ok_or_else(|| {
             let message = "federation relationship does not exist";
-            refusal::not_found(trust_domain.as_str(), message)
+            freshness.mark_no(refusal::not_found(trust_domain.as_str(), message))
         })?;
         Ok(freshness.mark(Response::new(told)))
     }

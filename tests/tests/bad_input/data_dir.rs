@@ -147,7 +147,7 @@ async fn a_node_that_lost_its_store_or_its_identity_does_not_start_as_a_new_one(
     fs::rename(&store, &kept)?;
     let said = run(&node.config).await?;
     let wanted = format!(
-        "has lost its store {}: it must not start as that node again; remove",
+        "has lost its store {}: it must not start as that node again; let it",
         store.display()
     );
     ensure!(
