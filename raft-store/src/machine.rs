@@ -136,7 +136,7 @@ impl Shared {
 }
 
 /// openraft's side of the state.
-pub struct StateMachine<Rt: AsyncRuntime = openraft::impls::TokioRuntime> {
+pub struct StateMachine<Rt: AsyncRuntime = crate::runtime::Runtime> {
     shared: Arc<Shared>,
     snapshots: Snapshots,
     applied: Option<LogId>,

@@ -30,6 +30,7 @@ use chancery_raft_store::apply::clock::AGREE_WITHIN_MS;
 use chancery_raft_store::command::RequestId;
 use chancery_raft_store::log::LogStore;
 use chancery_raft_store::machine::StateMachine;
+use chancery_raft_store::runtime;
 use chancery_raft_store::snapshot::Snapshots;
 use chancery_raft_store::store::{Store, StoreError};
 use chancery_raft_store::types::PeerNode;
@@ -202,7 +203,7 @@ impl Consensus {
         let consensus = Self {
             inner: Arc::new(inner),
         };
-        tokio::spawn(consensus.clone().watch_leadership());
+        runtime::spawn(consensus.clone().watch_leadership());
         Ok(consensus)
     }
 
