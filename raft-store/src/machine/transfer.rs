@@ -168,6 +168,17 @@ impl Builder {
             result: Some(result),
         }
     }
+
+    /// The snapshot, once it is written.
+    pub(super) async fn built(&mut self) -> Result<Snapshot, io::Error> {
+        let result = self
+            .result
+            .take()
+            .ok_or_else(|| io::Error::other("the snapshot thread did not start"))?;
+        result
+            .await
+            .map_err(|_| io::Error::other("the snapshot thread panicked"))?
+    }
 }
 
 fn build(
@@ -212,12 +223,6 @@ impl<Rt: AsyncRuntime> RaftSnapshotBuilder<Types<Rt>> for Builder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let result = self
-            .result
-            .take()
-            .ok_or_else(|| io::Error::other("the snapshot thread did not start"))?;
-        result
-            .await
-            .map_err(|_| io::Error::other("the snapshot thread panicked"))?
+        self.built().await
     }
 }
