@@ -156,6 +156,10 @@ impl Consensus {
             election_timeout_min: ms(start.election.0),
             election_timeout_max: ms(start.election.1),
             enable_pre_vote: Some(true),
+            // A leader sends log entries before its own disk has them. One that lost such
+            // entries in a crash and led on in the same term would write others under the
+            // same log ids: it must be elected anew.
+            enable_leader_restore: Some(false),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(start.snapshot_after),
             max_in_snapshot_log_to_keep: start.keep_after_snapshot,
             purge_batch_size: 256,
