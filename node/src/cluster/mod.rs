@@ -50,6 +50,9 @@ use time::Judgement;
 /// Time for another node to take over.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 
+/// Log entries behind a snapshot that are purged together at most.
+const PURGE_BATCH_MAX: u64 = 256;
+
 /// openraft's handle with Chancery's types.
 pub type Raft = openraft::Raft<Types, StateMachine>;
 
@@ -162,7 +165,7 @@ impl Consensus {
             enable_leader_restore: Some(false),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(start.snapshot_after),
             max_in_snapshot_log_to_keep: start.keep_after_snapshot,
-            purge_batch_size: 256,
+            purge_batch_size: start.snapshot_after.clamp(1, PURGE_BATCH_MAX),
             max_payload_entries: 512,
             replication_lag_threshold: start.snapshot_after,
             install_snapshot_timeout: 600_000,
