@@ -1,7 +1,7 @@
 # Every target runs `setup` first: it installs what is missing and takes a
 # fraction of a second when nothing is.
 
-.PHONY: help setup build bin-dir demo test test-long bench lint fmt clean
+.PHONY: help setup build bin-dir demo test test-long sim bench lint fmt clean
 
 # One feature set for every development build: cargo then builds nothing twice.
 # `faults` is among them, and never part of `make build`.
@@ -30,6 +30,10 @@ test: setup ## every test, small counts
 test-long: setup ## every test, full counts
 	@scripts/progress $(CARGO) build $(DEV)
 	@CHANCERY_TEST_LONG=1 $(CARGO) test $(DEV) --no-fail-fast -- --nocapture
+
+sim: setup ## simulated clusters: SEED=n runs one again, SEEDS=n that many
+	@CHANCERY_SIM_SEED=$(SEED) CHANCERY_SIM_SEEDS=$(SEEDS) \
+		$(CARGO) test $(DEV) -p chancery-sim --test simulation -- --nocapture seeds_keep_every_invariant
 
 bench: setup ## criterion benches
 	@$(CARGO) bench -p chancery-node --bench issue

@@ -397,7 +397,7 @@ impl Consensus {
     }
 
     /// Members as peers are told of them.
-    pub(crate) fn pins(&self) -> Vec<Pin> {
+    pub fn pins(&self) -> Vec<Pin> {
         let registry = self.registry().read();
         registry
             .members()
@@ -410,7 +410,7 @@ impl Consensus {
     }
 
     /// Digests of the state as peers are told them.
-    pub(crate) fn checkpoints(&self) -> Vec<WireCheckpoint> {
+    pub fn checkpoints(&self) -> Vec<WireCheckpoint> {
         let checkpoints = self.registry().checkpoints().into_iter();
         checkpoints
             .map(|c| WireCheckpoint {
