@@ -1,7 +1,7 @@
 # Every target runs `setup` first: it installs what is missing and takes a
 # fraction of a second when nothing is.
 
-.PHONY: help setup build bin-dir demo test test-long faults bench lint fmt clean
+.PHONY: help setup build bin-dir demo test test-long faults sim bench lint fmt clean
 
 # One feature set for every development build: cargo then builds nothing twice.
 # `faults` is among them, and never part of `make build`.
@@ -34,6 +34,10 @@ test-long: setup ## every test, full counts
 faults: setup ## faults on real processes for a quarter of an hour; needs root (ARGS="--list": which)
 	@scripts/progress $(CARGO) build $(DEV)
 	@$$(scripts/bin-dir debug)/chancery-faults $(ARGS)
+
+sim: setup ## simulated clusters: SEED=n runs one again, SEEDS=n that many
+	@CHANCERY_SIM_SEED=$(SEED) CHANCERY_SIM_SEEDS=$(SEEDS) \
+		$(CARGO) test $(DEV) -p chancery-sim --test simulation -- --nocapture seeds_keep_every_invariant
 
 bench: setup ## criterion benches
 	@$(CARGO) bench -p chancery-node --bench issue

@@ -3,8 +3,9 @@
 //! Everything that the nodes of a cluster must agree on lives here: the
 //! vocabulary of the log ([`command`]), the one function that changes state
 //! ([`apply`]), the records ([`model`]), the tables on disk ([`store`]), the Raft
-//! log and state machine over them ([`log`], [`machine`]), and the stream that
-//! carries a whole state from node to node ([`snapshot`]).
+//! log and state machine over them ([`log`], [`machine`]), what they run on
+//! ([`runtime`]), and the stream that carries a whole state from node to node
+//! ([`snapshot`]).
 //!
 //! It promises that the same log gives the same bytes on every node, that what
 //! was acknowledged to Raft is synced, and that a store that cannot be read is
@@ -25,6 +26,7 @@ pub mod identity_record;
 pub mod log;
 pub mod machine;
 pub mod model;
+pub mod runtime;
 pub mod snapshot;
 pub mod store;
 pub mod types;

@@ -139,7 +139,7 @@ impl Shared {
 }
 
 /// openraft's side of the state.
-pub struct StateMachine<Rt: AsyncRuntime = openraft::impls::TokioRuntime> {
+pub struct StateMachine<Rt: AsyncRuntime = crate::runtime::Runtime> {
     shared: Arc<Shared>,
     snapshots: Snapshots,
     applied: Option<LogId>,
@@ -518,17 +518,29 @@ impl<Rt: AsyncRuntime> RaftStateMachine<Types<Rt>> for StateMachine<Rt> {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let snapshots = self.snapshots.clone();
-        off_the_runtime("snapshot-read", move || {
+        let current = off_the_runtime("snapshot-read", move || {
             let Some(file) = snapshots.current()? else {
                 return Ok(None);
             };
             // The whole file is checked: Raft must not offer what cannot be installed.
             let header = file.read(|_, _| Ok(()))?;
-            Ok(Some(Snapshot {
+            Ok::<_, io::Error>(Some(Snapshot {
                 meta: snapshot_meta(&header)?,
                 snapshot: file,
             }))
         })
-        .await?
+        .await??;
+        let purged = self.shared.store.get(Column::Raft, key::PURGED)?;
+        let purged = purged.map(|b| codec::decode_log_id(&b)).transpose()?;
+        match current {
+            // Log entries may be applied before they are on the own disk. Where a crash
+            // took them from the log and not from the state, Raft purges up to the state:
+            // what lies between an older snapshot and there would be nowhere.
+            Some(current) if current.meta.last_log_id < purged => {
+                tracing::info!("the snapshot is older than the log; a new one is made");
+                self.get_snapshot_builder().await.built().await.map(Some)
+            }
+            current => Ok(current),
+        }
     }
 }

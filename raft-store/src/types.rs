@@ -1,22 +1,21 @@
 //! The types openraft is instantiated with.
 //!
 //! [`Types`] is generic over the runtime (clock, randomness, tasks and channels
-//! of the Raft core): a real node uses tokio, a simulation brings its own.
+//! of the Raft core); see [`crate::runtime`].
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::marker::PhantomData;
 
-use openraft::impls::{
-    BoxedErrorSource, InlineBatch, ProgressResponder, TokioRuntime, leader_id_adv,
-};
+use openraft::impls::{BoxedErrorSource, InlineBatch, ProgressResponder, leader_id_adv};
 use openraft::type_config::AsyncRuntime;
 use openraft::type_config::alias::{LogIdOf, StoredMembershipOf, VoteOf};
 
 use crate::command::{Outcome, Proposal};
+use crate::runtime::Runtime;
 
 /// openraft's type configuration of Chancery over the runtime `Rt`.
-pub struct Types<Rt = TokioRuntime>(PhantomData<fn() -> Rt>);
+pub struct Types<Rt = Runtime>(PhantomData<fn() -> Rt>);
 
 /// What Raft keeps of a member: the address by which peers reach it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

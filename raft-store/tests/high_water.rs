@@ -121,7 +121,7 @@ async fn an_older_image_of_the_store_is_refused() {
 async fn a_store_of_another_node_or_of_nobody_is_refused() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     lived(dir.path()).await;
-    let mut log = LogStore::<openraft::impls::TokioRuntime>::open_marked(
+    let mut log = LogStore::<chancery_raft_store::runtime::Runtime>::open_marked(
         rocks(other.path()),
         other.path(),
         &node(2, 1),
@@ -206,9 +206,12 @@ async fn the_mark_is_lowered_before_log_entries_are_truncated() {
     let dir = tempfile::tempdir().unwrap();
     let gate = Gate::before(rocks(dir.path()));
     let store: Arc<dyn Store> = gate.clone();
-    let mut log =
-        LogStore::<openraft::impls::TokioRuntime>::open_marked(store, dir.path(), &node(1, 1))
-            .unwrap();
+    let mut log = LogStore::<chancery_raft_store::runtime::Runtime>::open_marked(
+        store,
+        dir.path(),
+        &node(1, 1),
+    )
+    .unwrap();
     let entries = (0..10).map(|i| blank(1, i)).collect();
     append(&mut log, entries).await.await.unwrap();
     log.save_vote(&vote(2, 3)).await.unwrap();
@@ -270,13 +273,14 @@ async fn what_was_seen_of_a_peer_is_durable_with_the_vote_that_it_is_answered() 
         committed: Some(28),
     };
     {
-        let mut log = LogStore::<openraft::impls::TokioRuntime>::open(Arc::clone(&store)).unwrap();
+        let mut log =
+            LogStore::<chancery_raft_store::runtime::Runtime>::open(Arc::clone(&store)).unwrap();
         log.witness().meet(2, &claim).unwrap();
         log.save_vote(&vote(7, 2)).await.unwrap();
         // This came after the vote.
         log.witness().meet(2, &Claim { boot: 9, ..claim }).unwrap();
     }
-    let log = LogStore::<openraft::impls::TokioRuntime>::open(store).unwrap();
+    let log = LogStore::<chancery_raft_store::runtime::Runtime>::open(store).unwrap();
     let seen = log.witness().seen_of(2).unwrap();
     assert_eq!((seen.boot, seen.firm), (4, Some(30)));
     let less = Claim {
@@ -299,7 +303,7 @@ async fn what_was_seen_of_a_peer_is_durable_with_the_vote_that_it_is_answered() 
 #[tokio::test]
 async fn a_node_says_of_itself_only_what_is_durable_and_stays() {
     let gate = Gate::before(Arc::new(ModelStore::default()));
-    let mut log = LogStore::<openraft::impls::TokioRuntime>::open(gate.clone()).unwrap();
+    let mut log = LogStore::<chancery_raft_store::runtime::Runtime>::open(gate.clone()).unwrap();
     let elected = Vote {
         committed: true,
         ..vote(1, 1)

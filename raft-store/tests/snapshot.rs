@@ -10,13 +10,14 @@ use chancery_raft_store::snapshot::{SnapshotFile, Snapshots};
 use chancery_raft_store::store::Store;
 use chancery_raft_store::types::{LogEntry, SnapshotMeta};
 use chancery_raft_store::{ChangeKind, Command, Registry, StateMachine};
-use openraft::storage::RaftStateMachine;
+use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use tempfile::TempDir;
 
 use crate::support::gate::Gate;
 use crate::support::model_store::ModelStore;
 use crate::support::{
-    Rows, apply_all, at, built, entry, found, log_id, machine, membership, normal, rocks, rows_of,
+    Rows, apply_all, at, built, entry, found, log_id, machine, membership, normal, open_log, rocks,
+    rows_of,
 };
 
 fn create(index: u64) -> LogEntry {
@@ -467,4 +468,29 @@ async fn an_install_cut_off_before_its_last_step_is_taken_up_again() {
         .await
         .unwrap();
     assert_eq!(follower.restarted().rows(), leader.rows());
+}
+
+/// openraft purges the log up to the state where a crash took log entries that were applied
+/// before they were on the own disk. Raft must then be offered a snapshot up to there.
+#[tokio::test]
+async fn a_snapshot_that_is_older_than_what_is_purged_is_made_anew() {
+    let mut node = Node::new().with_entries("c", 20).await;
+    let (older, _) = node.build().await;
+    apply_all(&mut node.machine, (21..=30).map(create).collect())
+        .await
+        .unwrap();
+    let mut log = open_log(Arc::clone(&node.store));
+    log.purge(log_id(1, 20)).await.unwrap();
+    let current = node.machine.get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(current.meta, older, "it covers all that is purged");
+
+    log.purge(log_id(1, 30)).await.unwrap();
+    let current = node.machine.get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(current.meta.last_log_id, Some(log_id(1, 30)));
+    assert_eq!(rows_in(&current.snapshot), node.rows());
+
+    drop((log, current));
+    let mut node = node.restarted();
+    let current = node.machine.get_current_snapshot().await.unwrap().unwrap();
+    assert_eq!(current.meta.last_log_id, Some(log_id(1, 30)), "it is kept");
 }

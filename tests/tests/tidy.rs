@@ -95,6 +95,10 @@ fn crates_depend_on_each_other_in_one_direction() -> anyhow::Result<()> {
                 "chancery-node",
             ],
         ),
+        (
+            "chancery-sim",
+            &["chancery-api", "chancery-raft-store", "chancery-node"],
+        ),
     ]);
     let metadata: Value =
         serde_json::from_str(&cargo(&["metadata", "--no-deps", "--format-version", "1"])?)?;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chancery_api::chancery::peer::v1 as wire;
+use chancery_raft_store::runtime;
 use openraft::raft::ReadPolicy;
 use tokio::sync::{mpsc, oneshot};
 
@@ -63,7 +64,7 @@ impl Barriers {
             leader_offset: Arc::new(AtomicI64::new(NEVER_TOLD)),
             last_error: Arc::new(Mutex::new("none was asked for yet".into())),
         };
-        tokio::spawn(barriers.clone().run(queue));
+        runtime::spawn(barriers.clone().run(queue));
         barriers
     }
 
@@ -147,7 +148,7 @@ impl Barriers {
                     self.consensus.heard();
                     crate::telemetry::quorum_round_trip(watch.elapsed());
                     let waiting = std::mem::take(&mut callers);
-                    tokio::spawn(self.clone().applied(index, sent_at, waiting));
+                    runtime::spawn(self.clone().applied(index, sent_at, waiting));
                 }
                 Err(error) => {
                     error.0.clone_into(

@@ -34,6 +34,7 @@ use chancery_raft_store::command::RequestId;
 use chancery_raft_store::high_water::{HighWaterError, Owner};
 use chancery_raft_store::log::LogStore;
 use chancery_raft_store::machine::StateMachine;
+use chancery_raft_store::runtime;
 use chancery_raft_store::snapshot::Snapshots;
 use chancery_raft_store::store::Store;
 use chancery_raft_store::types::PeerNode;
@@ -54,6 +55,9 @@ use time::Judgement;
 
 /// Time for another node to take over.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
+
+/// Log entries behind a snapshot that are purged together at most.
+const PURGE_BATCH_MAX: u64 = 256;
 
 /// openraft's handle with Chancery's types.
 pub type Raft = openraft::Raft<Types, StateMachine>;
@@ -118,6 +122,23 @@ pub struct Storage {
 }
 
 impl Storage {
+    /// Opens log and state in a `store` that no high-water mark stands beside: a simulated
+    /// one.
+    #[cfg(feature = "faults")]
+    pub fn open_unmarked(
+        store: Arc<dyn Store>,
+        snapshots: Snapshots,
+    ) -> Result<Self, chancery_raft_store::store::StoreError> {
+        let log = LogStore::open(Arc::clone(&store))?;
+        let (machine, registry) = StateMachine::open(store, snapshots.clone())?;
+        Ok(Self {
+            log,
+            machine,
+            registry,
+            snapshots,
+        })
+    }
+
     /// Opens log and state in `store`, the one of the node `this` in `data_dir`,
     /// after a check that it is what it was when it was last open.
     pub fn open(
@@ -178,9 +199,13 @@ impl Consensus {
             election_timeout_min: ms(start.election.0),
             election_timeout_max: ms(start.election.1),
             enable_pre_vote: Some(true),
+            // A leader sends log entries before its own disk has them. One that lost such
+            // entries in a crash and led on in the same term would write others under the
+            // same log ids: it must be elected anew.
+            enable_leader_restore: Some(false),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(start.snapshot_after),
             max_in_snapshot_log_to_keep: start.keep_after_snapshot,
-            purge_batch_size: 256,
+            purge_batch_size: start.snapshot_after.clamp(1, PURGE_BATCH_MAX),
             max_payload_entries: 512,
             replication_lag_threshold: start.snapshot_after,
             install_snapshot_timeout: 600_000,
@@ -227,7 +252,7 @@ impl Consensus {
         let consensus = Self {
             inner: Arc::new(inner),
         };
-        tokio::spawn(consensus.clone().watch_leadership());
+        runtime::spawn(consensus.clone().watch_leadership());
         Ok(consensus)
     }
 
@@ -414,7 +439,7 @@ impl Consensus {
     }
 
     /// Members as peers are told of them.
-    pub(crate) fn pins(&self) -> Vec<Pin> {
+    pub fn pins(&self) -> Vec<Pin> {
         let registry = self.registry().read();
         registry
             .members()
@@ -427,7 +452,7 @@ impl Consensus {
     }
 
     /// Digests of the state as peers are told them.
-    pub(crate) fn checkpoints(&self) -> Vec<WireCheckpoint> {
+    pub fn checkpoints(&self) -> Vec<WireCheckpoint> {
         let checkpoints = self.registry().checkpoints().into_iter();
         checkpoints
             .map(|c| WireCheckpoint {
@@ -478,6 +503,7 @@ impl Consensus {
                 return ConsensusError::Fatal(fatal.to_string());
             }
             tokio::select! {
+                biased;
                 why = self.inner.network.standing.ended() => return ConsensusError::Ended(why),
                 changed = metrics.changed() => if changed.is_err() {
                     return ConsensusError::Fatal("its metrics ended".into());

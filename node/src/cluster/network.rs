@@ -164,6 +164,7 @@ impl RaftNetworkV2<Types> for Link {
             .peers
             .install_snapshot(self.to, chunks, SNAPSHOT_TIMEOUT);
         let answer = tokio::select! {
+            biased;
             closed = cancel => return Err(StreamingError::Closed(closed)),
             answer = send => answer.map_err(|e| StreamingError::Unreachable(Unreachable::new(&e)))?,
         };

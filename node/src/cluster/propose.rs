@@ -9,6 +9,7 @@ use std::time::Duration;
 use chancery_api::chancery::peer::v1 as wire;
 use chancery_raft_store::codec;
 use chancery_raft_store::command::{ClockTold, Command, Outcome, Proposal};
+use chancery_raft_store::runtime;
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -89,7 +90,7 @@ impl Proposer {
     /// Starts the forwarding task on the current runtime.
     pub fn start(consensus: Consensus) -> Self {
         let (forwards, queue) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(forward_loop(consensus.clone(), queue));
+        runtime::spawn(forward_loop(consensus.clone(), queue));
         Self {
             consensus,
             forwards,
@@ -165,6 +166,7 @@ impl Proposer {
                     };
                     let limit = deadline - Instant::now();
                     tokio::select! {
+                        biased;
                         attempt = attempt => match attempt {
                             Ok(attempt) => attempt,
                             Err(ProposeError::Busy) if sent => Attempt::Refused,
@@ -340,7 +342,7 @@ async fn forward_loop(consensus: Consensus, mut queue: mpsc::Receiver<Forward>) 
             batch.push(next);
         }
         let consensus = consensus.clone();
-        tokio::spawn(async move {
+        runtime::spawn(async move {
             forward_batch(&consensus, batch).await;
             drop(slot);
         });

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use chancery_api::chancery::peer::v1 as wire;
 use chancery_api::chancery::peer::v1::control_server::Control;
 use chancery_api::chancery::peer::v1::raft_server::Raft as RaftService;
+use chancery_raft_store::runtime;
 use futures::StreamExt;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -124,6 +125,17 @@ fn fatal(error: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("consensus has stopped: {error}"))
 }
 
+/// Runs blocking work beside the runtime.
+async fn beside<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Status> {
+    runtime::blocking(name, work)
+        .map_err(|e| Status::unavailable(format!("no thread for the snapshot: {e}")))?
+        .await
+        .map_err(|_| Status::internal("a snapshot thread panicked"))
+}
+
 fn bad(error: convert::WireError) -> Status {
     Status::invalid_argument(error.to_string())
 }
@@ -227,21 +239,20 @@ impl RaftService for PeerServer {
                     "more snapshot bytes than announced",
                 ));
             }
-            out = tokio::task::spawn_blocking(move || out.write_all(&chunk).map(|()| out))
-                .await
-                .map_err(|e| Status::internal(e.to_string()))?
-                .map_err(&storage)?;
+            out = beside("snapshot-receive", move || {
+                out.write_all(&chunk).map(|()| out)
+            })
+            .await?
+            .map_err(&storage)?;
         }
         if received != first.total_bytes {
             return Err(Status::data_loss("fewer snapshot bytes than announced"));
         }
-        let checked = tokio::task::spawn_blocking(move || {
+        let snapshot = beside("snapshot-check", move || {
             out.sync_all().map_err(storage)?;
             super::status::snapshot_of(file).map_err(|e| Status::data_loss(e.to_string()))
-        });
-        let snapshot = checked
-            .await
-            .map_err(|e| Status::internal(e.to_string()))??;
+        })
+        .await??;
         let answer = self
             .consensus
             .inner

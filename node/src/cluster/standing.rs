@@ -149,10 +149,12 @@ impl Standing {
     /// Ends with the reason when this node must end.
     pub(super) async fn ended(&self) -> String {
         let mut ended = self.inner.ended.subscribe();
-        match ended.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or_default(),
+        let told = ended.wait_for(Option::is_some).await;
+        let why = told.ok().and_then(|why| why.clone());
+        match why {
+            Some(why) => why,
             // The sender lives in `self`.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chancery_api::chancery::peer::v1 as wire;
+use chancery_raft_store::runtime;
 use chancery_raft_store::snapshot::SnapshotFile;
 use chancery_raft_store::store::StoreError;
 use chancery_raft_store::types::{SnapshotMeta, Types};
@@ -71,7 +72,7 @@ impl Members {
             removed: watch::Sender::new(None),
             agreement: watch::Sender::new(Agreement::None),
         };
-        tokio::spawn(members.clone().run());
+        runtime::spawn(members.clone().run());
         members
     }
 

@@ -160,8 +160,9 @@ impl PeerConnection {
         &self.exporter
     }
 
-    #[cfg(test)]
-    pub(crate) fn for_tests(remote: [u8; 32], local: [u8; 32], exporter: [u8; 32]) -> Self {
+    /// What a connection would have proved, for tests and the simulation, which have none.
+    #[cfg(any(test, feature = "faults"))]
+    pub fn for_tests(remote: [u8; 32], local: [u8; 32], exporter: [u8; 32]) -> Self {
         Self {
             remote,
             local,

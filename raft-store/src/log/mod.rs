@@ -21,23 +21,30 @@ use futures::{Stream, StreamExt, TryStreamExt, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::type_config::AsyncRuntime;
 use openraft::{OptionalSend, RaftLogReader};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use self::durable::{Durable, Keeper, Step};
 pub use self::durable::{InFlight, Position};
 pub use self::witness::{Claim, Sighting, Witness};
 use crate::codec;
 use crate::high_water::{HighWaterError, Owner};
+use crate::runtime::{self, Runtime, Worker};
 use crate::store::{Batch, Column, Durability, Store, StoreError};
 use crate::types::{LogEntry, LogId, Types, Vote};
 
 /// Rows of [`Column::Raft`].
-pub(crate) mod key {
-    pub(crate) const VOTE: &[u8] = b"vote";
-    pub(crate) const COMMITTED: &[u8] = b"committed";
-    pub(crate) const PURGED: &[u8] = b"purged";
-    pub(crate) const STATE_COLUMN: &[u8] = b"state-column";
+pub mod key {
+    /// Vote that was given last.
+    pub const VOTE: &[u8] = b"vote";
+    /// Log id up to which is known committed; a hint.
+    pub const COMMITTED: &[u8] = b"committed";
+    /// Log id up to which the log is purged.
+    pub const PURGED: &[u8] = b"purged";
+    /// Name of the column in which the current state is.
+    pub const STATE_COLUMN: &[u8] = b"state-column";
+    /// Whose store this is.
     pub(crate) const OWNER: &[u8] = b"owner";
+    /// What was seen of other nodes.
     pub(crate) const SEEN: &[u8] = b"seen";
 }
 
@@ -54,7 +61,7 @@ const GROUP_MAX: usize = 8192;
 const SCAN_ENTRIES: usize = 256;
 
 /// The log of one node. Clones are readers of the same log.
-pub struct LogStore<Rt: AsyncRuntime = openraft::impls::TokioRuntime> {
+pub struct LogStore<Rt: AsyncRuntime = Runtime> {
     shared: Arc<Shared>,
     writer: Arc<Writer<Rt>>,
 }
@@ -71,18 +78,9 @@ impl<Rt: AsyncRuntime> Clone for LogStore<Rt> {
 /// The writer thread. Dropping it waits until what was queued is written, so
 /// that whoever held the last handle may close the store and open it again.
 struct Writer<Rt: AsyncRuntime> {
-    queue: Option<std::sync::mpsc::SyncSender<Request<Rt>>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl<Rt: AsyncRuntime> Drop for Writer<Rt> {
-    fn drop(&mut self) {
-        drop(self.queue.take());
-        if let Some(thread) = self.thread.take() {
-            // A panic there was reported by the hook; its callers got errors.
-            let _ = thread.join();
-        }
-    }
+    // First: the worker ends when its queue is closed.
+    queue: mpsc::Sender<Request<Rt>>,
+    _worker: Worker,
 }
 
 struct Shared {
@@ -162,17 +160,14 @@ impl<Rt: AsyncRuntime> LogStore<Rt> {
             memory: Mutex::new(memory),
             durable: Durable::new(position, keeper, seen)?,
         });
-        let (sender, queue) = std::sync::mpsc::sync_channel(QUEUE_MAX);
-        let for_writer = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("raft-log".into())
-            .spawn(move || write_loop::<Rt>(&for_writer, &queue))
+        let (sender, queue) = mpsc::channel(QUEUE_MAX);
+        let worker = Worker::start("raft-log", write_loop::<Rt>(Arc::clone(&shared), queue))
             .map_err(|e| StoreError::corrupt(format!("cannot start the log writer: {e}")))?;
         Ok(Self {
             shared,
             writer: Arc::new(Writer {
-                queue: Some(sender),
-                thread: Some(thread),
+                queue: sender,
+                _worker: worker,
             }),
         })
     }
@@ -192,16 +187,14 @@ impl<Rt: AsyncRuntime> LogStore<Rt> {
         self.shared.durable.in_flight().clone()
     }
 
-    fn send(&self, request: Request<Rt>) -> io::Result<()> {
-        // Blocks only when 4096 requests wait for a stalled disk: then the core
+    async fn send(&self, request: Request<Rt>) -> io::Result<()> {
+        // Waits only when 4096 requests wait for a stalled disk: then the core
         // must stall too instead of growing.
-        let stopped = || io::Error::other("the log writer has stopped");
         self.writer
             .queue
-            .as_ref()
-            .ok_or_else(stopped)?
             .send(request)
-            .map_err(|_| stopped())
+            .await
+            .map_err(|_| io::Error::other("the log writer has stopped"))
     }
 
     async fn written(
@@ -209,7 +202,7 @@ impl<Rt: AsyncRuntime> LogStore<Rt> {
         make: impl FnOnce(oneshot::Sender<io::Result<()>>) -> Request<Rt>,
     ) -> io::Result<()> {
         let (done, wait) = oneshot::channel();
-        self.send(make(done))?;
+        self.send(make(done)).await?;
         wait.await
             .map_err(|_| io::Error::other("the log writer has stopped"))?
     }
@@ -470,7 +463,7 @@ impl<Rt: AsyncRuntime> RaftLogStorage<Types<Rt>> for LogStore<Rt> {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
         // Not synced and not waited for: it only spares work after a restart.
-        self.send(Request::Committed(committed))
+        self.send(Request::Committed(committed)).await
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
@@ -497,7 +490,7 @@ impl<Rt: AsyncRuntime> RaftLogStorage<Types<Rt>> for LogStore<Rt> {
                 memory.last = Some(entry.log_id);
             }
         }
-        self.send(Request::Append(entries, callback))
+        self.send(Request::Append(entries, callback)).await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
@@ -538,9 +531,9 @@ enum Waiting<Rt: AsyncRuntime> {
     Caller(oneshot::Sender<io::Result<()>>),
 }
 
-fn write_loop<Rt: AsyncRuntime>(shared: &Shared, queue: &std::sync::mpsc::Receiver<Request<Rt>>) {
+async fn write_loop<Rt: AsyncRuntime>(shared: Arc<Shared>, mut queue: mpsc::Receiver<Request<Rt>>) {
     let mut broken: Option<String> = None;
-    while let Ok(first) = queue.recv() {
+    while let Some(first) = queue.recv().await {
         let mut batch = Batch::default();
         let mut waiting = Vec::new();
         let mut durability = Durability::Buffered;
@@ -559,7 +552,7 @@ fn write_loop<Rt: AsyncRuntime>(shared: &Shared, queue: &std::sync::mpsc::Receiv
             };
         }
         if broken.is_none()
-            && let Err(error) = shared.commit(batch, durability, &step)
+            && let Err(error) = written(&shared, batch, durability, step).await
         {
             tracing::error!(%error, "the Raft log cannot be written; this node must stop");
             broken = Some(error.to_string());
@@ -571,7 +564,7 @@ fn write_loop<Rt: AsyncRuntime>(shared: &Shared, queue: &std::sync::mpsc::Receiv
             match waiter {
                 Waiting::Append(entries, callback) => {
                     if result.is_ok() {
-                        forget_flushed(shared, &entries);
+                        forget_flushed(&shared, &entries);
                     }
                     callback.io_completed(result);
                 }
@@ -584,6 +577,19 @@ fn write_loop<Rt: AsyncRuntime>(shared: &Shared, queue: &std::sync::mpsc::Receiv
     }
     if broken.is_none() {
         shared.durable.finish();
+    }
+}
+
+async fn written(
+    shared: &Arc<Shared>,
+    batch: Batch,
+    durability: Durability,
+    step: Step,
+) -> io::Result<()> {
+    let writer = Arc::clone(shared);
+    match runtime::storage("raft-log", move || writer.commit(batch, durability, &step)).await {
+        Some(result) => Ok(result?),
+        None => Err(io::Error::other("the log writer was killed")),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::codec;
 use crate::directory::Directory;
 use crate::faults;
 use crate::log::key;
+use crate::runtime;
 use crate::snapshot::{Header, SnapshotFile, Snapshots};
 use crate::store::{Batch, Column, Durability, Reader, Store, StoreError};
 use crate::types::{LogId, SnapshotMeta, StoredMembership, Types};
@@ -131,19 +132,13 @@ pub(super) fn snapshot_meta(header: &Header) -> Result<SnapshotMeta, StoreError>
     })
 }
 
-/// Runs blocking work on a thread of its own.
+/// Runs blocking work beside the runtime.
 pub(super) async fn off_the_runtime<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, io::Error> {
-    let (done, wait) = oneshot::channel();
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(move || {
-            // Whoever waited may be gone.
-            let _ = done.send(work());
-        })?;
-    wait.await
+    runtime::blocking(name, work)?
+        .await
         .map_err(|_| io::Error::other("a storage thread panicked"))
 }
 
@@ -160,35 +155,43 @@ impl Builder {
         number: u64,
     ) -> Self {
         let (fixed, is_fixed) = oneshot::channel();
-        let (done, result) = oneshot::channel();
-        let spawned = std::thread::Builder::new()
-            .name("snapshot-build".into())
-            .spawn(move || {
-                let mut fixed = Some(fixed);
-                let mut built = Err(io::Error::other("the store gave no moment to read at"));
-                let read = store.at_this_moment(
-                    &mut || {
-                        if let Some(fixed) = fixed.take() {
-                            let _ = fixed.send(());
-                        }
-                    },
-                    &mut |moment| {
-                        built = build(moment, &snapshots, column, number);
-                        Ok(())
-                    },
-                );
-                // Whoever gets the result may close the store at once.
-                drop(store);
-                let _ = done.send(read.map_err(io::Error::from).and(built));
-            });
-        if spawned.is_err() {
+        let started = runtime::blocking("snapshot-build", move || {
+            let mut fixed = Some(fixed);
+            let mut built = Err(io::Error::other("the store gave no moment to read at"));
+            let read = store.at_this_moment(
+                &mut || {
+                    if let Some(fixed) = fixed.take() {
+                        let _ = fixed.send(());
+                    }
+                },
+                &mut |moment| {
+                    built = build(moment, &snapshots, column, number);
+                    Ok(())
+                },
+            );
+            // Whoever gets the result may close the store at once.
+            drop(store);
+            read.map_err(io::Error::from).and(built)
+        });
+        let Ok(result) = started else {
             return Self { result: None };
-        }
+        };
         // Until the moment is fixed no further log entry may be applied.
         let _ = is_fixed.await;
         Self {
             result: Some(result),
         }
+    }
+
+    /// The snapshot, once it is written.
+    pub(super) async fn built(&mut self) -> Result<Snapshot, io::Error> {
+        let result = self
+            .result
+            .take()
+            .ok_or_else(|| io::Error::other("the snapshot thread did not start"))?;
+        result
+            .await
+            .map_err(|_| io::Error::other("the snapshot thread panicked"))?
     }
 }
 
@@ -238,12 +241,6 @@ impl<Rt: AsyncRuntime> RaftSnapshotBuilder<Types<Rt>> for Builder {
     type SnapshotData = SnapshotFile;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let result = self
-            .result
-            .take()
-            .ok_or_else(|| io::Error::other("the snapshot thread did not start"))?;
-        result
-            .await
-            .map_err(|_| io::Error::other("the snapshot thread panicked"))?
+        self.built().await
     }
 }

@@ -63,7 +63,8 @@ pub(crate) async fn state_at(index: u64) -> Rows {
     let dir = tempfile::tempdir().unwrap();
     let snapshots = Snapshots::open(&dir.path().join("snapshots")).unwrap();
     let (mut machine, _) =
-        StateMachine::<openraft::impls::TokioRuntime>::open(Arc::clone(&store), snapshots).unwrap();
+        StateMachine::<chancery_raft_store::runtime::Runtime>::open(Arc::clone(&store), snapshots)
+            .unwrap();
     apply_all(&mut machine, (0..=index).map(script).collect())
         .await
         .unwrap();

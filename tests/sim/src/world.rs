@@ -1,0 +1,459 @@
+//! The cluster of one run: machines, network, callers; how nodes start and die.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chancery_raft_store::Command;
+use chancery_raft_store::command::{AdmitMember, FEATURE_LEVEL, Found, Outcome};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use crate::coverage::Met;
+use crate::executor::{Executor, Group};
+use crate::invariants::Event;
+use crate::machine::{self, Boot, CLUSTER_ID, Machine, NodeHost, Process, Running, address, pin};
+use crate::network::{Network, key_of};
+use crate::observer::Observer;
+use crate::random::Random;
+
+/// Voters of every run.
+pub const VOTERS: u64 = 3;
+
+/// Everything that a run consists of.
+pub struct World {
+    executor: Executor,
+    /// Tasks of nobody's node.
+    group: Group,
+    observer: Observer,
+    network: Network,
+    machines: Mutex<BTreeMap<u64, Machine>>,
+    random: Mutex<Random>,
+    directory: TempDir,
+    stop: AtomicBool,
+    callers: AtomicU64,
+}
+
+/// A run cannot go on.
+#[derive(Debug)]
+pub struct Stuck(pub String);
+
+impl World {
+    /// Machines that are off, on a quiet network.
+    ///
+    /// # Errors
+    /// No directory for the snapshots.
+    pub fn new(executor: Executor, mut random: Random) -> std::io::Result<Arc<Self>> {
+        let observer = Observer::new(executor.clone());
+        let network = Network::new(executor.clone(), observer.clone(), random.fork());
+        // In memory where there is such a place: snapshots are files, and are synced.
+        let directory = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new())?;
+        let world = Self {
+            group: executor.group(),
+            executor,
+            observer,
+            network,
+            machines: Mutex::default(),
+            random: Mutex::new(random),
+            directory,
+            stop: AtomicBool::new(false),
+            callers: AtomicU64::new(0),
+        };
+        Ok(Arc::new(world))
+    }
+
+    /// The observer of the run.
+    pub fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    /// The network of the run.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The executor of the run.
+    pub fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    /// The machines by node id.
+    pub fn machines(&self) -> MutexGuard<'_, BTreeMap<u64, Machine>> {
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Draws from the world's random numbers.
+    pub fn random(&self) -> MutexGuard<'_, Random> {
+        self.random.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Spawns a task that no node's death ends.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.executor.spawn(self.group, task);
+    }
+
+    /// Runs `work` among the tasks of a node; `None` when the node dies first.
+    pub async fn within<T: Send + 'static>(
+        &self,
+        group: Group,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let (done, wait) = oneshot::channel();
+        self.executor.spawn(group, async move {
+            // Whoever waited may be gone.
+            let _ = done.send(work.await);
+        });
+        wait.await.ok()
+    }
+
+    /// Node ids whose node takes part.
+    pub fn up(&self) -> Vec<u64> {
+        let machines = self.machines();
+        let up = machines.values().filter(|m| m.running().is_some());
+        up.map(|m| m.id).collect()
+    }
+
+    /// A node, if it takes part.
+    pub fn running(&self, id: u64) -> Option<Running> {
+        self.machines().get(&id)?.running().cloned()
+    }
+
+    /// Some node that takes part.
+    pub fn any_running(&self, random: &mut Random) -> Option<(u64, Running)> {
+        let id = *random.pick(&self.up())?;
+        Some((id, self.running(id)?))
+    }
+
+    /// A node that believes to lead.
+    pub fn leader(&self) -> Option<(u64, Running)> {
+        let machines = self.machines();
+        let mut running = machines.values().filter_map(|m| Some((m.id, m.running()?)));
+        let (id, running) = running.find(|(_, running)| running.consensus.is_leader())?;
+        Some((id, running.clone()))
+    }
+
+    /// Starts a caller.
+    pub fn caller(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        self.callers.fetch_add(1, Ordering::Relaxed);
+        self.spawn(task);
+    }
+
+    /// Whether callers must come to an end.
+    pub fn callers_stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// A caller has come to its end.
+    pub fn caller_ended(&self) {
+        self.callers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Ends the callers.
+    ///
+    /// # Errors
+    /// One of them waits for longer than its deadline.
+    pub async fn end_callers(&self) -> Result<(), Stuck> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.until(
+            Duration::from_secs(10),
+            "callers end by their deadlines",
+            || self.callers.load(Ordering::Relaxed) == 0,
+        )
+        .await
+    }
+
+    /// Waits for something, at most `limit`.
+    ///
+    /// # Errors
+    /// It did not come, or an invariant broke.
+    pub async fn until(
+        &self,
+        limit: Duration,
+        what: &str,
+        done: impl Fn() -> bool,
+    ) -> Result<(), Stuck> {
+        let deadline = self.executor.now() + limit;
+        while !done() {
+            if let Some(violation) = self.observer.violation() {
+                return Err(Stuck(violation));
+            }
+            if self.executor.now() >= deadline {
+                return Err(Stuck(format!(
+                    "at {} ms: not within {limit:?}: {what}",
+                    self.executor.now_ms()
+                )));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    fn add_machine(&self, id: u64) {
+        let up_before = Duration::from_millis(self.random().between(1_000, 1_000_000));
+        let machine = Machine::new(id, self.directory.path().join(id.to_string()), up_before);
+        self.observer.machine(id, machine.disk.clone());
+        self.machines().insert(id, machine);
+    }
+
+    /// Starts the node of a machine on which none runs.
+    pub async fn start(self: &Arc<Self>, id: u64, founder: bool) {
+        let boot = {
+            let random = self.random().fork();
+            let mut machines = self.machines();
+            let known: Vec<u64> = machines.keys().copied().collect();
+            let Some(machine) = machines.get_mut(&id) else {
+                return;
+            };
+            if machine.lost || !matches!(machine.process, Process::Down) {
+                return;
+            }
+            let group = self.executor.group();
+            let host = NodeHost {
+                executor: self.executor.clone(),
+                group,
+                random: Mutex::new(random),
+                speed: Arc::clone(&machine.speed),
+                observer: self.observer.clone(),
+            };
+            self.executor.host(group, Arc::new(host));
+            machine.process = Process::Starting(group);
+            machine.boot += 1;
+            Boot {
+                id,
+                boot: machine.boot,
+                group,
+                disk: machine.disk.clone(),
+                directory: machine.directory.clone(),
+                clock: Arc::clone(&machine.clock),
+                pins: known.into_iter().map(pin).collect(),
+                founder,
+            }
+        };
+        let group = boot.group;
+        if boot.boot > 1 {
+            self.observer.met(Met::VoteRecalled);
+        }
+        let (network, observer) = (self.network.clone(), self.observer.clone());
+        let started = self
+            .within(group, machine::start(boot, network, observer))
+            .await;
+        match started {
+            // Killed meanwhile.
+            None => {}
+            Some(Ok(running)) => {
+                self.watch(id, &running);
+                if let Some(machine) = self.machines().get_mut(&id)
+                    && machine.group() == Some(group)
+                {
+                    machine.process = Process::Up(running);
+                }
+            }
+            Some(Err(why)) => self.ended(id, group, &why),
+        }
+    }
+
+    /// Notices when the node's Raft core stops: the process would end.
+    fn watch(self: &Arc<Self>, id: u64, running: &Running) {
+        let world = Arc::clone(self);
+        let (group, consensus) = (running.group, running.consensus.clone());
+        self.executor.spawn(group, async move {
+            let why = consensus.died().await.to_string();
+            let on = Arc::clone(&world);
+            world.spawn(async move { on.ended(id, group, &why) });
+        });
+    }
+
+    /// A process has come to its end by itself.
+    fn ended(&self, id: u64, group: Group, why: &str) {
+        let expected = {
+            let machines = self.machines();
+            let machine = machines.get(&id).filter(|m| m.group() == Some(group));
+            machine.map(|machine| machine.may_end)
+        };
+        match expected {
+            // Killed meanwhile.
+            None => return,
+            Some(true) => {}
+            Some(false) => self.observer.violated(&format!("node {id} ended: {why}")),
+        }
+        self.kill(id);
+        if let Some(machine) = self.machines().get_mut(&id)
+            && machine.lost
+        {
+            self.observer.met(Met::StoreDamaged);
+        }
+    }
+
+    /// Ends the process of a machine at this instant, as SIGKILL does.
+    pub fn kill(&self, id: u64) {
+        let group = {
+            let mut machines = self.machines();
+            let Some(machine) = machines.get_mut(&id) else {
+                return;
+            };
+            let group = machine.group();
+            machine.process = Process::Down;
+            machine.disk.unmount();
+            group
+        };
+        self.network.silence(id);
+        if let Some(group) = group {
+            self.executor.kill(group);
+        }
+    }
+
+    /// Cuts the power of a machine; how many batches its disk lost.
+    pub fn cut_power(&self, id: u64) -> usize {
+        self.kill(id);
+        let mut random = self.random().fork();
+        let disk = self.machines().get(&id).map(|machine| machine.disk.clone());
+        disk.map_or(0, |disk| disk.lose_power(&mut random))
+    }
+
+    /// Proposes on a node until it is done.
+    ///
+    /// # Errors
+    /// It is not done within `limit`.
+    pub async fn write(
+        &self,
+        id: u64,
+        command: Command,
+        limit: Duration,
+    ) -> Result<Outcome, Stuck> {
+        let deadline = self.executor.now() + limit;
+        let name = command.name();
+        loop {
+            if let Some(running) = self.running(id) {
+                let command = command.clone();
+                let proposal = async move {
+                    let limit = Duration::from_secs(2);
+                    running.proposer.propose(command, limit).await
+                };
+                let group = self.running(id).map(|running| running.group);
+                if let Some(group) = group
+                    && let Some(Ok(outcome)) = self.within(group, proposal).await
+                {
+                    return Ok(outcome);
+                }
+            }
+            if let Some(violation) = self.observer.violation() {
+                return Err(Stuck(violation));
+            }
+            if self.executor.now() >= deadline {
+                return Err(Stuck(format!(
+                    "at {} ms: {name} on node {id} not acknowledged within {limit:?}",
+                    self.executor.now_ms()
+                )));
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn admission(node: u64) -> AdmitMember {
+        AdmitMember {
+            peer_address: address(node),
+            api_address: format!("node-{node}:8081"),
+            spki_sha256: key_of(node).to_vec(),
+            version: "0.1.0".into(),
+            ..AdmitMember::default()
+        }
+    }
+
+    /// Forms a cluster as a static list of peers does.
+    ///
+    /// # Errors
+    /// It does not come to be.
+    pub async fn form(self: &Arc<Self>) -> Result<(), Stuck> {
+        for id in 1..=VOTERS {
+            self.add_machine(id);
+        }
+        self.start(1, true).await;
+        let found = Command::Found(Found {
+            cluster_id: CLUSTER_ID.into(),
+            trust_domain: "example.org".into(),
+            founder: Some(Self::admission(1)),
+            founding_peers: (1..=VOTERS).map(address).collect(),
+            feature_level: FEATURE_LEVEL,
+        });
+        self.write(1, found, Duration::from_secs(10)).await?;
+        for id in 2..=VOTERS {
+            self.join(1, id).await?;
+        }
+        let voters: BTreeSet<u64> = (1..=VOTERS).collect();
+        let is_voter = |id| {
+            let running = self.running(id);
+            running.is_some_and(|r| {
+                let (known, _) = r.consensus.voters_and_learners();
+                known.into_iter().collect::<BTreeSet<_>>() == voters
+            })
+        };
+        let all = || voters.iter().all(|id| is_voter(*id));
+        self.until(Duration::from_secs(20), "every node is a voter", all)
+            .await?;
+        self.observer.formed(voters.clone());
+        Ok(())
+    }
+
+    /// Admits a new node through a member, and starts it.
+    ///
+    /// # Errors
+    /// It is not admitted, or under another id than the next one.
+    pub async fn join(self: &Arc<Self>, through: u64, id: u64) -> Result<(), Stuck> {
+        let admit = Command::AdmitMember(AdmitMember {
+            // Two of three voters are left where one is replaced: a fourth one is no gain.
+            stay_learner: true,
+            ..Self::admission(id)
+        });
+        let outcome = self.write(through, admit, Duration::from_secs(20)).await?;
+        if outcome.node_id != id {
+            return Err(Stuck(format!("node {id} was admitted as {outcome:?}")));
+        }
+        if !self.machines().contains_key(&id) {
+            self.add_machine(id);
+        }
+        self.start(id, false).await;
+        Ok(())
+    }
+
+    /// Looks at what every node shows of itself, again and again.
+    pub async fn sample(self: Arc<Self>) {
+        loop {
+            sleep(Duration::from_millis(70)).await;
+            for id in self.up() {
+                let Some(running) = self.running(id) else {
+                    continue;
+                };
+                let clock = self.machines().get(&id).map(|m| Arc::clone(&m.clock));
+                let registry = running.consensus.registry();
+                let applied = registry.applied_index();
+                let clock_ms = registry.read().cluster().clock_ms;
+                self.observer.see(&Event::Showed {
+                    node: id,
+                    applied,
+                    clock_ms,
+                });
+                let (Some(clock), Some(age)) = (clock, running.barriers.age()) else {
+                    continue;
+                };
+                use chancery_node::environment::Clock as _;
+                let as_of = clock.simulated(clock.boottime().saturating_sub(age));
+                self.observer.see(&Event::Fresh {
+                    node: id,
+                    as_of,
+                    applied,
+                });
+            }
+        }
+    }
+
+    /// Drops every task of the run.
+    pub fn end(&self) {
+        let ids: Vec<u64> = self.machines().keys().copied().collect();
+        for id in ids {
+            self.kill(id);
+        }
+        self.executor.end();
+    }
+}
