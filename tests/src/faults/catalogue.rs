@@ -10,6 +10,7 @@ use super::disks::{FullDisk, Sync, TamperedSync};
 use super::injection::Injection;
 use super::lab::Drop;
 use super::partitions::{Loss, Partition, apart};
+use super::power::PowerLoss;
 use super::processes::{Kill, Pause};
 use super::random::Random;
 use super::shaper::{Link, Shaped};
@@ -112,6 +113,19 @@ const FIVE: Shape = Shape {
 fn kill(victims: Vec<usize>, whom: &str) -> Box<dyn Injection> {
     let whom = format!("{whom} {victims:?}");
     Box::new(Kill { victims, whom })
+}
+
+fn power_loss(s: &mut Situation) -> Box<dyn Injection> {
+    let (victims, whom) = match s.turn % 4 {
+        0 => (vec![s.leader], "the leader"),
+        1 => (vec![s.follower()], "a follower"),
+        2 => {
+            let spared = s.follower();
+            (s.others(spared), "all but a follower")
+        }
+        _ => ((0..s.nodes).collect(), "every node"),
+    };
+    Box::new(PowerLoss::new(victims, whom, &s.random))
 }
 
 fn alone(situation: &Situation, node: usize, who: &str) -> Box<dyn Injection> {
@@ -350,6 +364,12 @@ pub const FAULTS: &[Fault] = &[
         "SIGKILL of every node at the same moment",
         (200, 800),
         |s| kill((0..s.nodes).collect(), "every node"),
+    ),
+    fault(
+        "power-loss",
+        "the leader, a follower, a majority or all are killed, and their disks forget what was not synced",
+        (200, 800),
+        power_loss,
     ),
     fault(
         "sync-slow",

@@ -17,11 +17,13 @@ pub mod injection;
 pub mod lab;
 pub mod node;
 pub mod partitions;
+pub mod power;
 pub mod processes;
 pub mod random;
 pub mod report;
 pub mod round;
 pub mod shaper;
+pub mod tracer;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
