@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::clock::WrongClock;
+use super::clock::{Setting, WrongClock};
 use super::cluster::Shape;
 use super::descriptors::NoDescriptors;
 use super::disks::{FullDisk, Sync, TamperedSync};
@@ -245,30 +245,25 @@ fn full_disk(s: &mut Situation) -> Box<dyn Injection> {
     Box::new(FullDisk { victim, whom })
 }
 
-fn clock(s: &mut Situation, settings: &[(&'static str, u64)]) -> Box<dyn Injection> {
+fn clock(s: &mut Situation, settings: &[Setting]) -> Box<dyn Injection> {
     let (victim, who) = s.either();
-    let (setting, off_ms) = settings[s.turn / 2 % settings.len()];
-    Box::new(WrongClock {
-        victim,
-        whom: format!("{who}, node {victim}"),
-        setting,
-        off: Duration::from_millis(off_ms),
-    })
+    let setting = settings[s.turn / 2 % settings.len()];
+    Box::new(WrongClock::new(victim, who, setting))
 }
 
 fn clock_near(s: &mut Situation) -> Box<dyn Injection> {
-    clock(s, &[("+2", 1_000), ("-2", 1_000), ("+0 x1.5", 300)])
+    let settings = [
+        Setting::Off(2),
+        Setting::Off(-2),
+        Setting::Drifts(0.5),
+        Setting::Drifts(-0.5),
+    ];
+    clock(s, &settings)
 }
 
 fn clock_far(s: &mut Situation) -> Box<dyn Injection> {
-    clock(
-        s,
-        &[
-            ("+3600", 3_500_000),
-            ("-3600", 3_500_000),
-            ("+31536000", 31_000_000_000),
-        ],
-    )
+    let settings = [3_600, -3_600, 31_536_000].map(Setting::Off);
+    clock(s, &settings)
 }
 
 fn no_descriptors(s: &mut Situation) -> Box<dyn Injection> {
@@ -396,7 +391,7 @@ pub const FAULTS: &[Fault] = &[
         shape: CLOCKS,
         ..fault(
             "clock",
-            "the wall clock of the leader or of a follower is off by seconds, or runs too fast",
+            "the wall clock of the leader or of a follower is off by seconds, or drifts",
             (2_500, 4_500),
             clock_near,
         )
@@ -406,7 +401,7 @@ pub const FAULTS: &[Fault] = &[
         ..fault(
             "clock-far",
             "the wall clock of the leader or of a follower is off by an hour or a year",
-            (2_500, 4_500),
+            (4_000, 5_500),
             clock_far,
         )
     },
