@@ -17,6 +17,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::agent::Agent;
+use crate::cluster::eventually;
 use crate::faults::clients::entries::{create_one, entry};
 use crate::faults::clients::{CALL_LIMIT, Place, Sockets, World, limited, tokens};
 use crate::faults::cluster::{Cluster, Shape, TRUST_DOMAIN};
@@ -33,7 +34,7 @@ pub const BLOCK: usize = 100;
 /// One block in so many has a node that is cut off.
 const CUT_OFF_EVERY: usize = 10;
 /// Rounds at the same time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 25;
 /// Calls go on so long after the time that the ban names.
 const AFTERWARDS: Duration = Duration::from_millis(150);
 /// The cluster has healed within this time.
@@ -76,42 +77,43 @@ pub async fn block(
         rounds,
         ..Finding::default()
     };
-    let away = (turn.is_multiple_of(CUT_OFF_EVERY)).then(|| random.below(SHAPE.nodes));
+    let away = turn
+        .is_multiple_of(CUT_OFF_EVERY)
+        .then(|| random.below(SHAPE.nodes));
     let world = World::new(cluster, turn);
-    let mut running = JoinSet::new();
-    let mut bounds = Vec::new();
-    let (mut started, mut unmet) = (0, 0);
-    let mut prepared = Vec::new();
-    // Agents come to be on the whole cluster.
-    for _ in 0..rounds {
-        prepared.push(random.below(usize::MAX) as u64);
+    let (mut bounds, mut unmet) = (Vec::new(), 0);
+    for first in (0..rounds).step_by(AT_ONCE) {
+        let mut preparing = JoinSet::new();
+        for number in first..rounds.min(first + AT_ONCE) {
+            let random = Random::new(random.below(usize::MAX) as u64, 0);
+            let number = turn * BLOCK + number;
+            preparing.spawn(Round::prepare(world.clone(), number, away, random));
+        }
+        let mut prepared = Vec::new();
+        while let Some(round) = preparing.join_next().await {
+            prepared.push(round?.with_context(|| cluster.logs())?);
+        }
+        // The node that is cut off knows the agents, and serves them now.
+        if let Some(node) = away {
+            let others = (0..SHAPE.nodes).filter(|n| *n != node).collect();
+            let drops = apart(&[vec![node], others]);
+            cluster.network.drop(&drops, PEER_PORT)?;
+        }
+        let mut running: JoinSet<_> = prepared.into_iter().map(Round::finish).collect();
+        while let Some(ended) = running.join_next().await {
+            let seen = ended?.with_context(|| cluster.logs())?;
+            finding.documents += seen.documents;
+            finding.violations.extend(seen.violations);
+            bounds.push(seen.bound_ms);
+            unmet += usize::from(seen.refused.contains(&0));
+        }
+        if away.is_some() {
+            cluster.network.heal()?;
+            cluster.converged(HEAL_LIMIT).await?;
+        }
     }
     if let Some(node) = away {
-        let others = (0..SHAPE.nodes).filter(|n| *n != node).collect();
-        let drops = apart(&[vec![node], others]);
-        cluster.network.drop(&drops, PEER_PORT)?;
         finding.notes.push(format!("node {node} is cut off"));
-    }
-    while started < rounds || !running.is_empty() {
-        while running.len() < AT_ONCE
-            && let Some(seed) = prepared.pop()
-        {
-            let (world, number) = (world.clone(), turn * BLOCK + started);
-            running.spawn(round(world, number, away, Random::new(seed, 0)));
-            started += 1;
-        }
-        let Some(ended) = running.join_next().await else {
-            break;
-        };
-        let seen = ended?.with_context(|| cluster.logs())?;
-        finding.documents += seen.documents;
-        finding.violations.extend(seen.violations);
-        bounds.push(seen.bound_ms);
-        unmet += usize::from(seen.refused.contains(&0));
-    }
-    if away.is_some() {
-        cluster.network.heal()?;
-        cluster.converged(HEAL_LIMIT).await?;
     }
     bounds.sort_unstable();
     finding.notes.push(format!(
@@ -132,84 +134,115 @@ fn unix_ms() -> i64 {
     now.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
-async fn round(
+/// An agent that renews at one node and has documents signed at another.
+struct Round {
     world: World,
-    number: usize,
     away: Option<usize>,
-    mut random: Random,
-) -> anyhow::Result<Seen> {
-    let (agent, entry_id) = eventually_attested(&world, number, away, &mut random).await?;
-    // Where it is banned, where it renews, where it has documents signed.
-    let first = random.below(3);
-    let order = match random.below(2) {
-        0 => [first, (first + 1) % 3, (first + 2) % 3],
-        _ => [first, (first + 2) % 3, (first + 1) % 3],
-    };
-    let mut order = order.map(|n| world.places[n].clone());
-    if Some(order[0].index) == away {
-        order.swap(0, 1);
-    }
-    let [banning, renewing, signing] = order;
-    let over = Arc::new(AtomicBool::new(false));
-    let begun = Arc::new(AtomicU8::new(0));
-    let calls = [(Kind::Renew, renewing), (Kind::Sign, signing)].map(|(kind, place)| {
-        let caller = Caller {
-            agent: agent.clone(),
-            entry_id: entry_id.clone(),
-            kind,
-            place,
-        };
-        tokio::spawn(repeat(caller, Arc::clone(&over), Arc::clone(&begun)))
-    });
-    // Both are under way, or will not be: who is cut off may have nothing to say.
-    let limit = tokio::time::Instant::now() + CALL_LIMIT;
-    while begun.load(Ordering::SeqCst) < 2 && tokio::time::Instant::now() < limit {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    tokio::time::sleep(random.ms(0, 40)).await;
-    let called = unix_ms();
-    let by_ms = ban(&world, &banning, away, &agent, &mut random).await?;
-    let left = by_ms.saturating_sub(unix_ms());
-    let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
-    tokio::time::sleep(left + AFTERWARDS).await;
-    over.store(true, Ordering::SeqCst);
-    let mut seen = Seen {
-        bound_ms: by_ms - called,
-        ..Seen::default()
-    };
-    let mut all = Vec::new();
-    for call in calls {
-        all.extend(call.await?);
-    }
-    // And on new connections, at every node.
-    for place in world.places.iter() {
-        for kind in [Kind::Renew, Kind::Sign] {
+    random: Random,
+    agent: Agent,
+    entry_id: String,
+    banning: Place,
+    over: Arc<AtomicBool>,
+    calls: Vec<tokio::task::JoinHandle<Vec<Call>>>,
+}
+
+impl Round {
+    async fn prepare(
+        world: World,
+        number: usize,
+        away: Option<usize>,
+        mut random: Random,
+    ) -> anyhow::Result<Self> {
+        let (agent, entry_id) = eventually_attested(&world, number, away, &mut random).await?;
+        // Where it is banned, where it renews, where it has documents signed.
+        let first = random.below(SHAPE.nodes);
+        let step = 1 + random.below(SHAPE.nodes - 1);
+        let mut order = [0, step, 2 * step].map(|s| world.places[(first + s) % 3].clone());
+        if Some(order[0].index) == away {
+            order.swap(0, 1);
+        }
+        let [banning, renewing, signing] = order;
+        let over = Arc::new(AtomicBool::new(false));
+        let begun = Arc::new(AtomicU8::new(0));
+        let calls = [(Kind::Renew, renewing), (Kind::Sign, signing)].map(|(kind, place)| {
             let caller = Caller {
                 agent: agent.clone(),
                 entry_id: entry_id.clone(),
                 kind,
-                place: place.clone(),
+                place,
             };
-            all.push(caller.once(&mut None).await);
-        }
+            tokio::spawn(repeat(caller, Arc::clone(&over), Arc::clone(&begun)))
+        });
+        eventually("calls of an agent", BAN_LIMIT, || async {
+            Ok((begun.load(Ordering::SeqCst) == 2).then_some(()))
+        })
+        .await?;
+        Ok(Self {
+            world,
+            away,
+            random,
+            agent,
+            entry_id,
+            banning,
+            over,
+            calls: calls.into(),
+        })
     }
-    for call in all {
-        seen.documents += usize::from(call.signed);
-        if call.began_ms < by_ms {
-            continue;
+
+    /// Bans the agent, and sees what it is signed afterwards.
+    async fn finish(mut self) -> anyhow::Result<Seen> {
+        tokio::time::sleep(self.random.ms(0, 40)).await;
+        let called = unix_ms();
+        let by_ms = ban(
+            &self.world,
+            &self.banning,
+            self.away,
+            &self.agent,
+            &mut self.random,
+        )
+        .await?;
+        let left = by_ms.saturating_sub(unix_ms());
+        let left = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+        tokio::time::sleep(left + AFTERWARDS).await;
+        self.over.store(true, Ordering::SeqCst);
+        let mut seen = Seen {
+            bound_ms: by_ms - called,
+            ..Seen::default()
+        };
+        let mut all = Vec::new();
+        for call in self.calls {
+            all.extend(call.await?);
         }
-        match call.signed {
-            true => seen.violations.push(format!(
-                "{} {} ms after the time from which on its ban holds: {:?} by node {}",
-                agent.path(),
-                call.began_ms - by_ms,
-                call.kind,
-                call.node
-            )),
-            false => seen.refused[usize::from(call.kind == Kind::Sign)] += 1,
+        // And on new connections, at every node.
+        for place in self.world.places.iter() {
+            for kind in [Kind::Renew, Kind::Sign] {
+                let caller = Caller {
+                    agent: self.agent.clone(),
+                    entry_id: self.entry_id.clone(),
+                    kind,
+                    place: place.clone(),
+                };
+                all.push(caller.once(&mut None).await);
+            }
         }
+        for call in all {
+            seen.documents += usize::from(call.signed);
+            if call.began_ms < by_ms {
+                continue;
+            }
+            match call.signed {
+                true => seen.violations.push(format!(
+                    "{} {} ms after the time from which on its ban holds: {:?} by node {}",
+                    self.agent.path(),
+                    call.began_ms - by_ms,
+                    call.kind,
+                    call.node
+                )),
+                false => seen.refused[usize::from(call.kind == Kind::Sign)] += 1,
+            }
+        }
+        Ok(seen)
     }
-    Ok(seen)
 }
 
 /// An agent with an entry, made at nodes that are in touch.
