@@ -1,7 +1,7 @@
 # Every target runs `setup` first: it installs what is missing and takes a
 # fraction of a second when nothing is.
 
-.PHONY: help setup build bin-dir demo test test-long faults sim bench lint fmt clean
+.PHONY: help setup build bin-dir demo test test-long reliability faults sim bench lint fmt clean
 
 # One feature set for every development build: cargo then builds nothing twice.
 # `faults` is among them, and never part of `make build`.
@@ -30,6 +30,12 @@ test: setup ## every test, small counts
 test-long: setup ## every test, full counts
 	@scripts/progress $(CARGO) build $(DEV)
 	@CHANCERY_TEST_LONG=1 $(CARGO) test $(DEV) --no-fail-fast -- --nocapture
+	@$(MAKE) --no-print-directory reliability
+
+reliability: setup ## the counts of docs/reliability.md; goes on where it was interrupted (SEED=n)
+	@scripts/progress $(CARGO) build $(DEV)
+	@bin="$$(scripts/bin-dir debug)"; "$$bin/chancery-faults" --counts full --seed $(or $(SEED),1) \
+		--record "$$bin/reliability-$$(git rev-parse --short HEAD)-$(or $(SEED),1).jsonl"
 
 faults: setup ## faults on real processes for a quarter of an hour; needs root (ARGS="--list": which)
 	@scripts/progress $(CARGO) build $(DEV)

@@ -6,9 +6,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use chancery_tests::cluster::{bin_dir, count, text};
+use chancery_tests::cluster::{bin_dir, text};
 use chancery_tests::faults::history::{self, History, Model, Outcome};
 use chancery_tests::go;
+
+/// `make test-long` runs `full`, through `make reliability`.
+const COUNTS: &str = "partition=1,pause=1,one-way=1,kill-leader=1,power-loss=1,bans=16,signing=2";
 
 /// Folder that a run named in its first line.
 fn folder(output: &str) -> anyhow::Result<PathBuf> {
@@ -50,21 +53,32 @@ fn a_stale_read_among_concurrent_calls_is_found() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_few_faults_on_a_real_cluster_find_nothing() -> anyhow::Result<()> {
-    let output = Command::new(bin_dir()?.join("chancery-faults"))
-        .args([
-            "--only",
-            "partition,pause,one-way,kill-leader",
-            "--seed",
-            "1",
-        ])
-        .args(["--duration", &count(1, 120).to_string()])
-        .output()?;
+fn a_few_counted_rounds_find_nothing_and_are_not_run_again() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let record = dir.path().join("record");
+    let run = |seed: &str| {
+        Command::new(bin_dir()?.join("chancery-faults"))
+            .args(["--counts", COUNTS, "--seed", seed, "--record"])
+            .arg(&record)
+            .output()
+            .map_err(anyhow::Error::from)
+    };
+    let output = run("1")?;
     let said = text(&output);
     println!("{said}");
     ensure!(output.status.success(), "{said}");
     ensure!(said.lines().last() == Some("faults: ok"), "{said}");
     ensure!(!folder(&said)?.exists(), "its folder is still there");
+    let again = text(&run("1")?);
+    ensure!(again.contains("goes on behind"), "{again}");
+    ensure!(again.contains("0 rounds in"), "{again}");
+    ensure!(again.lines().last() == Some("faults: ok"), "{again}");
+    let other = run("2")?;
+    ensure!(!other.status.success(), "{other:?}");
+    ensure!(
+        text(&other).contains("go on there, or remove the file"),
+        "{other:?}"
+    );
     Ok(())
 }
 

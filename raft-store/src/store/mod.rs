@@ -6,6 +6,7 @@
 //! that returned is there after any crash, with everything written before it.
 
 pub mod rocks;
+mod tail;
 
 use std::fmt;
 

@@ -7,6 +7,7 @@ use rocksdb::{
     IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
+use super::tail::Zeros;
 use super::{Batch, Column, Durability, EngineError, Op, Reader, Row, Store, StoreError};
 
 /// A [`Store`] in a RocksDB directory.
@@ -40,7 +41,21 @@ impl RocksStore {
                 path.display()
             )));
         }
-        Self::open_with(path, &Self::options()).map_err(|error| naming_files(error, path))
+        let refused = match Self::open_with(path, &Self::options()) {
+            Err(error) if error.to_string().contains("Corruption") => error,
+            opened => return opened.map_err(|error| naming_files(error, path)),
+        };
+        if let Ok(Some(zeros)) = Zeros::cut(path) {
+            if let Ok(store) = Self::open_with(path, &Self::options()) {
+                zeros.tell();
+                return Ok(store);
+            }
+            zeros.restore().map_err(|source| StoreError::Engine {
+                operation: "open",
+                source: EngineError(format!("a write-ahead log cannot be restored: {source}")),
+            })?;
+        }
+        Err(naming_files(refused, path))
     }
 
     fn options() -> Options {

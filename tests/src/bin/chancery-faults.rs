@@ -1,11 +1,12 @@
 //! Runs the faults of `docs/faults.md` against clusters of real processes.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use chancery_tests::faults::{self, Plan, catalogue, lab};
+use chancery_tests::faults::{self, Extent, Plan, catalogue, lab, measures};
 use clap::Parser;
 
 /// Injects faults into clusters of real processes and judges what their clients saw.
@@ -18,6 +19,13 @@ struct Args {
     /// Decides victims, times and calls; the time of day where it is not given.
     #[arg(long)]
     seed: Option<u64>,
+    /// So many rounds that count instead of a time: `kill-leader=100,bans=5000`; `full` is
+    /// what `docs/reliability.md` asks for.
+    #[arg(long, value_parser = counts, conflicts_with_all = ["duration", "only"])]
+    counts: Option<Counts>,
+    /// Keeps what each round found in this file, and goes on behind what is in it.
+    #[arg(long, requires = "counts", requires = "seed")]
+    record: Option<PathBuf>,
     /// Only these faults, those among them too that a run does not take by itself.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -43,6 +51,28 @@ fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs(number.saturating_mul(unit)))
 }
 
+/// What `full` stands for.
+const FULL: &str = "pause=20,partition=12,leader-cut-off=12,one-way=12,bridge=12,loss=12,delay=12,reorder=12,\
+                    kill-one=200,kill-leader=100,kill-all=50,power-loss=100,sync-slow=12,sync-fails=12,descriptors=12,\
+                    clock=12,clock-far=12,disk-full=12,two-cut-off=12,bans=5000,signing=60";
+
+/// Rounds by name.
+#[derive(Clone)]
+struct Counts(BTreeMap<String, usize>);
+
+fn counts(text: &str) -> Result<Counts, String> {
+    let text = if text == "full" { FULL } else { text };
+    let counts = text.split(',').map(|item| {
+        let (name, count) = item
+            .split_once('=')
+            .ok_or_else(|| format!("{item:?} is not NAME=COUNT"))?;
+        let count = count.parse();
+        let count = count.map_err(|_| format!("{item:?} does not end in a number"))?;
+        Ok((name.to_owned(), count))
+    });
+    counts.collect::<Result<_, String>>().map(Counts)
+}
+
 #[allow(clippy::print_stdout, reason = "this is what the program says")]
 fn say(text: &str) {
     println!("{text}");
@@ -60,6 +90,12 @@ fn main() -> ExitCode {
                 fault.name,
                 fault.what,
                 note.unwrap_or_default()
+            ));
+        }
+        for measure in measures::MEASURES {
+            say(&format!(
+                "{:16} {} (with --counts only)",
+                measure.name, measure.what
             ));
         }
         return ExitCode::SUCCESS;
@@ -82,11 +118,15 @@ fn run(args: &Args, dir: &Path) -> anyhow::Result<ExitCode> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let fresh = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
     let plan = Plan {
-        duration: args.duration,
+        extent: match &args.counts {
+            Some(Counts(counts)) => Extent::Counts(counts.clone()),
+            None => Extent::Time(args.duration),
+        },
         seed: args.seed.unwrap_or(fresh.as_secs()),
         only: args.only.clone(),
         nodes: args.nodes,
         keep: args.keep,
+        record: args.record.clone(),
     };
     let began = Instant::now();
     let said = |text: &str| say(&format!("[{:6.1}] {text}", began.elapsed().as_secs_f64()));

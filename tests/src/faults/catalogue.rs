@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use super::clock::WrongClock;
+use super::clock::{Setting, WrongClock};
 use super::cluster::Shape;
 use super::descriptors::NoDescriptors;
 use super::disks::{FullDisk, Sync, TamperedSync};
 use super::injection::Injection;
 use super::lab::Drop;
 use super::partitions::{Loss, Partition, apart};
+use super::power::PowerLoss;
 use super::processes::{Kill, Pause};
 use super::random::Random;
 use super::shaper::{Link, Shaped};
@@ -112,6 +113,19 @@ const FIVE: Shape = Shape {
 fn kill(victims: Vec<usize>, whom: &str) -> Box<dyn Injection> {
     let whom = format!("{whom} {victims:?}");
     Box::new(Kill { victims, whom })
+}
+
+fn power_loss(s: &mut Situation) -> Box<dyn Injection> {
+    let (victims, whom) = match s.turn % 4 {
+        0 => (vec![s.leader], "the leader"),
+        1 => (vec![s.follower()], "a follower"),
+        2 => {
+            let spared = s.follower();
+            (s.others(spared), "all but a follower")
+        }
+        _ => ((0..s.nodes).collect(), "every node"),
+    };
+    Box::new(PowerLoss::new(victims, whom, &s.random))
 }
 
 fn alone(situation: &Situation, node: usize, who: &str) -> Box<dyn Injection> {
@@ -231,30 +245,25 @@ fn full_disk(s: &mut Situation) -> Box<dyn Injection> {
     Box::new(FullDisk { victim, whom })
 }
 
-fn clock(s: &mut Situation, settings: &[(&'static str, u64)]) -> Box<dyn Injection> {
+fn clock(s: &mut Situation, settings: &[Setting]) -> Box<dyn Injection> {
     let (victim, who) = s.either();
-    let (setting, off_ms) = settings[s.turn / 2 % settings.len()];
-    Box::new(WrongClock {
-        victim,
-        whom: format!("{who}, node {victim}"),
-        setting,
-        off: Duration::from_millis(off_ms),
-    })
+    let setting = settings[s.turn / 2 % settings.len()];
+    Box::new(WrongClock::new(victim, who, setting))
 }
 
 fn clock_near(s: &mut Situation) -> Box<dyn Injection> {
-    clock(s, &[("+2", 1_000), ("-2", 1_000), ("+0 x1.5", 300)])
+    let settings = [
+        Setting::Off(2),
+        Setting::Off(-2),
+        Setting::Drifts(0.5),
+        Setting::Drifts(-0.5),
+    ];
+    clock(s, &settings)
 }
 
 fn clock_far(s: &mut Situation) -> Box<dyn Injection> {
-    clock(
-        s,
-        &[
-            ("+3600", 3_500_000),
-            ("-3600", 3_500_000),
-            ("+31536000", 31_000_000_000),
-        ],
-    )
+    let settings = [3_600, -3_600, 31_536_000].map(Setting::Off);
+    clock(s, &settings)
 }
 
 fn no_descriptors(s: &mut Situation) -> Box<dyn Injection> {
@@ -352,6 +361,12 @@ pub const FAULTS: &[Fault] = &[
         |s| kill((0..s.nodes).collect(), "every node"),
     ),
     fault(
+        "power-loss",
+        "the leader, a follower, a majority or all are killed, and their disks forget what was not synced",
+        (200, 800),
+        power_loss,
+    ),
+    fault(
         "sync-slow",
         "each sync of the leader or of a follower takes 0.1 to 0.4 s longer",
         (2_500, 4_500),
@@ -376,7 +391,7 @@ pub const FAULTS: &[Fault] = &[
         shape: CLOCKS,
         ..fault(
             "clock",
-            "the wall clock of the leader or of a follower is off by seconds, or runs too fast",
+            "the wall clock of the leader or of a follower is off by seconds, or drifts",
             (2_500, 4_500),
             clock_near,
         )
@@ -386,7 +401,7 @@ pub const FAULTS: &[Fault] = &[
         ..fault(
             "clock-far",
             "the wall clock of the leader or of a follower is off by an hour or a year",
-            (2_500, 4_500),
+            (4_000, 5_500),
             clock_far,
         )
     },

@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,12 +9,10 @@ use async_trait::async_trait;
 
 use super::cluster::Cluster;
 use super::injection::{Injection, Seen};
-use crate::cluster::eventually;
+use super::tracer::Tracer;
 
 /// What RocksDB's log and the node's own files call to make their bytes durable.
 const SYNCS: &str = "fdatasync,fsync,sync_file_range,msync";
-/// strace has attached within this time.
-const ATTACH_LIMIT: Duration = Duration::from_secs(20);
 
 /// What becomes of syncs.
 #[derive(Clone, Copy, Debug)]
@@ -37,11 +34,6 @@ pub struct TamperedSync {
     tracer: Option<Tracer>,
 }
 
-struct Tracer {
-    child: Child,
-    calls: PathBuf,
-}
-
 impl TamperedSync {
     /// Tampers with the syncs of `victim`.
     pub fn new(victim: usize, who: &str, sync: Sync) -> Self {
@@ -54,40 +46,10 @@ impl TamperedSync {
     }
 }
 
-impl Tracer {
-    /// Attaches strace to a process. Calls that it tampers with are in its file.
-    async fn attach(cluster: &Cluster, node: usize, inject: &str) -> anyhow::Result<Self> {
-        let home = &cluster.nodes[node].home;
-        let (calls, errors) = (home.join("strace"), home.join("strace-errors"));
-        let said = std::fs::File::create(&errors)?;
-        let pid = cluster.nodes[node].pid()?.as_raw_nonzero().to_string();
-        let child = Command::new("strace")
-            .args(["-f", "-e", &format!("trace={SYNCS}"), "-e", inject, "-o"])
-            .arg(&calls)
-            .args(["-p", &pid])
-            .stdin(Stdio::null())
-            .stderr(said)
-            .spawn()
-            .context("cannot run strace")?;
-        let tracer = Self { child, calls };
-        eventually("strace attached", ATTACH_LIMIT, || async {
-            let said = std::fs::read_to_string(&errors)?;
-            Ok(said.contains("attached").then_some(()))
-        })
-        .await?;
-        Ok(tracer)
-    }
-
-    /// Detaches; the calls that it tampered with.
-    fn detach(mut self) -> anyhow::Result<usize> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        // It may have ended with the process.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        self.child.wait()?;
-        let calls = std::fs::read_to_string(&self.calls)?;
-        let tampered = |line: &&str| line.contains("(INJECTED)") || line.contains("(DELAYED)");
-        Ok(calls.lines().filter(tampered).count())
-    }
+/// How many calls of strace's report were tampered with.
+fn tampered(calls: &str) -> usize {
+    let tampered = |line: &&str| line.contains("(INJECTED)") || line.contains("(DELAYED)");
+    calls.lines().filter(tampered).count()
 }
 
 #[async_trait]
@@ -108,18 +70,19 @@ impl Injection for TamperedSync {
             Sync::Slow(by) => format!("inject={SYNCS}:delay_enter={}", by.as_micros()),
             Sync::Fails(n) => format!("inject={SYNCS}:error=EIO:when={n}"),
         };
-        self.tracer = Some(Tracer::attach(cluster, self.victim, &inject).await?);
+        let trace = format!("trace={SYNCS}");
+        let args = ["-e", &trace, "-e", &inject];
+        self.tracer = Some(Tracer::attach(cluster, self.victim, &args).await?);
         Ok(())
     }
 
     async fn end(&mut self, cluster: &mut Cluster) -> anyhow::Result<Seen> {
         let tracer = self.tracer.take().context("strace was not started")?;
         if matches!(self.sync, Sync::Slow(_)) {
-            let slow = tracer.detach()?;
+            let slow = tampered(&tracer.detach()?);
             return Ok(Seen::when(slow > 0, format!("{slow} syncs were slow")));
         }
-        let failed = std::fs::read_to_string(&tracer.calls)?.contains("(INJECTED)");
-        if !failed {
+        if !tracer.calls()?.contains("(INJECTED)") {
             tracer.detach()?;
             return Ok(Seen::NotMet("no sync failed".into()));
         }

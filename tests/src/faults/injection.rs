@@ -41,6 +41,11 @@ pub trait Injection: Send {
         Vec::new()
     }
 
+    /// Nodes that must sign nothing from soon after the fault to its end.
+    fn mute(&self) -> Vec<usize> {
+        Vec::new()
+    }
+
     /// Whether a node may answer the fault by ending its process; it is then started again.
     fn may_end(&self, _node: usize) -> bool {
         false

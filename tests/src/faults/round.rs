@@ -13,6 +13,7 @@ use super::clients::{World, agents, authorities, entries, tokens};
 use super::cluster::Cluster;
 use super::injection::{Injection, Seen};
 use super::random::Random;
+use super::record::{self, Finding};
 
 /// Clients work so long before the fault, and after the healing.
 const STEADY: Duration = Duration::from_millis(1_200);
@@ -20,6 +21,8 @@ const STEADY: Duration = Duration::from_millis(1_200);
 const HEAL_LIMIT: Duration = Duration::from_secs(45);
 /// Afterwards all have one state within this time.
 const CONVERGE_LIMIT: Duration = Duration::from_secs(20);
+/// A node whose clock is far off signs no more after this time.
+const MUTE_AFTER: Duration = Duration::from_secs(2);
 /// Entries that clients share, and clients of each.
 const ENTRIES: usize = 3;
 const CLIENTS_OF_AN_ENTRY: usize = 3;
@@ -41,10 +44,35 @@ pub struct Report {
     pub healed_after: Option<Duration>,
     /// Answered calls in the histories.
     pub answered: usize,
+    /// Acknowledged writes that were looked for on every node.
+    pub written: usize,
+    /// Documents that were signed.
+    pub documents: usize,
     /// Objects whose history the checker could not judge in time, of all.
     pub unjudged: (usize, usize),
     /// Time of the checker.
     pub checker: Duration,
+}
+
+impl Report {
+    /// The part that is kept.
+    pub fn finding(&self, of: &str, turn: usize) -> Finding {
+        Finding {
+            of: of.to_owned(),
+            turn,
+            rounds: 1,
+            not_met: self.no_coverage.clone(),
+            violations: self.violations.clone(),
+            write_after_ms: self.write_after.map(record::ms),
+            healed_after_ms: self.healed_after.map(record::ms),
+            answered: self.answered,
+            histories: self.unjudged.1,
+            unjudged: self.unjudged.0,
+            written: self.written,
+            documents: self.documents,
+            notes: Vec::new(),
+        }
+    }
 }
 
 /// Tools of a run that each round uses.
@@ -248,11 +276,28 @@ fn issued(
             ));
         }
     }
+    report.documents = tally.documents.len();
     report.told.push(format!(
         "documents {}, failed tries {}",
         tally.documents.len(),
         tally.refusals.len()
     ));
+    for node in injection.mute() {
+        let late = |at: &Instant| *at > fault + MUTE_AFTER && *at < ends;
+        let signed = tally
+            .documents
+            .iter()
+            .filter(|(n, at)| *n == node && late(at))
+            .count();
+        if signed > 0 {
+            report.violations.push(format!(
+                "node {node}, whose clock is far off, signed {signed} documents later than {MUTE_AFTER:?} after the fault"
+            ));
+        }
+        if !tally.refusals.iter().any(|(n, at)| *n == node && late(at)) {
+            report.no_coverage = Some(format!("node {node} was not asked while its clock was off"));
+        }
+    }
     let Some(limit) = cluster.shape.stale_limit_s.map(Duration::from_secs) else {
         return;
     };
@@ -296,6 +341,7 @@ async fn settle(cluster: &Cluster, world: &World, journal: &Journal, report: &mu
     }
     let wrong = journal::contradictions(world, journal).await;
     report.violations.extend(wrong);
+    report.written = journal.acknowledged(world.began).len();
     for number in 0..ENTRIES {
         let id = entries::object(world.round, number);
         if let Err(why) = entries::read_everywhere(world, &id).await {

@@ -3,12 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+use chancery_api::spire::api::server::svid::v1::svid_client::SvidClient;
+use chancery_api::spire::api::server::svid::v1::{BatchNewX509svidRequest, NewX509svidParams};
 use tonic::transport::Channel;
 
 use super::entries::{create_one, entry};
-use super::{CALL_LIMIT, Place, World};
-use crate::agent::Agent;
+use super::{CALL_LIMIT, Place, World, limited};
+use crate::agent::{Agent, key_and_csr};
 use crate::faults::cluster::Cluster;
 
 /// One document at each node in this time.
@@ -23,6 +25,7 @@ const PAUSE: Duration = Duration::from_millis(150);
 pub struct Workload {
     agent: Agent,
     entry_id: String,
+    csr: Vec<u8>,
 }
 
 impl Workload {
@@ -34,10 +37,33 @@ impl Workload {
         let channel = crate::tls::connect_admin(&node.admin_socket()).await?;
         let (status, made) = create_one(channel, entry(agent.path(), "/workload")).await?;
         let made = made.with_context(|| format!("the workload's entry: {status}"))?;
+        // One key for all: what clients compute is not what is looked at.
+        let (_, csr) = key_and_csr()?;
         Ok(Self {
             agent,
             entry_id: made.id,
+            csr,
         })
+    }
+
+    /// Connects to a node as the agent.
+    pub async fn connect(&self, place: &Place) -> anyhow::Result<Channel> {
+        self.agent.connect(&place.api).await
+    }
+
+    /// Has one document signed.
+    pub async fn sign(&self, channel: Channel) -> anyhow::Result<()> {
+        let params = vec![NewX509svidParams {
+            entry_id: self.entry_id.clone(),
+            csr: self.csr.clone(),
+        }];
+        let mut client = SvidClient::new(channel);
+        let asked = client.batch_new_x509svid(BatchNewX509svidRequest { params });
+        let results = limited(asked).await?.into_inner().results;
+        let result = results.into_iter().next().context("no result")?;
+        let status = result.status.unwrap_or_default();
+        ensure!(result.svid.is_some(), "{} {}", status.code, status.message);
+        Ok(())
     }
 }
 
@@ -109,21 +135,12 @@ async fn one(
     place: &Place,
     channel: &mut Option<Channel>,
 ) -> anyhow::Result<()> {
-    let ask = async {
-        let connected = match channel {
-            Some(channel) => channel.clone(),
-            None => channel
-                .insert(workload.agent.connect(&place.api).await?)
-                .clone(),
-        };
-        let ids = [workload.entry_id.clone()];
-        let results = workload.agent.sign(connected, &ids).await?;
-        match results.into_iter().next().context("no result")? {
-            Ok(_) => Ok(()),
-            Err(status) => anyhow::bail!("{} {}", status.code, status.message),
+    let connected = match channel {
+        Some(channel) => channel.clone(),
+        None => {
+            let made = tokio::time::timeout(CALL_LIMIT, workload.connect(place)).await;
+            channel.insert(made.context("no answer in time")??).clone()
         }
     };
-    tokio::time::timeout(CALL_LIMIT, ask)
-        .await
-        .context("no answer in time")?
+    workload.sign(connected).await
 }

@@ -10,7 +10,7 @@ pub mod tokens;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -65,6 +65,8 @@ impl Touch {
 pub struct World {
     /// Number of the round; part of the objects' names.
     pub round: usize,
+    /// When it began.
+    pub began: Instant,
     /// Nodes.
     pub places: Arc<Vec<Place>>,
     /// Whom clients trust.
@@ -86,6 +88,7 @@ impl World {
         });
         Self {
             round,
+            began: Instant::now(),
             places: Arc::new(places.collect()),
             trust: cluster.trust.clone(),
             history: History::new(),
