@@ -35,7 +35,9 @@ use zeroize::Zeroizing;
 use self::attestors::{attestors, external_roots};
 
 pub(crate) use self::data_dir::{QUARANTINE, own_data_dir};
-use self::data_dir::{check_mark, check_place, identity, open_store, owner, quarantine};
+use self::data_dir::{
+    check_level, check_mark, check_place, identity, open_store, owner, quarantine,
+};
 pub use self::data_dir::{init_cluster, set_aside};
 use self::joining::way_in;
 use crate::authority::{
@@ -388,6 +390,7 @@ async fn serve(
         Snapshots::open(&config.data_dir.join("snapshots")).context("snapshot directory")?;
     let storage = Storage::open(store, snapshots, &config.data_dir, &owner(&record))?;
     check_place(&storage, &record, &plan)?;
+    check_level(&storage)?;
     crate::backup::tell_epoch(&storage.registry);
     #[cfg(feature = "faults")]
     let storage = with_faults(storage);
@@ -497,6 +500,10 @@ async fn serve(
         peer_tls.clone(),
         Limits::of_peers(),
         pinned_only(peer_routes.routes().prepare(), pins.clone()),
+        {
+            let pins = pins.clone();
+            move |key: &[u8; 32]| pins.knows(key)
+        },
         peer_stop.clone(),
     ));
     consensus_runtime.spawn(consensus.clone().drive_membership(members.clone()));
