@@ -53,6 +53,21 @@ impl Copy {
         self.folder.join("target")
     }
 
+    /// The tree's repository: the copy has none of its own, and what it builds may ask for
+    /// the commit.
+    ///
+    /// # Errors
+    /// Git's.
+    pub fn repository(&self) -> anyhow::Result<PathBuf> {
+        let output = Command::new("git")
+            .args(["rev-parse", "--absolute-git-dir"])
+            .current_dir(&self.root)
+            .output()
+            .context("git")?;
+        ensure!(output.status.success(), "git rev-parse: {}", text(&output));
+        Ok(String::from_utf8(output.stdout)?.trim_end().into())
+    }
+
     /// Makes the copy equal to the tree. What is equal is not touched: cargo goes by the
     /// times of files.
     ///

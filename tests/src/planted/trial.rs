@@ -68,7 +68,7 @@ impl Trials {
         limit: Duration,
     ) -> anyhow::Result<()> {
         let built = self.build(test).await?;
-        let output = run(&built, test, seeds, limit).await?;
+        let output = self.run(&built, test, seeds, limit).await?;
         ensure!(
             output.status.success() && text(&output).contains("test result: ok. 1 passed"),
             "{test} does not pass without a bug:\n{}",
@@ -91,7 +91,9 @@ impl Trials {
     async fn caught(&self, plant: &Plant) -> anyhow::Result<Catch> {
         let built = self.build(&plant.test).await?;
         let began = Instant::now();
-        let output = run(&built, &plant.test, plant.seeds, plant.limit).await?;
+        let output = self
+            .run(&built, &plant.test, plant.seeds, plant.limit)
+            .await?;
         let after = began.elapsed();
         let said = text(&output);
         ensure!(
@@ -148,6 +150,27 @@ impl Trials {
             took: began.elapsed(),
         })
     }
+
+    /// Runs the test. One that hangs is killed and has not caught anything.
+    async fn run(
+        &self,
+        built: &Built,
+        test: &Test,
+        seeds: Option<u64>,
+        limit: Duration,
+    ) -> anyhow::Result<Output> {
+        let mut command = program(&built.executable);
+        command
+            .current_dir(&built.folder)
+            .env("GIT_DIR", self.copy.repository()?)
+            .args(["--exact", &test.name]);
+        if let Some(seeds) = seeds {
+            command.env("CHANCERY_SIM_SEEDS", seeds.to_string());
+        }
+        ended(&mut command, limit)
+            .await
+            .with_context(|| test.to_string())
+    }
 }
 
 /// The executable that a line of cargo's tells of, if it is that of the test; and the
@@ -164,25 +187,6 @@ fn artifact(line: &str, test: &Test) -> Option<(PathBuf, PathBuf)> {
         said["executable"].as_str()?.into(),
         manifest.parent()?.to_owned(),
     ))
-}
-
-/// Runs the test. One that hangs is killed and has not caught anything.
-async fn run(
-    built: &Built,
-    test: &Test,
-    seeds: Option<u64>,
-    limit: Duration,
-) -> anyhow::Result<Output> {
-    let mut command = program(&built.executable);
-    command
-        .current_dir(&built.folder)
-        .args(["--exact", &test.name]);
-    if let Some(seeds) = seeds {
-        command.env("CHANCERY_SIM_SEEDS", seeds.to_string());
-    }
-    ended(&mut command, limit)
-        .await
-        .with_context(|| test.to_string())
 }
 
 async fn ended(command: &mut tokio::process::Command, limit: Duration) -> anyhow::Result<Output> {
