@@ -383,17 +383,6 @@ async fn serve(
     };
     record.boot += 1;
     record.save(&config.data_dir)?;
-    let store = open_store(&config.data_dir, &mut record)?;
-    let snapshots =
-        Snapshots::open(&config.data_dir.join("snapshots")).context("snapshot directory")?;
-    let storage = Storage::open(store, snapshots, &config.data_dir, &owner(&record))?;
-    check_place(&storage, &record, &plan)?;
-    crate::backup::tell_epoch(&storage.registry);
-    #[cfg(feature = "faults")]
-    let storage = with_faults(storage);
-
-    let pins = PinBook::new(storage.registry.clone(), &record.pins);
-    let writes = storage.log.in_flight();
     let margin = Margin {
         min_free: config.storage.min_free,
         reserve: config.storage.reserve,
@@ -403,6 +392,23 @@ async fn serve(
         margin,
         (config.raft.election().1 * 2).max(STALL_LIMIT_MIN),
     );
+    let store = open_store(&config.data_dir, &mut record, disk.gate())?;
+    let snapshots =
+        Snapshots::open(&config.data_dir.join("snapshots")).context("snapshot directory")?;
+    let storage = Storage::open(
+        Arc::clone(&store),
+        snapshots,
+        &config.data_dir,
+        &owner(&record),
+    )?;
+    check_place(&storage, &record, &plan)?;
+    crate::backup::tell_epoch(&storage.registry);
+    #[cfg(feature = "faults")]
+    let storage = with_faults(storage);
+
+    let pins = PinBook::new(storage.registry.clone(), &record.pins);
+    let writes = storage.log.in_flight();
+    let write_gate = disk.gate().clone();
     let start = Start {
         disk: disk.clone(),
         cluster_id: record.cluster_id.clone(),
@@ -426,6 +432,7 @@ async fn serve(
             let members = Members::start(consensus.clone(), known);
             tokio::spawn(disk::watch(
                 disk,
+                store,
                 writes,
                 consensus.clone(),
                 members.clone(),
@@ -595,6 +602,8 @@ async fn serve(
         agent_routes,
         stop.clone(),
     ));
+    // From here on a signal is heeded, and closes it.
+    write_gate.arm();
     tracing::info!(
         node = record.node_id,
         cluster = %record.cluster_id,
@@ -635,6 +644,7 @@ async fn serve(
         None => tracing::info!("stopping: handing over leadership and finishing calls"),
         Some(error) => tracing::error!(error = format!("{error:#}"), "this server cannot go on"),
     }
+    write_gate.close();
     // Whatever happens to the runtimes, the process ends: this thread needs none.
     std::thread::spawn(|| {
         std::thread::sleep(STOP_LIMIT + Duration::from_millis(700));
