@@ -63,8 +63,8 @@ use crate::service::cluster::ClusterService;
 use crate::service::{self, gate::LocalGate};
 use crate::telemetry::{self, LogFile};
 use crate::transport::{
-    AdminSocket, Limits, ListenError, PeerKey, PeerTls, TcpPort, TlsState, serve_agents,
-    serve_peers,
+    AdminSocket, Descriptors, Limits, ListenError, PeerKey, PeerTls, TcpPort, TlsState,
+    serve_agents, serve_peers,
 };
 
 /// Stopping takes at most this long; what still runs then is dropped.
@@ -344,6 +344,9 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let open_files = open_files();
+    let descriptors = Descriptors::hold().context("cannot open spare descriptors")?;
+    tokio::spawn(descriptors.clone().watch());
     let plan = formation_plan(&config)?;
     let external_roots = external_roots(&config)?;
     let _data_dir = own_data_dir(&config.data_dir)?;
@@ -502,7 +505,7 @@ async fn serve(
     let peers = consensus_runtime.spawn(serve_peers(
         peer_port,
         peer_tls.clone(),
-        Limits::of_peers(),
+        Limits::of_peers().beside(&descriptors),
         pinned_only(peer_routes.routes().prepare(), pins.clone()),
         peer_stop.clone(),
     ));
@@ -570,6 +573,7 @@ async fn serve(
             endpoints,
             Arc::new(health.clone()),
             metrics.clone(),
+            descriptors.clone(),
             stop.clone(),
         ));
     }
@@ -588,7 +592,7 @@ async fn serve(
         ClusterService::new(context.clone(), this),
     ));
     let admin = tokio::spawn(bound.admin.serve(
-        Limits::of_admins(),
+        Limits::of_admins().beside(&descriptors),
         tower::Layer::layer(&layer, admin_routes.prepare()),
         stop.clone(),
     ));
@@ -598,7 +602,9 @@ async fn serve(
         config.api.proxy_protocol_trusted_cidrs.clone(),
         Arc::clone(&tls),
         Arc::clone(&clock),
-        Limits::of_agents(&config.api).within(open_files()),
+        Limits::of_agents(&config.api)
+            .within(open_files)
+            .beside(&descriptors),
         agent_routes,
         stop.clone(),
     ));
