@@ -1,7 +1,7 @@
 # Every target runs `setup` first: it installs what is missing and takes a
 # fraction of a second when nothing is.
 
-.PHONY: help setup build bin-dir demo test test-long reliability faults sim bench lint fmt clean
+.PHONY: help setup build bin-dir demo test test-long faults reliability sim planted bench lint fmt clean
 
 # One feature set for every development build: cargo then builds nothing twice.
 # `faults` is among them, and never part of `make build`.
@@ -44,6 +44,10 @@ faults: setup ## faults on real processes for a quarter of an hour; needs root (
 sim: setup ## simulated clusters: SEED=n runs one again, SEEDS=n that many
 	@CHANCERY_SIM_SEED=$(SEED) CHANCERY_SIM_SEEDS=$(SEEDS) \
 		$(CARGO) test $(DEV) -p chancery-sim --test simulation -- --nocapture seeds_keep_every_invariant
+
+planted: setup ## planted bugs: each must be caught (ONLY=name,name: these)
+	@CHANCERY_PLANTED=$(or $(ONLY),all) \
+		$(CARGO) test $(DEV) -p chancery-tests --test planted -- --nocapture planted_bugs_are_caught
 
 bench: setup ## criterion benches
 	@$(CARGO) bench -p chancery-node --bench issue

@@ -6,5 +6,6 @@ pub mod cluster;
 pub mod faults;
 pub mod go;
 pub mod load;
+pub mod planted;
 pub mod tls;
 pub mod x509pop;

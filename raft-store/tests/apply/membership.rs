@@ -209,6 +209,17 @@ fn who_leaves_is_forgotten_all_but_the_key_and_does_not_come_back() {
         ..admission(3)
     }));
     assert_eq!(again.node_id, 6, "an id is never used twice");
+    let last = ChangeMembers {
+        allow_even: true,
+        ..change(&[], &[], &[6])
+    };
+    world.ok(Command::ChangeMembers(last));
+    world.ok(remove(6));
+    let behind = world.ok(Command::AdmitMember(admission(7)));
+    assert_eq!(
+        behind.node_id, 7,
+        "an id is never used twice, the last one neither"
+    );
 }
 
 #[test]

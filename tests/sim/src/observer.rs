@@ -188,8 +188,15 @@ impl Observer {
                         }
                     }
                 }
-                Op::Put(Column::Raft, name, _) if name == key::PURGED => {
+                Op::Put(Column::Raft, name, value) if name == key::PURGED => {
                     inner.coverage.met(Met::LogPurged);
+                    match codec::decode_log_id(value) {
+                        Ok(id) => inner.see(&Event::Purged {
+                            node,
+                            index: id.index,
+                        }),
+                        Err(error) => inner.violated(&format!("node {node} purged: {error}")),
+                    }
                 }
                 Op::Put(Column::Raft, name, _) if name == key::STATE_COLUMN => {
                     inner.coverage.met(Met::SnapshotInstalled);

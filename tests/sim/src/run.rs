@@ -57,11 +57,11 @@ async fn run_in(seed: u64) -> std::io::Result<Report> {
     let violation = match end {
         Ok(Ok(())) => world.observer().violation(),
         Ok(Err(Stuck(what))) => Some(world.observer().violation().unwrap_or(what)),
-        Err(panic) => Some(format!(
-            "at {} ms: panic: {}",
-            executor.now_ms(),
-            text_of(&*panic)
-        )),
+        // A property that broke may be why.
+        Err(panic) => Some(world.observer().violation().unwrap_or_else(|| {
+            let now = executor.now_ms();
+            format!("at {now} ms: panic: {}", text_of(&*panic))
+        })),
     };
     let report = Report {
         coverage: world.observer().coverage(),

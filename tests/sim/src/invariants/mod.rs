@@ -8,6 +8,7 @@ mod digests;
 mod durable_append;
 mod freshness;
 mod leaders;
+mod purges;
 mod reads;
 mod real_time;
 mod requests;
@@ -56,6 +57,13 @@ pub enum Event<'a> {
         node: u64,
         /// Which.
         vote: Vote,
+    },
+    /// A node has removed the front of its log.
+    Purged {
+        /// Whose.
+        node: u64,
+        /// Last log entry that is gone.
+        index: u64,
     },
     /// The first node has applied a log entry.
     Committed {
@@ -147,6 +155,7 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<durable_append::DurableAppend>::default(),
         Box::<freshness::Freshness>::default(),
         Box::<leaders::Leaders>::default(),
+        Box::<purges::Purges>::default(),
         Box::<reads::Reads>::default(),
         Box::<real_time::RealTime>::default(),
         Box::<requests::Requests>::default(),
