@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::descriptors::Descriptors;
 use crate::config;
 use crate::environment::random;
 
@@ -50,6 +51,8 @@ pub struct Limits {
     pub keep_alive_interval: Duration,
     /// Time in which it must answer.
     pub keep_alive_timeout: Duration,
+    /// What connections must leave of the process's descriptors.
+    pub descriptors: Descriptors,
 }
 
 impl Limits {
@@ -72,6 +75,7 @@ impl Limits {
             drain: api.connection_drain,
             keep_alive_interval: KEEP_ALIVE_INTERVAL,
             keep_alive_timeout: KEEP_ALIVE_TIMEOUT,
+            descriptors: Descriptors::default(),
         }
     }
 
@@ -95,6 +99,13 @@ impl Limits {
         self
     }
 
+    /// The same beside what else this process has open.
+    #[must_use]
+    pub fn beside(mut self, descriptors: &Descriptors) -> Self {
+        self.descriptors = descriptors.clone();
+        self
+    }
+
     /// Of the peer port: few members, each with a few long connections.
     pub fn of_peers() -> Self {
         Self {
@@ -110,6 +121,7 @@ impl Limits {
             drain: Duration::from_secs(2),
             keep_alive_interval: KEEP_ALIVE_INTERVAL,
             keep_alive_timeout: KEEP_ALIVE_TIMEOUT,
+            descriptors: Descriptors::default(),
         }
     }
 
@@ -128,6 +140,7 @@ impl Limits {
             drain: Duration::from_secs(8),
             keep_alive_interval: KEEP_ALIVE_INTERVAL,
             keep_alive_timeout: KEEP_ALIVE_TIMEOUT,
+            descriptors: Descriptors::default(),
         }
     }
 

@@ -8,6 +8,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{self, ListenError, Refusal, TcpPort, Welcome};
+use super::descriptors::Rank;
 use super::http2::GrpcService;
 use super::limits::Limits;
 use super::peer_tls::{PeerConnection, PeerTls};
@@ -35,6 +36,7 @@ impl Welcome for PeerWelcome {
     type Io = TlsStream<TcpStream>;
     type Extension = PeerConnection;
     const PORT: &'static str = "peer";
+    const RANK: Rank = Rank::Own;
 
     async fn opened(&self) {}
 
