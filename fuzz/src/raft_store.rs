@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use chancery_raft_store::apply::{Applied, apply as apply_proposal};
+use chancery_raft_store::high_water::HighWater;
 use chancery_raft_store::identity_record::IdentityRecord;
 use chancery_raft_store::snapshot::{self, Encoder, Header};
 use chancery_raft_store::store::{Row, StoreError};
@@ -20,6 +21,7 @@ pub const TARGETS: &[super::Target] = &[
     ("snapshot", snapshot),
     ("backup", backup),
     ("identity_record", identity_record),
+    ("high_water", high_water),
 ];
 
 /// A log entry and the proposal inside one: what decodes is written in one form.
@@ -228,14 +230,29 @@ fn mend_frames(stream: &mut [u8]) {
 
 /// The identity record as it came, and with its checksum mended.
 pub fn identity_record(data: &[u8]) {
-    let mut mended = data.to_vec();
-    if let Some((head, body)) = mended.split_at_mut_checked(12) {
-        head[8..].copy_from_slice(&crc32fast::hash(body).to_be_bytes());
-    }
-    for bytes in [data, &mended] {
+    for bytes in [data, &mended(data)] {
         if let Ok(record) = IdentityRecord::decode(bytes) {
             let again = IdentityRecord::decode(&record.encode());
             assert!(again == Ok(record), "the record changed on its way");
         }
     }
+}
+
+/// The high-water mark beside the store, likewise.
+pub fn high_water(data: &[u8]) {
+    for bytes in [data, &mended(data)] {
+        if let Ok(mark) = HighWater::decode(bytes) {
+            let again = HighWater::decode(&mark.encode());
+            assert!(again == Ok(mark), "the mark changed on its way");
+        }
+    }
+}
+
+/// A sealed file with the right checksum.
+fn mended(data: &[u8]) -> Vec<u8> {
+    let mut mended = data.to_vec();
+    if let Some((head, body)) = mended.split_at_mut_checked(12) {
+        head[8..].copy_from_slice(&crc32fast::hash(body).to_be_bytes());
+    }
+    mended
 }

@@ -65,8 +65,8 @@ use crate::service::cluster::ClusterService;
 use crate::service::{self, gate::LocalGate};
 use crate::telemetry::{self, LogFile};
 use crate::transport::{
-    AdminSocket, Limits, ListenError, PeerKey, PeerTls, TcpPort, TlsState, serve_agents,
-    serve_peers,
+    AdminSocket, Descriptors, Limits, ListenError, PeerKey, PeerTls, TcpPort, TlsState,
+    serve_agents, serve_peers,
 };
 
 /// Stopping takes at most this long; what still runs then is dropped.
@@ -346,6 +346,9 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let open_files = open_files();
+    let descriptors = Descriptors::hold().context("cannot open spare descriptors")?;
+    tokio::spawn(descriptors.clone().watch());
     let plan = formation_plan(&config)?;
     let external_roots = external_roots(&config)?;
     let _data_dir = own_data_dir(&config.data_dir)?;
@@ -385,18 +388,6 @@ async fn serve(
     };
     record.boot += 1;
     record.save(&config.data_dir)?;
-    let store = open_store(&config.data_dir, &mut record)?;
-    let snapshots =
-        Snapshots::open(&config.data_dir.join("snapshots")).context("snapshot directory")?;
-    let storage = Storage::open(store, snapshots, &config.data_dir, &owner(&record))?;
-    check_place(&storage, &record, &plan)?;
-    check_level(&storage)?;
-    crate::backup::tell_epoch(&storage.registry);
-    #[cfg(feature = "faults")]
-    let storage = with_faults(storage);
-
-    let pins = PinBook::new(storage.registry.clone(), &record.pins);
-    let writes = storage.log.in_flight();
     let margin = Margin {
         min_free: config.storage.min_free,
         reserve: config.storage.reserve,
@@ -406,6 +397,24 @@ async fn serve(
         margin,
         (config.raft.election().1 * 2).max(STALL_LIMIT_MIN),
     );
+    let store = open_store(&config.data_dir, &mut record, disk.gate())?;
+    let snapshots =
+        Snapshots::open(&config.data_dir.join("snapshots")).context("snapshot directory")?;
+    let storage = Storage::open(
+        Arc::clone(&store),
+        snapshots,
+        &config.data_dir,
+        &owner(&record),
+    )?;
+    check_place(&storage, &record, &plan)?;
+    check_level(&storage)?;
+    crate::backup::tell_epoch(&storage.registry);
+    #[cfg(feature = "faults")]
+    let storage = with_faults(storage);
+
+    let pins = PinBook::new(storage.registry.clone(), &record.pins);
+    let writes = storage.log.in_flight();
+    let write_gate = disk.gate().clone();
     let start = Start {
         disk: disk.clone(),
         cluster_id: record.cluster_id.clone(),
@@ -429,6 +438,7 @@ async fn serve(
             let members = Members::start(consensus.clone(), known);
             tokio::spawn(disk::watch(
                 disk,
+                store,
                 writes,
                 consensus.clone(),
                 members.clone(),
@@ -498,7 +508,7 @@ async fn serve(
     let peers = consensus_runtime.spawn(serve_peers(
         peer_port,
         peer_tls.clone(),
-        Limits::of_peers(),
+        Limits::of_peers().beside(&descriptors),
         pinned_only(peer_routes.routes().prepare(), pins.clone()),
         {
             let pins = pins.clone();
@@ -570,6 +580,7 @@ async fn serve(
             endpoints,
             Arc::new(health.clone()),
             metrics.clone(),
+            descriptors.clone(),
             stop.clone(),
         ));
     }
@@ -588,7 +599,7 @@ async fn serve(
         ClusterService::new(context.clone(), this),
     ));
     let admin = tokio::spawn(bound.admin.serve(
-        Limits::of_admins(),
+        Limits::of_admins().beside(&descriptors),
         tower::Layer::layer(&layer, admin_routes.prepare()),
         stop.clone(),
     ));
@@ -598,10 +609,14 @@ async fn serve(
         config.api.proxy_protocol_trusted_cidrs.clone(),
         Arc::clone(&tls),
         Arc::clone(&clock),
-        Limits::of_agents(&config.api).within(open_files()),
+        Limits::of_agents(&config.api)
+            .within(open_files)
+            .beside(&descriptors),
         agent_routes,
         stop.clone(),
     ));
+    // From here on a signal is heeded, and closes it.
+    write_gate.arm();
     tracing::info!(
         node = record.node_id,
         cluster = %record.cluster_id,
@@ -642,6 +657,7 @@ async fn serve(
         None => tracing::info!("stopping: handing over leadership and finishing calls"),
         Some(error) => tracing::error!(error = format!("{error:#}"), "this server cannot go on"),
     }
+    write_gate.close();
     // Whatever happens to the runtimes, the process ends: this thread needs none.
     std::thread::spawn(|| {
         std::thread::sleep(STOP_LIMIT + Duration::from_millis(700));

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::HealthPaths;
 use crate::telemetry::PrometheusHandle;
+use crate::transport::{Descriptors, Rank};
 
 /// Connections at once; one more is closed at once.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -85,6 +86,7 @@ pub async fn serve(
     endpoints: Endpoints,
     source: Arc<dyn StatusSource>,
     metrics: PrometheusHandle,
+    descriptors: Descriptors,
     shutdown: CancellationToken,
 ) {
     run(
@@ -95,6 +97,7 @@ pub async fn serve(
             metrics,
         }),
         LIMITS,
+        descriptors,
         shutdown,
     )
     .await;
@@ -104,6 +107,7 @@ async fn run(
     listener: TcpListener,
     pages: Arc<Pages>,
     limits: Limits,
+    descriptors: Descriptors,
     shutdown: CancellationToken,
 ) {
     // Dropped with this function, and every connection with it.
@@ -113,11 +117,15 @@ async fn run(
             () = shutdown.cancelled() => return,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
+                Ok((stream, from)) if !descriptors.admit(&stream, Rank::Own) => {
+                    tracing::debug!(%from, "too few descriptors for health and metrics");
+                }
                 Ok((stream, _)) if connections.len() < CONNECTIONS_MAX => {
                     connections.spawn(converse(stream, pages.clone(), limits));
                 }
                 Ok((_, from)) => tracing::debug!(%from, "too many connections for health and metrics"),
                 Err(error) => {
+                    descriptors.failed(&error);
                     tracing::warn!(%error, "cannot accept connections for health and metrics");
                     tokio::time::sleep(ACCEPT_ERROR_WAIT).await;
                 }
@@ -286,7 +294,13 @@ mod tests {
             metrics: recorder.handle(),
         };
         let stop = CancellationToken::new();
-        let task = tokio::spawn(run(listener, Arc::new(pages), limits, stop.clone()));
+        let task = tokio::spawn(run(
+            listener,
+            Arc::new(pages),
+            limits,
+            Descriptors::default(),
+            stop.clone(),
+        ));
         Server {
             address,
             stop,

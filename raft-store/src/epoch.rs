@@ -161,7 +161,7 @@ fn begin(
     batch.delete_range(Column::Log, Vec::new(), vec![u8::MAX; 9]);
     batch.ops.extend(cleared(before).ops);
     store.write(batch, Durability::Synced)?;
-    build(store, snapshots, target, 0)?;
+    build(store, snapshots, target, 0, &|| Ok(()))?;
     Ok(begun)
 }
 

@@ -195,7 +195,8 @@ pub(crate) fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 /// Writes a file owner-only and durably in the place of another.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8], at: &SavePoints) -> io::Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("."));
+    // Both are opened before anything is written: who is short of descriptors may try again.
+    let parent = File::open(path.parent().unwrap_or(Path::new(".")))?;
     let temporary = path.with_extension("new");
     let mut file = OpenOptions::new()
         .write(true)
@@ -209,7 +210,7 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8], at: &SavePoints) -> io::Re
     faults::point(at[1])?;
     fs::rename(&temporary, path)?;
     faults::point(at[2])?;
-    File::open(parent)?.sync_all()
+    parent.sync_all()
 }
 
 fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> IdentityError {

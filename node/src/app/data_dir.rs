@@ -15,6 +15,7 @@ use chancery_raft_store::store::rocks::RocksStore;
 use crate::cluster::Storage;
 use crate::cluster::formation::{Plan, VERSION};
 use crate::config::Config;
+use crate::disk::{Gate, GatedStore};
 use crate::environment::uuid_v4;
 use crate::telemetry::MeteredStore;
 use crate::transport::PeerKey;
@@ -242,6 +243,7 @@ fn store_path(data_dir: &Path) -> PathBuf {
 pub(super) fn open_store(
     data_dir: &Path,
     record: &mut IdentityRecord,
+    gate: &Gate,
 ) -> anyhow::Result<Arc<dyn Store>> {
     let path = store_path(data_dir);
     let store = if record.store_made {
@@ -266,7 +268,9 @@ pub(super) fn open_store(
         record.save(data_dir)?;
         store
     };
-    Ok(Arc::new(MeteredStore::new(store)))
+    // A wait for room is no time of the disk.
+    let store = GatedStore::new(MeteredStore::new(store), gate.clone());
+    Ok(Arc::new(store))
 }
 
 /// A cluster that has come to a newer level holds records of which this version would drop

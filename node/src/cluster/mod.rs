@@ -512,6 +512,11 @@ impl Consensus {
         }
     }
 
+    /// This node must end, for the first reason given.
+    pub fn end(&self, why: String) {
+        self.inner.network.standing.end(why);
+    }
+
     /// Hands leadership to another voter, if this node leads and one is there.
     pub async fn step_down(&self) {
         let (voters, _) = self.voters_and_learners();

@@ -239,6 +239,10 @@ impl RaftService for PeerServer {
                     "more snapshot bytes than announced",
                 ));
             }
+            // It is asked for again; a write that failed would end this node.
+            if !self.consensus.inner.disk.gate().has_room() {
+                return Err(Status::unavailable("no room on the disk for the snapshot"));
+            }
             out = beside("snapshot-receive", move || {
                 out.write_all(&chunk).map(|()| out)
             })

@@ -2,10 +2,12 @@
 //!
 //! A store that ran full refuses every write until it is opened again, and opening it
 //! needs room itself. So writes are refused while there is still some
-//! ([`Disk::no_room`]), a reserve file keeps back what a start needs ([`Reserve`]),
+//! ([`Disk::no_room`]), what the log must write all the same waits where there is
+//! next to none ([`Gate`]), a reserve file keeps back what a start needs ([`Reserve`]),
 //! and a leader whose disk is short or does not answer hands leadership over
 //! ([`watch`]). It refuses to know what is written.
 
+mod gate;
 mod reserve;
 mod watch;
 
@@ -13,6 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use gate::{Gate, GatedStore};
+use reserve::free_bytes;
 pub use reserve::{Reserve, make_room};
 pub use watch::watch;
 
@@ -25,7 +29,16 @@ pub struct Margin {
     pub reserve: u64,
 }
 
+/// The floor is no higher: the engine writes out at most half of it at a time.
+const FLOOR_MAX: u64 = 64 << 20;
+
 impl Margin {
+    /// Free bytes below which nothing at all is written: a quarter of the margin, so that
+    /// the log goes on for a while after commands are refused.
+    fn floor(&self) -> u64 {
+        (self.min_free / 4).min(FLOOR_MAX)
+    }
+
     /// Whether room is short. The reserve, while it is not there, is room that is
     /// missing: a start that used it up must not let writes use it up again. Once
     /// short, room counts as enough with an eighth of the margin on top only, so that
@@ -46,6 +59,8 @@ pub struct Disk {
 struct Inner {
     data_dir: PathBuf,
     margin: Margin,
+    reserve: Reserve,
+    gate: Gate,
     stall_limit: Duration,
     state: Mutex<State>,
 }
@@ -67,6 +82,8 @@ impl Disk {
             inner: Arc::new(Inner {
                 data_dir: data_dir.to_path_buf(),
                 margin,
+                reserve: Reserve::new(data_dir, margin.reserve),
+                gate: Gate::new(data_dir, margin.floor()),
                 stall_limit,
                 state: Mutex::default(),
             }),
@@ -83,8 +100,16 @@ impl Disk {
         self.state().short.clone()
     }
 
-    /// Why a leader must refuse writes, if it must.
+    /// In front of every write.
+    pub fn gate(&self) -> &Gate {
+        &self.inner.gate
+    }
+
+    /// Why a leader must refuse writes, if it must: as of now, for a disk may fill faster
+    /// than it is watched.
     pub fn no_room(&self) -> Option<String> {
+        // Where it cannot be measured, the last measurement stands.
+        let _ = self.look();
         let state = self.state();
         state.short.clone().or_else(|| state.voters_short.clone())
     }
@@ -94,8 +119,17 @@ impl Disk {
         self.state().stalled
     }
 
-    /// Takes a measurement in; whether room has become short by it, or enough.
-    fn measured(&self, free: u64, reserve_held: bool) -> bool {
+    /// Measures.
+    fn look(&self) -> std::io::Result<()> {
+        let inner = &*self.inner;
+        if inner.margin.min_free > 0 {
+            self.measured(free_bytes(&inner.data_dir)?, inner.reserve.is_held());
+        }
+        Ok(())
+    }
+
+    /// Takes a measurement in, and says so if room has become short by it, or enough.
+    fn measured(&self, free: u64, reserve_held: bool) {
         let margin = self.inner.margin;
         let mut state = self.state();
         let was_short = state.short.is_some();
@@ -109,7 +143,16 @@ impl Disk {
                 (margin.min_free + missing) >> 20
             )
         });
-        was_short != is_short
+        crate::telemetry::disk(free, is_short);
+        match &state.short {
+            Some(why) if !was_short => {
+                tracing::error!(why, "the disk is nearly full: writes are refused");
+            }
+            None if was_short => {
+                tracing::info!("the disk has room again: writes are accepted");
+            }
+            _ => {}
+        }
     }
 }
 
@@ -145,6 +188,32 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_written_below_a_quarter_of_the_margin_or_64_mib() {
+        for (min_free, floor) in [(0, 0), (16, 4), (32, 8), (256, 64), (1 << 20, 64)] {
+            let margin = Margin {
+                min_free: min_free * MIB,
+                reserve: 0,
+            };
+            assert_eq!(margin.floor(), floor * MIB);
+        }
+    }
+
+    #[test]
+    fn room_is_measured_when_it_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let asks = |min_free| {
+            let margin = Margin {
+                min_free,
+                reserve: 0,
+            };
+            Disk::new(dir.path(), margin, Duration::from_secs(1)).no_room()
+        };
+        assert_eq!(asks(1), None);
+        // More than any disk has.
+        assert!(asks(u64::MAX).is_some());
+    }
+
+    #[test]
     fn a_leader_refuses_for_its_own_room_or_for_that_of_the_voters() {
         let margin = Margin {
             min_free: 64 * MIB,
@@ -152,14 +221,15 @@ mod tests {
         };
         let disk = Disk::new(Path::new("/data"), margin, Duration::from_secs(1));
         assert_eq!(disk.no_room(), None);
-        assert!(!disk.measured(65 * MIB, true));
-        assert!(disk.measured(12 * MIB, true));
+        disk.measured(65 * MIB, true);
+        assert_eq!(disk.short(), None);
+        disk.measured(12 * MIB, true);
         let said = disk.no_room().unwrap();
         assert!(
             said.contains("12 MiB are free on the disk of /data") && said.contains("64 MiB"),
             "{said}"
         );
-        assert!(disk.measured(80 * MIB, true));
+        disk.measured(80 * MIB, true);
         disk.state().voters_short = Some("two voters".into());
         assert_eq!(disk.short(), None);
         assert_eq!(disk.no_room().as_deref(), Some("two voters"));

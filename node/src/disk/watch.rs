@@ -1,8 +1,10 @@
 //! Watches the disk of a running node, and what its leadership costs or is worth.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chancery_raft_store::log::InFlight;
+use chancery_raft_store::store::Store;
 
 use super::reserve::free_bytes;
 use super::{Disk, Reserve};
@@ -16,10 +18,16 @@ const STALL_INTERVAL: Duration = Duration::from_millis(50);
 const SPACE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Watches until the process ends. Runs beside the consensus that it judges.
-pub async fn watch(disk: Disk, writes: InFlight, consensus: Consensus, members: Members) {
+pub async fn watch(
+    disk: Disk,
+    store: Arc<dyn Store>,
+    writes: InFlight,
+    consensus: Consensus,
+    members: Members,
+) {
     tokio::join!(
         watch_writes(&disk, &writes, &consensus),
-        watch_space(&disk, &consensus, &members)
+        watch_space(&disk, &store, &consensus, &members)
     );
 }
 
@@ -72,27 +80,28 @@ async fn watch_writes(disk: &Disk, writes: &InFlight, consensus: &Consensus) {
     }
 }
 
-async fn watch_space(disk: &Disk, consensus: &Consensus, members: &Members) {
-    let reserve = Reserve::new(&disk.inner.data_dir, disk.inner.margin.reserve);
+async fn watch_space(
+    disk: &Disk,
+    store: &Arc<dyn Store>,
+    consensus: &Consensus,
+    members: &Members,
+) {
     let mut ticks = tokio::time::interval(SPACE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let measured = measure(disk.clone(), reserve.clone());
-        let Ok(Ok((free, held))) = tokio::task::spawn_blocking(measured).await else {
+        let (disk_, store_) = (disk.clone(), Arc::clone(store));
+        let measured = tokio::task::spawn_blocking(move || (store_.check(), measure(&disk_)));
+        let Ok((checked, Ok((free, held)))) = measured.await else {
             tracing::warn!("free space cannot be measured");
             continue;
         };
-        let changed = disk.measured(free, held);
-        let short = disk.short();
-        crate::telemetry::disk(free, short.is_some());
-        match &short {
-            Some(why) if changed => {
-                tracing::error!(why, "the disk is nearly full: writes are refused")
-            }
-            None if changed => tracing::info!("the disk has room again: writes are accepted"),
-            _ => {}
+        if let Err(error) = checked {
+            consensus.end(format!("the store cannot go on: {error}"));
+            return;
         }
+        disk.measured(free, held);
+        let short = disk.short();
         if !consensus.is_leader() {
             continue;
         }
@@ -116,18 +125,16 @@ async fn watch_space(disk: &Disk, consensus: &Consensus, members: &Members) {
 
 /// Free bytes, and whether the reserve is there; made first if it is missing and
 /// leaves enough.
-fn measure(disk: Disk, reserve: Reserve) -> impl FnOnce() -> std::io::Result<(u64, bool)> {
-    move || {
-        let margin = disk.inner.margin;
-        let free = free_bytes(&disk.inner.data_dir)?;
-        if reserve.is_held() || margin.is_short(free, false, true) {
-            return Ok((free, reserve.is_held()));
-        }
-        if let Err(error) = reserve.make() {
-            tracing::warn!(%error, path = %reserve.path().display(), "the reserve file cannot be made");
-        }
-        Ok((free_bytes(&disk.inner.data_dir)?, reserve.is_held()))
+fn measure(disk: &Disk) -> std::io::Result<(u64, bool)> {
+    let (margin, reserve): (_, &Reserve) = (disk.inner.margin, &disk.inner.reserve);
+    let free = free_bytes(&disk.inner.data_dir)?;
+    if reserve.is_held() || margin.is_short(free, false, true) {
+        return Ok((free, reserve.is_held()));
     }
+    if let Err(error) = reserve.make() {
+        tracing::warn!(%error, path = %reserve.path().display(), "the reserve file cannot be made");
+    }
+    Ok((free_bytes(&disk.inner.data_dir)?, reserve.is_held()))
 }
 
 #[cfg(test)]

@@ -167,7 +167,7 @@ pub const DECLARED: &[Metric] = &[
     counter(
         CONNECTIONS_REFUSED,
         &["port", "reason"],
-        "Connections turned away (reason limit, timeout, proxy, handshake, protocol or certificate)",
+        "Connections turned away (reason limit, descriptors, timeout, proxy, handshake, protocol or certificate)",
     ),
     counter(
         PROPOSALS,

@@ -57,6 +57,14 @@ impl<S: Store> Store for MeteredStore<S> {
     ) -> Result<(), StoreError> {
         self.inner.at_this_moment(ready, read)
     }
+
+    fn wait_for_room(&self) -> Result<(), StoreError> {
+        self.inner.wait_for_room()
+    }
+
+    fn check(&self) -> Result<(), StoreError> {
+        self.inner.check()
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{Admission, Place, Slot};
+use super::descriptors::Rank;
 use super::http2::{self, End, GrpcService};
 use super::limits::Limits;
 use super::proxy::{ProxyError, TrustedProxies};
@@ -117,6 +118,8 @@ pub(super) trait Welcome: Send + Sync + 'static {
     type Extension: Clone + Send + Sync + 'static;
     /// Label of the port's metrics.
     const PORT: &'static str;
+    /// Whose connections they are, where descriptors are short.
+    const RANK: Rank;
 
     /// Resolves as soon as the port may be open.
     fn opened(&self) -> impl Future<Output = ()> + Send;
@@ -168,11 +171,16 @@ pub(super) async fn run<W: Welcome, S: GrpcService>(
             let (stream, from) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
+                    limits.descriptors.failed(&error);
                     tracing::warn!(%error, port = W::PORT, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_ERROR_WAIT).await;
                     continue;
                 }
             };
+            if !limits.descriptors.admit(&stream, W::RANK) {
+                refused(W::PORT, "descriptors");
+                continue;
+            }
             let Some(place) = admission.place() else {
                 refused(W::PORT, "limit");
                 continue;

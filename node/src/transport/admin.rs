@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::accept::refused;
 use super::caller::{Caller, LocalCaller};
+use super::descriptors::Rank;
 use super::http2::{self, End, GrpcService};
 use super::limits::Limits;
 use crate::environment::random;
@@ -141,11 +142,16 @@ impl AdminSocket {
             let (stream, credentials) = match caller {
                 Ok(accepted) => accepted,
                 Err(error) => {
+                    limits.descriptors.failed(&error);
                     tracing::warn!(%error, "cannot accept an admin connection");
                     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                     continue;
                 }
             };
+            if !limits.descriptors.admit(&stream, Rank::Own) {
+                refused(PORT, "descriptors");
+                continue;
+            }
             let Ok(place) = places.clone().try_acquire_owned() else {
                 tracing::warn!("too many admin connections");
                 refused(PORT, "limit");

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accept::{self, ListenError, Refusal, TcpPort, Welcome};
 use super::caller::{AnonymousCaller, Caller, CertificateCaller};
+use super::descriptors::Rank;
 use super::http2::GrpcService;
 use super::limits::Limits;
 use super::proxy::TrustedProxies;
@@ -54,6 +55,7 @@ impl Welcome for AgentWelcome {
     type Io = TlsStream<TcpStream>;
     type Extension = Caller;
     const PORT: &'static str = "agent";
+    const RANK: Rank = Rank::Anybody;
 
     async fn opened(&self) {
         self.tls.until_identity(true).await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::descriptors::Descriptors;
 use crate::config;
 use crate::environment::random;
 
@@ -60,6 +61,8 @@ pub struct Limits {
     pub keep_alive_interval: Duration,
     /// Time in which it must answer.
     pub keep_alive_timeout: Duration,
+    /// What connections must leave of the process's descriptors.
+    pub descriptors: Descriptors,
 }
 
 impl Limits {
@@ -85,6 +88,7 @@ impl Limits {
             drain: api.connection_drain,
             keep_alive_interval: KEEP_ALIVE_INTERVAL,
             keep_alive_timeout: KEEP_ALIVE_TIMEOUT,
+            descriptors: Descriptors::default(),
         }
     }
 
@@ -108,6 +112,13 @@ impl Limits {
         self
     }
 
+    /// The same beside what else this process has open.
+    #[must_use]
+    pub fn beside(mut self, descriptors: &Descriptors) -> Self {
+        self.descriptors = descriptors.clone();
+        self
+    }
+
     /// Of the peer port: few members, each with a few long connections. Whoever else
     /// connects has something to ask of formation, or wants to be in the way.
     pub fn of_peers() -> Self {
@@ -127,6 +138,7 @@ impl Limits {
             drain: Duration::from_secs(2),
             keep_alive_interval: KEEP_ALIVE_INTERVAL,
             keep_alive_timeout: KEEP_ALIVE_TIMEOUT,
+            descriptors: Descriptors::default(),
         }
     }
 
@@ -148,6 +160,7 @@ impl Limits {
             drain: Duration::from_secs(8),
             keep_alive_interval: KEEP_ALIVE_INTERVAL,
             keep_alive_timeout: KEEP_ALIVE_TIMEOUT,
+            descriptors: Descriptors::default(),
         }
     }
 

@@ -10,13 +10,14 @@
 //! fewer of them without a certificate; each has a deadline for its handshake and for its first words, a bound on its
 //! streams, must show that it is alive, and on the agent port grows old. A
 //! proxy's word on who its client is counts only from where the configuration
-//! says. Refuses to know: what a caller may do (`authz`) and what any call means.
+//! says. Near the limit of open files agents are turned away. Refuses to know: what a caller may do (`authz`) and what any call means.
 
 mod accept;
 mod admin;
 mod admission;
 mod agent_port;
 mod caller;
+mod descriptors;
 mod http2;
 mod limits;
 mod peer_port;
@@ -31,6 +32,7 @@ pub use accept::{ListenError, TcpPort};
 pub use admin::{AdminSocket, AdminSocketError};
 pub use agent_port::serve_agents;
 pub use caller::{AnonymousCaller, Caller, CertificateCaller, LocalCaller};
+pub use descriptors::{Descriptors, Rank};
 pub use http2::GrpcService;
 pub use limits::Limits;
 pub use peer_port::serve_peers;

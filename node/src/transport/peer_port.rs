@@ -8,6 +8,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{self, ListenError, Refusal, TcpPort, Welcome};
+use super::descriptors::Rank;
 use super::http2::GrpcService;
 use super::limits::Limits;
 use super::peer_tls::{PeerConnection, PeerTls};
@@ -41,6 +42,7 @@ impl<F: Fn(&[u8; 32]) -> bool + Send + Sync + 'static> Welcome for PeerWelcome<F
     type Io = TlsStream<TcpStream>;
     type Extension = PeerConnection;
     const PORT: &'static str = "peer";
+    const RANK: Rank = Rank::Own;
 
     fn is_anonymous(&self, peer: &PeerConnection) -> bool {
         !(self.is_member)(peer.remote_spki_sha256())

@@ -19,6 +19,11 @@ use crate::types::{LogId, Vote};
 /// Least time between two saves of the mark for log entries alone.
 const SAVE_PAUSE: Duration = Duration::from_secs(1);
 
+/// Between two tries to open the file of the mark.
+const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
+/// So many of them: about ten seconds.
+const DESCRIPTOR_TRIES: u32 = 100;
+
 /// Vote and ends of the log, as far as they are synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
@@ -236,6 +241,7 @@ pub(super) struct Keeper {
 }
 
 struct Inner {
+    store: Arc<dyn Store>,
     data_dir: PathBuf,
     owner: Owner,
     position: Arc<Mutex<Position>>,
@@ -256,7 +262,7 @@ impl Keeper {
     /// Checks `store` against the mark below `data_dir`, and takes over the mark
     /// for the start `this`.
     pub(super) fn open(
-        store: &dyn Store,
+        store: &Arc<dyn Store>,
         data_dir: &Path,
         this: &Owner,
     ) -> Result<Self, HighWaterError> {
@@ -266,7 +272,7 @@ impl Keeper {
         };
         let mark = HighWater::load(data_dir)?;
         let at = mark.as_ref().and_then(|m| m.position.last);
-        let found = found(store, at).map_err(failed)?;
+        let found = found(&**store, at).map_err(failed)?;
         match &mark {
             None if found.owner.is_some() => {
                 return Err(HighWaterError::Missing {
@@ -299,6 +305,7 @@ impl Keeper {
         mark.save(data_dir)?;
 
         let inner = Arc::new(Inner {
+            store: Arc::clone(store),
             data_dir: data_dir.to_path_buf(),
             owner: this.clone(),
             position: Arc::new(Mutex::new(found.position)),
@@ -337,7 +344,7 @@ impl Keeper {
 
     /// Saves now.
     fn save(&self) -> Result<(), StoreError> {
-        self.inner.save().map_err(unsaved)
+        self.inner.save()
     }
 
     /// What went wrong on the thread is an error of the next write.
@@ -347,6 +354,13 @@ impl Keeper {
             .clone()
             .map_or(Ok(()), |why| Err(unsaved(why)))
     }
+}
+
+fn is_out_of_descriptors(error: &std::io::Error) -> bool {
+    /// Of this process, and of the whole machine: the same on every Linux.
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
 }
 
 fn unsaved(why: impl ToString) -> StoreError {
@@ -368,8 +382,9 @@ impl Drop for Keeper {
 }
 
 impl Inner {
-    fn save(&self) -> Result<(), HighWaterError> {
+    fn save(&self) -> Result<(), StoreError> {
         let mut saved = lock(&self.saved);
+        self.store.wait_for_room()?;
         // Read under the lock: of two saves at once the later one has the newer position.
         let position = *lock(&self.position);
         if *saved == position {
@@ -380,9 +395,28 @@ impl Inner {
             position,
             store_owned: true,
         };
-        mark.save(&self.data_dir)?;
+        self.replace(&mark)?;
         *saved = position;
         Ok(())
+    }
+
+    /// A file that could not be opened for want of descriptors was not written: that is
+    /// tried again. Everything else is fatal.
+    fn replace(&self, mark: &HighWater) -> Result<(), StoreError> {
+        let mut tries = 0;
+        loop {
+            match mark.save(&self.data_dir) {
+                Ok(()) => return Ok(()),
+                Err(HighWaterError::Io { action, source, .. })
+                    if is_out_of_descriptors(&source) && tries < DESCRIPTOR_TRIES =>
+                {
+                    tracing::warn!(error = %source, "{action} the high-water mark yet");
+                    tries += 1;
+                    std::thread::sleep(DESCRIPTOR_PAUSE);
+                }
+                Err(error) => return Err(unsaved(error)),
+            }
+        }
     }
 
     fn run(&self) {

@@ -135,7 +135,7 @@ impl<Rt: AsyncRuntime> LogStore<Rt> {
         data_dir: &Path,
         this: &Owner,
     ) -> Result<Self, HighWaterError> {
-        let keeper = Keeper::open(&*store, data_dir, this)?;
+        let keeper = Keeper::open(&store, data_dir, this)?;
         Self::open_with(store, Some(keeper)).map_err(|source| HighWaterError::Failed {
             path: data_dir.to_path_buf(),
             source,

@@ -22,6 +22,8 @@ use crate::view::{Table, meta};
 
 /// Rows that are read or written together when a whole state is moved.
 const COPY_ROWS: usize = 4096;
+/// Bytes of a snapshot that are written between two looks at the room for them.
+const LOOK_BYTES: usize = 1 << 20;
 
 /// Calls `each` with every row of a column, in key order.
 pub(crate) fn for_each_row(
@@ -165,7 +167,9 @@ impl Builder {
                     }
                 },
                 &mut |moment| {
-                    built = build(moment, &snapshots, column, number);
+                    built = build(moment, &snapshots, column, number, &|| {
+                        store.wait_for_room()
+                    });
                     Ok(())
                 },
             );
@@ -210,17 +214,26 @@ pub(super) fn header(moment: &dyn Reader, column: Column) -> Result<Header, Stor
     })
 }
 
-/// Writes a snapshot of this moment into the directory, as its newest.
+/// Writes a snapshot of this moment into the directory, as its newest. `wait_for_room` is
+/// called every so many bytes.
 pub(crate) fn build(
     moment: &dyn Reader,
     snapshots: &Snapshots,
     column: Column,
     number: u64,
+    wait_for_room: &dyn Fn() -> Result<(), StoreError>,
 ) -> Result<Snapshot, io::Error> {
     let header = header(moment, column)?;
     let snapshot_meta = snapshot_meta(&header)?;
+    let mut until_look = 0;
     let file = snapshots.write(&format!("build-{number}"), header, &mut |row| {
         for_each_row(moment, column, &mut |key, value| {
+            let bytes = key.len() + value.len();
+            if until_look < bytes {
+                wait_for_room()?;
+                until_look = LOOK_BYTES;
+            }
+            until_look = until_look.saturating_sub(bytes);
             row(key, value)
                 .map_err(|e| StoreError::corrupt(format!("cannot write the snapshot: {e}")))
         })

@@ -123,6 +123,22 @@ pub trait Store: Reader + Send + Sync + 'static {
         ready: &mut dyn FnMut(),
         read: &mut dyn FnMut(&dyn Reader) -> Result<(), StoreError>,
     ) -> Result<(), StoreError>;
+
+    /// Returns once there is room on the disk for what is written beside the store.
+    ///
+    /// # Errors
+    /// The wait was ended: the process stops.
+    fn wait_for_room(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Whether the store is sound as far as it knows without being used.
+    ///
+    /// # Errors
+    /// What it does by itself failed.
+    fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// The store failed, or holds what it cannot hold. Always fatal to the node: an

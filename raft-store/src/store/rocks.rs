@@ -213,6 +213,21 @@ impl Store for RocksStore {
         ready();
         read(&moment)
     }
+
+    /// Flushes and compactions fail unseen until the next write.
+    fn check(&self) -> Result<(), StoreError> {
+        let failed = self
+            .db
+            .property_int_value(rocksdb::properties::BACKGROUND_ERRORS)
+            .map_err(engine("check"))?;
+        match failed {
+            None | Some(0) => Ok(()),
+            Some(_) => Err(StoreError::Engine {
+                operation: "a flush or a compaction",
+                source: EngineError("the file LOG of the store says why".into()),
+            }),
+        }
+    }
 }
 
 /// The engine makes files that everybody may read: nobody else must come into the

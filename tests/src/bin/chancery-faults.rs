@@ -82,15 +82,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if args.list {
         for fault in catalogue::FAULTS {
-            let note = fault
-                .not_by_default
-                .map(|why| format!(" (not by default: {why})"));
-            say(&format!(
-                "{:16} {}{}",
-                fault.name,
-                fault.what,
-                note.unwrap_or_default()
-            ));
+            say(&format!("{:16} {}", fault.name, fault.what));
         }
         for measure in measures::MEASURES {
             say(&format!(

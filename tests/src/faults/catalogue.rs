@@ -61,8 +61,6 @@ pub struct Fault {
     pub shape: Shape,
     /// How long it stays, in milliseconds: least and greatest.
     pub hold_ms: (usize, usize),
-    /// Why a run does not take it unless it is named; none for those that it takes.
-    pub not_by_default: Option<&'static str>,
     /// Whether `--nodes` may change the number of nodes.
     pub any_size: bool,
     aim: Aim,
@@ -90,7 +88,6 @@ const fn fault(name: &'static str, what: &'static str, hold_ms: (usize, usize), 
         what,
         shape: USUAL,
         hold_ms,
-        not_by_default: None,
         any_size: true,
         aim,
     }
@@ -378,15 +375,12 @@ pub const FAULTS: &[Fault] = &[
         (2_500, 4_500),
         failed_sync,
     ),
-    Fault {
-        not_by_default: Some("a node ends, or cannot use its token for a while afterwards"),
-        ..fault(
-            "descriptors",
-            "the leader or a follower can open no more files",
-            (2_500, 4_500),
-            no_descriptors,
-        )
-    },
+    fault(
+        "descriptors",
+        "the leader or a follower can open no more files",
+        (2_500, 4_500),
+        no_descriptors,
+    ),
     Fault {
         shape: CLOCKS,
         ..fault(
@@ -410,7 +404,6 @@ pub const FAULTS: &[Fault] = &[
             small_disks: true,
             ..USUAL
         },
-        not_by_default: Some("a disk that fills within a second ends the node"),
         ..fault(
             "disk-full",
             "the disk of the leader or of a follower is full",

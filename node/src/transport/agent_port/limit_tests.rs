@@ -4,6 +4,7 @@
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::transport::Descriptors;
 
 /// The first words of HTTP/2: magic and empty SETTINGS.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -76,6 +77,26 @@ async fn one_source_has_fewer_connections_without_a_certificate() {
     let agent = channel(server.address, Some(&ca.leaf(AGENT, 7)));
     assert!(echoed(agent).await.unwrap().starts_with("certificate "));
     drop(first);
+    let_in(server.address).await;
+}
+
+#[tokio::test]
+async fn agents_are_turned_away_near_the_limit_of_open_files() {
+    let ca = TestCa::new("example.org");
+    let descriptors = Descriptors::limited(1 << 20);
+    let limits = Limits {
+        // Not what closes it.
+        handshake_timeout: 10 * PATIENCE,
+        ..limits().beside(&descriptors)
+    };
+    let server = Server::start(&ca, limits, Echo).await;
+    let _before = let_in(server.address).await;
+    // Whatever number a connection has, it is close to this limit.
+    descriptors.limit_to(1);
+    let mut turned_away = TcpStream::connect(server.address).await.unwrap();
+    assert!(closes(&mut turned_away, PATIENCE).await);
+    descriptors.limit_to(1 << 20);
+    descriptors.look();
     let_in(server.address).await;
 }
 
