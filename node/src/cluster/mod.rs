@@ -417,7 +417,7 @@ impl Consensus {
     async fn yield_to_a_better_clock(&self) {
         let Some(offset) = self
             .clock_offset_ms()
-            .filter(|ms| ms.abs() > AGREE_WITHIN_MS)
+            .filter(|ms| ms.unsigned_abs() > AGREE_WITHIN_MS)
         else {
             return;
         };
@@ -427,7 +427,7 @@ impl Consensus {
             let clocks = self.voters_clocks();
             let right = clocks.iter().filter(|(id, less_boot)| {
                 let now = less_boot.saturating_add(time::boot_ms(&**clock));
-                **id != self.me() && now.abs_diff(median) <= AGREE_WITHIN_MS.unsigned_abs()
+                **id != self.me() && now.abs_diff(median) <= AGREE_WITHIN_MS
             });
             right.map(|(id, _)| *id).collect()
         };
