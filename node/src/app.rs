@@ -35,9 +35,7 @@ use zeroize::Zeroizing;
 use self::attestors::{attestors, external_roots};
 
 pub(crate) use self::data_dir::{QUARANTINE, own_data_dir};
-use self::data_dir::{
-    check_level, check_mark, check_place, identity, open_store, owner, quarantine,
-};
+use self::data_dir::{check_mark, check_place, identity, open_store, owner, quarantine};
 pub use self::data_dir::{init_cluster, set_aside};
 use self::joining::way_in;
 use crate::authority::{
@@ -407,7 +405,6 @@ async fn serve(
         &owner(&record),
     )?;
     check_place(&storage, &record, &plan)?;
-    check_level(&storage)?;
     crate::backup::tell_epoch(&storage.registry);
     #[cfg(feature = "faults")]
     let storage = with_faults(storage);
@@ -510,10 +507,6 @@ async fn serve(
         peer_tls.clone(),
         Limits::of_peers().beside(&descriptors),
         pinned_only(peer_routes.routes().prepare(), pins.clone()),
-        {
-            let pins = pins.clone();
-            move |key: &[u8; 32]| pins.knows(key)
-        },
         peer_stop.clone(),
     ));
     consensus_runtime.spawn(consensus.clone().drive_membership(members.clone()));

@@ -15,6 +15,15 @@ use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
 use uuid::Builder;
 
+/// How long a span that another machine's clock measures may last on this one's.
+///
+/// Rates of two clocks are taken to be less than 10 % off either way, the most to which
+/// Linux lets a time source steer one: 1.1 / 0.9 and something. Only what a node says of
+/// others rests on this; Raft's promises rest on no rate.
+pub fn elsewhere(span: Duration) -> Duration {
+    span.saturating_add(span / 4)
+}
+
 /// The two clocks a server reads.
 pub trait Clock: std::fmt::Debug + Send + Sync + 'static {
     /// Milliseconds since the Unix epoch. May step in either direction: it is

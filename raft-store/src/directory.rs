@@ -346,6 +346,11 @@ impl Directory {
             .map(|(id, _)| *id)
     }
 
+    /// Ids of members that were removed, as far as they are remembered.
+    pub fn removed_members(&self) -> impl Iterator<Item = u64> {
+        self.removed_members.keys().copied()
+    }
+
     /// Every member, by id.
     pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.members.values()

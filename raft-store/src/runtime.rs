@@ -3,10 +3,12 @@
 //!
 //! A real node uses tokio, threads of its own for what blocks, and the system's
 //! random numbers. A simulation puts a [`Host`] around the code that it runs: tasks,
-//! blocking work and random numbers then come from there, so that one seed decides
+//! blocking work, random numbers and Raft's clock then come from there, so that one seed decides
 //! them, and the tasks of one node can be paused and dropped together.
 //!
 //! What is spawned inherits the host: the host is current whenever it polls a task.
+
+mod instant;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -23,6 +25,8 @@ use openraft::type_config::AsyncRuntime;
 use rand::TryRng;
 use tokio::sync::oneshot;
 
+pub use instant::Instant;
+
 /// What a simulated node runs on.
 pub trait Host: Send + Sync + 'static {
     /// Runs a task until it ends or the node is killed.
@@ -34,6 +38,12 @@ pub trait Host: Send + Sync + 'static {
 
     /// The next random number of the node.
     fn random(&self) -> u64;
+
+    /// What the node's own monotonic clock shows at a moment.
+    fn shown(&self, moment: tokio::time::Instant) -> tokio::time::Instant;
+
+    /// The moment at which that clock shows this.
+    fn moment(&self, shown: tokio::time::Instant) -> tokio::time::Instant;
 }
 
 thread_local! {
@@ -232,7 +242,7 @@ impl AsyncRuntime for Runtime {
     type JoinError = JoinError;
     type JoinHandle<T: OptionalSend + 'static> = JoinHandle<T>;
     type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
-    type Instant = <TokioRuntime as AsyncRuntime>::Instant;
+    type Instant = Instant;
     type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
     type Timeout<R, T: Future<Output = R> + OptionalSend> =
         <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
@@ -251,25 +261,25 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
-        TokioRuntime::sleep(duration)
+        tokio::time::sleep(instant::true_span(duration))
     }
 
-    fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(deadline)
+    fn sleep_until(deadline: Instant) -> Self::Sleep {
+        tokio::time::sleep_until(deadline.moment())
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(
         duration: Duration,
         future: F,
     ) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout(duration, future)
+        tokio::time::timeout(instant::true_span(duration), future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
-        deadline: Self::Instant,
+        deadline: Instant,
         future: F,
     ) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout_at(deadline, future)
+        tokio::time::timeout_at(deadline.moment(), future)
     }
 
     fn is_panic(error: &JoinError) -> bool {

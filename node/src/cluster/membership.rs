@@ -22,6 +22,9 @@ use super::status::Members;
 const INTERVAL: Duration = Duration::from_millis(200);
 /// A learner this close behind has caught up.
 const CAUGHT_UP: u64 = 100;
+/// A step that takes longer is planned again: what a leader proposed and lost may never be
+/// answered, also when it leads again.
+const STEP_LIMIT: Duration = Duration::from_secs(5);
 /// Every member must have offered a feature level for this long without a break before it
 /// is committed: until then the binaries of an upgrade can be taken back.
 const LEVEL_OFFERED_FOR: Duration = Duration::from_secs(600);
@@ -101,11 +104,16 @@ pub fn plan(picture: &Picture) -> Option<Step> {
             });
         }
     }
-    // One change at a time: what is recorded but cannot be done yet goes first.
-    if target(picture).is_some_and(|target| target != picture.voters) {
-        return None;
-    }
-    auto_promotion(picture).map(Step::Change)
+    // One change at a time: what is recorded but cannot be done yet goes first. It never can
+    // where it waits for a member that is dead, unless that is replaced.
+    let change = match target(picture).filter(|target| *target != picture.voters) {
+        None => auto_promotion(picture),
+        Some(target) => replacement(picture).filter(|change| {
+            let awaited = |id: &u64| target.contains(id) && !picture.voters.contains(id);
+            change.remove.iter().all(awaited)
+        }),
+    };
+    change.map(Step::Change)
 }
 
 /// The voters as they are to be.
@@ -159,32 +167,41 @@ fn change_of_voters(picture: &Picture) -> Option<Step> {
     })
 }
 
+/// Learners that are ready to be more.
+fn due(picture: &Picture) -> impl Iterator<Item = (u64, &Wanted)> {
+    let learners = picture.members.iter().filter(|(id, m)| {
+        m.auto_promote
+            && m.role == MemberRole::Learner
+            && picture.caught_up.contains(id)
+            && picture.reachable.contains(id)
+    });
+    learners.map(|(id, m)| (*id, m))
+}
+
+/// A learner takes the place of the member that it replaces.
+fn replacement(picture: &Picture) -> Option<ChangeMembers> {
+    let (id, replaced) = due(picture).find_map(|(id, m)| {
+        let replaced = picture.members.get_key_value(&m.replaces)?;
+        Some((id, replaced))
+    })?;
+    let (replaced, record) = replaced;
+    let votes = picture.voters.contains(replaced) || record.role == MemberRole::Voter;
+    Some(ChangeMembers {
+        // In the place of a learner it is one.
+        promote: if votes { vec![id] } else { Vec::new() },
+        demote: if votes { Vec::new() } else { vec![id] },
+        remove: vec![*replaced],
+        allow_even: true,
+    })
+}
+
 /// Learners that become voters by themselves: one that replaces another with it, the
 /// others as many at a time as keep the number of voters odd.
 fn auto_promotion(picture: &Picture) -> Option<ChangeMembers> {
-    let due: Vec<(u64, u64)> = picture
-        .members
-        .iter()
-        .filter(|(id, m)| {
-            m.auto_promote
-                && m.role == MemberRole::Learner
-                && picture.caught_up.contains(id)
-                && picture.reachable.contains(id)
-        })
-        .map(|(id, m)| (*id, m.replaces))
-        .collect();
-    let leaves = |id: u64| picture.members.contains_key(&id);
-    if let Some((id, replaced)) = due.iter().find(|(_, r)| *r != 0 && leaves(*r)) {
-        let votes = picture.voters.contains(replaced);
-        return Some(ChangeMembers {
-            // In the place of a learner it is one.
-            promote: if votes { vec![*id] } else { Vec::new() },
-            demote: if votes { Vec::new() } else { vec![*id] },
-            remove: vec![*replaced],
-            allow_even: true,
-        });
+    if let Some(change) = replacement(picture) {
+        return Some(change);
     }
-    let mut promote: Vec<u64> = due.into_iter().map(|(id, _)| id).collect();
+    let mut promote: Vec<u64> = due(picture).map(|(id, _)| id).collect();
     promote.truncate(VOTERS_MAX.saturating_sub(picture.voters.len()));
     if (picture.voters.len() + promote.len()).is_multiple_of(2) {
         promote.pop();
@@ -212,7 +229,8 @@ impl Consensus {
             let Some(step) = plan(&self.picture(&members)) else {
                 continue;
             };
-            match self.carry_out(&step).await {
+            let carried_out = tokio::time::timeout(STEP_LIMIT, self.carry_out(&step)).await;
+            match carried_out.unwrap_or_else(|_| Err("no answer in time".into())) {
                 Ok(()) => tracing::info!(?step, "membership changed"),
                 Err(error) => tracing::debug!(?step, %error, "membership not changed"),
             }

@@ -413,29 +413,33 @@ impl Consensus {
         self.inner.judgement.offset_ms(&**self.clock())
     }
 
-    /// Hands leadership to a voter with a better clock while this node's is off.
+    /// Hands leadership to a voter with a better clock while this node's is off. Not to one
+    /// that is to lose its vote: it would hand it back, and no change would come to its end.
     async fn yield_to_a_better_clock(&self) {
         let Some(offset) = self
             .clock_offset_ms()
-            .filter(|ms| ms.unsigned_abs() > AGREE_WITHIN_MS)
+            .filter(|ms| ms.abs() > AGREE_WITHIN_MS)
         else {
             return;
         };
-        let clock = self.clock();
-        let median = clock.now_unix_ms().saturating_add(offset);
-        let right: BTreeSet<u64> = {
-            let clocks = self.voters_clocks();
-            let right = clocks.iter().filter(|(id, less_boot)| {
-                let now = less_boot.saturating_add(time::boot_ms(&**clock));
-                **id != self.me() && now.abs_diff(median) <= AGREE_WITHIN_MS
-            });
-            right.map(|(id, _)| *id).collect()
+        let now_boot = time::boot_ms(&**self.clock());
+        let now = self.clock().now_unix_ms();
+        let median_less_boot = now.saturating_add(offset).saturating_sub(now_boot);
+        let heirs = {
+            let state = self.registry().read();
+            let founding = &state.cluster().founding_peers;
+            let stay = state.members().filter(|m| m.is_wanted_voter(founding));
+            let stay = stay.map(|m| m.node_id).filter(|id| *id != self.me());
+            time::agreeing(&self.voters_clocks(), median_less_boot, stay)
         };
+        if heirs.is_empty() {
+            return;
+        }
         tracing::warn!(
             offset_ms = offset,
             "this node's clock is off: it hands leadership over"
         );
-        self.hand_over_to_any(&right).await;
+        self.hand_over_to_any(&heirs).await;
     }
 
     /// Members as peers are told of them.

@@ -227,33 +227,39 @@ async fn call<T>(
     call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
 ) -> Result<T, PeerError> {
     match tokio::time::timeout(timeout, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) if never_connected(&status) => Err(PeerError::NotConnected {
-            node,
-            why: status.message().to_owned(),
-        }),
-        Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
-            Err(PeerError::Unreachable {
-                node,
-                why: status.message().to_owned(),
-            })
-        }
-        Ok(Err(status)) if status.metadata().contains_key(REMOVED) => Err(PeerError::Removed {
-            node,
-            why: status.message().to_owned(),
-        }),
-        Ok(Err(status)) => Err(match refuses_as_rolled_back(&status) {
-            Some(seen) => PeerError::RolledBack { node, seen },
-            None => PeerError::Refused {
-                node,
-                why: status.message().to_owned(),
-            },
-        }),
+        Ok(answer) => understood(node, answer),
         Err(_) => Err(PeerError::Unreachable {
             node,
             why: format!("no answer within {timeout:?}"),
         }),
     }
+}
+
+/// What the answer of a peer means to its caller.
+///
+/// # Errors
+/// The peer refused the call, or there is no peer.
+pub fn understood<T>(
+    node: u64,
+    answer: Result<tonic::Response<T>, tonic::Status>,
+) -> Result<T, PeerError> {
+    let status = match answer {
+        Ok(response) => return Ok(response.into_inner()),
+        Err(status) => status,
+    };
+    let why = status.message().to_owned();
+    Err(if never_connected(&status) {
+        PeerError::NotConnected { node, why }
+    } else if status.code() == tonic::Code::Unavailable {
+        PeerError::Unreachable { node, why }
+    } else if status.metadata().contains_key(REMOVED) {
+        PeerError::Removed { node, why }
+    } else {
+        match refuses_as_rolled_back(&status) {
+            Some(seen) => PeerError::RolledBack { node, seen },
+            None => PeerError::Refused { node, why },
+        }
+    })
 }
 
 #[async_trait]

@@ -99,26 +99,32 @@ impl PeerServer {
 pub fn pinned_only(routes: Routes, pins: PinBook) -> impl GrpcService {
     tower::service_fn(move |request: http::Request<Body>| {
         let connection = request.extensions().get::<PeerConnection>();
-        let admitted = request.uri().path().starts_with(FORMATION)
-            || connection.is_some_and(|c| pins.knows(c.remote_spki_sha256()));
-        let removed = connection
-            .filter(|_| !admitted)
-            .and_then(|c| pins.removed(c.remote_spki_sha256()));
+        let refused = (!request.uri().path().starts_with(FORMATION))
+            .then(|| refusal(&pins, connection.map(PeerConnection::remote_spki_sha256)))
+            .flatten();
         let routes = routes.clone();
         async move {
-            if admitted {
-                return routes.oneshot(request).await;
+            match refused {
+                None => routes.oneshot(request).await,
+                Some(status) => Ok(status.into_http()),
             }
-            let Some(id) = removed else {
-                return Ok(Status::permission_denied("the calling key is no member's").into_http());
-            };
-            let mut status = Status::permission_denied(format!(
-                "node {id} was removed from this cluster; it may join again under a new id"
-            ));
-            status.metadata_mut().insert(REMOVED, id.into());
-            Ok(status.into_http())
         }
     })
+}
+
+/// What is said to a caller that is no member, and to one that no longer is.
+pub fn refusal(pins: &PinBook, spki: Option<&[u8; 32]>) -> Option<Status> {
+    if spki.is_some_and(|spki| pins.knows(spki)) {
+        return None;
+    }
+    let Some(id) = spki.and_then(|spki| pins.removed(spki)) else {
+        return Some(Status::permission_denied("the calling key is no member's"));
+    };
+    let mut status = Status::permission_denied(format!(
+        "node {id} was removed from this cluster; it may join again under a new id"
+    ));
+    status.metadata_mut().insert(REMOVED, id.into());
+    Some(status)
 }
 
 fn fatal(error: impl std::fmt::Display) -> Status {

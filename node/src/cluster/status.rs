@@ -17,9 +17,12 @@ use super::agreement::{Agreement, judge};
 use super::peers::PeerError;
 use super::pins::PinBook;
 use super::time::SIGNS_WITHIN_MS;
+use crate::environment::elsewhere;
 
 /// A member that answered within this time counts as reachable.
 pub(super) const SEEN_WITHIN: Duration = Duration::from_secs(2);
+/// In strict mode the barrier of a request stands for so long; see `Doors`.
+const STRICT_LIMIT: Duration = Duration::from_secs(1);
 /// Members are asked this often.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -52,12 +55,26 @@ pub struct Holds {
     pub missing: Vec<u64>,
 }
 
+impl Holds {
+    /// How long from now on it may not hold yet: until those that are missing stop to act,
+    /// with their clocks, on what they know.
+    pub fn after(&self, stale_limit: Duration) -> Duration {
+        if self.everywhere {
+            return Duration::ZERO;
+        }
+        // A node that has not applied it asked for its last confirmation before now.
+        elsewhere(stale_limit.max(STRICT_LIMIT))
+    }
+}
+
 /// Knowledge of the members, asked for all the time. Cheap to clone.
 #[derive(Clone)]
 pub struct Members {
     pub(super) consensus: Consensus,
     pins: PinBook,
     seen: Arc<Mutex<BTreeMap<u64, Seen>>>,
+    /// Removed members, and the boot time at which this process found them to be.
+    left: Arc<Mutex<BTreeMap<u64, Duration>>>,
     removed: watch::Sender<Option<String>>,
     agreement: watch::Sender<Agreement>,
 }
@@ -69,6 +86,7 @@ impl Members {
             consensus,
             pins,
             seen: Arc::default(),
+            left: Arc::default(),
             removed: watch::Sender::new(None),
             agreement: watch::Sender::new(Agreement::None),
         };
@@ -98,6 +116,8 @@ impl Members {
                 .count()
                 + 1;
             self.compare();
+            // Noted as early as can be: from then on it counts.
+            self.left_within(Duration::ZERO);
             self.consensus.note_clocks(self.clocks(&others));
             if let Some(offset) = self.consensus.clock_offset_ms() {
                 crate::telemetry::clock_offset(offset);
@@ -123,7 +143,7 @@ impl Members {
             }
             Err(_) => return,
         };
-        self.pins.learn(id, &status.members);
+        self.pins.learn(&status.members);
         let at = clock.boottime();
         let half_trip = i64::try_from(at.saturating_sub(sent).as_millis() / 2).unwrap_or(i64::MAX);
         let skew_ms = status
@@ -154,12 +174,12 @@ impl Members {
     /// Why this node must not sign, whatever its keys and its freshness say.
     pub fn objection(&self) -> Option<String> {
         if let Some(offset) = self.consensus.clock_offset_ms()
-            && offset.unsigned_abs() > SIGNS_WITHIN_MS
+            && offset.abs() > SIGNS_WITHIN_MS
         {
             let way = if offset > 0 { "behind" } else { "ahead of" };
             return Some(format!(
                 "its clock is {} s {way} those of the majority: correct its time source",
-                offset.unsigned_abs() / 1000
+                offset.abs() / 1000
             ));
         }
         match self.agreement() {
@@ -214,8 +234,9 @@ impl Members {
     pub async fn is_wrong(&self) -> u64 {
         let mut agreement = self.agreement.subscribe();
         let wrong = agreement.wait_for(|a| matches!(a, Agreement::Wrong { .. }));
-        match wrong.await.as_deref() {
-            Ok(Agreement::Wrong { index }) => *index,
+        let wrong = wrong.await.map(|wrong| wrong.clone());
+        match wrong {
+            Ok(Agreement::Wrong { index }) => index,
             // The sender lives in `self`.
             _ => std::future::pending().await,
         }
@@ -260,11 +281,30 @@ impl Members {
     /// which it answered is a member's, and an id is never given out again.
     pub async fn removed(&self) -> String {
         let mut removed = self.removed.subscribe();
-        match removed.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or_default(),
+        let told = removed.wait_for(Option::is_some).await;
+        let told = told.map(|why| why.clone());
+        match told {
+            Ok(why) => why.unwrap_or_default(),
             // The sender lives in `self`.
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// Members that this process found to be removed within `limit`. Before it started one
+    /// may have been removed at any time.
+    fn left_within(&self, limit: Duration) -> Vec<u64> {
+        let now = self.consensus.clock().boottime();
+        let removed: Vec<u64> = self.consensus.registry().read().removed_members().collect();
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain(|id, _| removed.contains(id));
+        let found = removed.into_iter().map(|id| {
+            let at = *left.entry(id).or_insert(now);
+            (id, now.saturating_sub(at))
+        });
+        found
+            .filter(|(_, since)| *since <= limit)
+            .map(|(id, _)| id)
+            .collect()
     }
 
     /// Whether every member answers and knows the commands of this feature level.
@@ -285,8 +325,15 @@ impl Members {
     }
 
     /// Waits until every member seen lately has applied the log entry at `index`,
-    /// at most `limit`. A member not seen lately is reported as missing.
-    pub async fn applied_everywhere(&self, index: u64, limit: Duration) -> Holds {
+    /// at most `limit`. A member not seen lately is reported as missing, and so is one that
+    /// was removed and may not know it yet: nobody asks it, and for `stale_limit` it acts on
+    /// what it knows.
+    pub async fn applied_everywhere(
+        &self,
+        index: u64,
+        limit: Duration,
+        stale_limit: Duration,
+    ) -> Holds {
         let others = self.others();
         let wait = async {
             loop {
@@ -307,13 +354,14 @@ impl Members {
         };
         // Whoever is still behind is named below.
         let _ = tokio::time::timeout(limit, wait).await;
-        let missing: Vec<u64> = others
+        let mut missing: Vec<u64> = others
             .into_iter()
             .filter(|id| {
                 self.seen_lately(*id)
                     .is_none_or(|s| s.status.applied_index < index)
             })
             .collect();
+        missing.extend(self.left_within(elsewhere(stale_limit.max(STRICT_LIMIT))));
         Holds {
             everywhere: missing.is_empty(),
             missing,

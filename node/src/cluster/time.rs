@@ -5,6 +5,7 @@
 //! handed over. A node whose clock is far off does not sign: what it makes would begin in
 //! others' future, or have ended.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::environment::Clock;
 
 /// A node that is further off than this does not sign: documents begin ten seconds before
 /// they are made.
-pub const SIGNS_WITHIN_MS: u64 = 10_000;
+pub const SIGNS_WITHIN_MS: i64 = 10_000;
 /// A leader that has just come waits this long for the others' clocks.
 const OPINION_LIMIT: Duration = Duration::from_secs(1);
 /// No majority has told its clocks since this node started.
@@ -74,7 +75,7 @@ impl Judgement {
             loop {
                 let judged = self.judged.notified();
                 if let Some(offset) = self.offset_ms(clock) {
-                    return offset.unsigned_abs() <= AGREE_WITHIN_MS;
+                    return offset.abs() <= AGREE_WITHIN_MS;
                 }
                 judged.await;
             }
@@ -93,6 +94,19 @@ pub(super) fn median(mut clocks: Vec<i64>, voters: usize) -> Option<i64> {
     }
     clocks.sort_unstable();
     Some(clocks[(clocks.len() - 1) / 2])
+}
+
+/// Those of `candidates` whose clocks are close to the median; all less boot time.
+pub(super) fn agreeing(
+    clocks: &BTreeMap<u64, i64>,
+    median: i64,
+    candidates: impl IntoIterator<Item = u64>,
+) -> BTreeSet<u64> {
+    let close = |id: &u64| {
+        let clock = clocks.get(id);
+        clock.is_some_and(|clock| clock.abs_diff(median) <= AGREE_WITHIN_MS.unsigned_abs())
+    };
+    candidates.into_iter().filter(close).collect()
 }
 
 /// What bears a step of time out: nothing for a small one.
@@ -117,6 +131,13 @@ mod tests {
         assert_eq!(median(vec![0, -10_000], 3), Some(-10_000), "this one is");
         assert_eq!(median(vec![0, 9_000, 8_000], 3), Some(8_000));
         assert_eq!(median(vec![0, 1, 2, 90_000, 80_000], 5), Some(2));
+    }
+
+    #[test]
+    fn heirs_are_candidates_whose_clocks_agree() {
+        let clocks = BTreeMap::from([(1, 0), (2, 5_000), (3, 5_001), (4, -4_000), (5, 1)]);
+        let agreeing = agreeing(&clocks, 0, [1, 2, 3, 4, 9]);
+        assert_eq!(agreeing, BTreeSet::from([1, 2, 4]), "5 is no candidate");
     }
 
     /// Boot time stands still; the test sets the wall clock.

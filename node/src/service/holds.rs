@@ -1,13 +1,13 @@
 //! From when on a change holds on every node.
 //!
 //! A node that is cut off goes on with what it knows until its state is too old to
-//! act upon. What takes something away therefore answers only after every member seen
+//! act upon, also when it was removed meanwhile. What takes something away therefore answers only after every member seen
 //! lately has applied it, or after [`WAIT_MAX`], and says how things stand:
 //!
 //! | metadata | meaning |
 //! | --- | --- |
 //! | `chancery-holds-everywhere` | `true` or `false` |
-//! | `chancery-holds-by` | Unix second from which on it surely holds everywhere |
+//! | `chancery-holds-by` | Unix second from which on it surely holds everywhere, where no two clocks run at rates further apart than [`crate::environment::elsewhere`] says |
 //! | `chancery-missing` | ids of the nodes that have not confirmed it, `2, 3` |
 //!
 //! They travel in the response's headers: unary answers of our gRPC library carry
@@ -23,26 +23,26 @@ use crate::cluster::status::Holds;
 
 /// Longest wait for the members.
 const WAIT_MAX: Duration = Duration::from_secs(1);
-/// In strict mode the barrier of a request stands for so long; see `Doors`.
-const STRICT_LIMIT: Duration = Duration::from_secs(1);
 
 /// Waits for the members to apply what was just written, and marks the response.
 pub(super) async fn mark<T>(context: &Context, mut response: Response<T>) -> Response<T> {
     let doors = &context.doors;
     // The write has returned, so what it wrote is at or below this index.
     let index = doors.registry().applied_index();
-    let holds = context.members.applied_everywhere(index, WAIT_MAX).await;
+    let stale_limit = doors.stale_limit();
+    let holds = context
+        .members
+        .applied_everywhere(index, WAIT_MAX, stale_limit);
+    let holds = holds.await;
     let now_ms = doors.consensus().clock().now_unix_ms();
-    describe(response.metadata_mut(), &holds, now_ms, doors.stale_limit());
+    describe(response.metadata_mut(), &holds, now_ms, stale_limit);
     response
 }
 
 fn describe(metadata: &mut MetadataMap, holds: &Holds, now_ms: i64, stale_limit: Duration) {
-    let mut by_ms = now_ms;
+    let after = holds.after(stale_limit).as_millis();
+    let by_ms = now_ms.saturating_add(i64::try_from(after).unwrap_or(i64::MAX));
     if !holds.everywhere {
-        // A node that has not applied it asked for its last confirmation before now.
-        let limit = stale_limit.max(STRICT_LIMIT).as_millis();
-        by_ms = by_ms.saturating_add(i64::try_from(limit).unwrap_or(i64::MAX));
         let missing: Vec<_> = holds.missing.iter().map(u64::to_string).collect();
         insert(metadata, "chancery-missing", &missing.join(", "));
     }
@@ -100,7 +100,7 @@ mod tests {
             told,
             [
                 Some("false".into()),
-                Some("1601".into()),
+                Some("1751".into()),
                 Some("2, 3".into())
             ]
         );

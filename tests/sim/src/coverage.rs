@@ -59,7 +59,15 @@ met! {
     DiskSlow: "disks slow or stalled",
     WriteFailed: "failed writes of a disk",
     StoreDamaged: "damaged stores recognised",
-    LearnerAdded: "learners added",
+    LearnerAdded: "nodes added",
+    VotersChanged: "changes of voters, under faults",
+    MemberRemoved: "members removed, under faults",
+    MemberReplaced: "members replaced, under faults",
+    RemovedUnheard: "members removed before they heard of it",
+    RemovedTold: "removed nodes told so",
+    ClockDrifted: "machines whose clocks drift",
+    HoldsPromised: "changes said to hold everywhere",
+    HoldsLater: "changes said to hold everywhere later on",
 }
 
 /// How often each was met.

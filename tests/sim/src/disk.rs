@@ -122,6 +122,11 @@ impl Disk {
         self.content().broken = broken;
     }
 
+    /// Whether some of it is damaged.
+    pub fn is_damaged(&self) -> bool {
+        !self.content().damaged.is_empty()
+    }
+
     /// Damages every row of a column, for good.
     pub fn damage(&self, column: Column) {
         self.content().damaged.insert(column);

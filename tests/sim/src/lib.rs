@@ -7,6 +7,7 @@
 //! what must be true throughout, one property a file. The same seed is the same run,
 //! step by step.
 
+pub mod changes;
 pub mod clock;
 pub mod coverage;
 pub mod disk;
@@ -16,6 +17,7 @@ pub mod machine;
 pub mod nemesis;
 pub mod network;
 pub mod observer;
+pub mod operator;
 pub mod random;
 pub mod reference;
 pub mod run;

@@ -16,7 +16,7 @@ use chancery_raft_store::identity_record::Pin;
 use chancery_raft_store::runtime::{self, Host};
 use chancery_raft_store::snapshot::Snapshots;
 use futures::future::BoxFuture;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::clock::SimClock;
 use crate::coverage::Met;
@@ -70,6 +70,8 @@ pub struct Machine {
     pub speed: Arc<Speed>,
     /// Snapshot directory.
     pub directory: PathBuf,
+    /// Members that its node was told of when it joined, as the identity record has them.
+    pub pins: Vec<Pin>,
     /// Starts so far, as the identity record counts them.
     pub boot: u64,
     /// What its process does.
@@ -78,6 +80,8 @@ pub struct Machine {
     pub may_end: bool,
     /// Its disk is damaged for good: it never comes back.
     pub lost: bool,
+    /// Its node was told that it was removed, and ended. Started again it is told again.
+    pub told_removed: bool,
 }
 
 /// The process on a machine.
@@ -101,23 +105,27 @@ pub struct Running {
     pub proposer: Proposer,
     /// Its door for reads.
     pub barriers: Barriers,
+    /// What it knows of the others.
+    pub members: Members,
 }
 
 impl Machine {
     /// A new machine.
-    pub fn new(id: u64, directory: PathBuf, up_before: Duration) -> Self {
+    pub fn new(id: u64, directory: PathBuf, clock: SimClock, pins: Vec<Pin>) -> Self {
         Self {
             id,
             disk: Disk::default(),
-            clock: Arc::new(SimClock::new(up_before)),
+            clock: Arc::new(clock),
             speed: Arc::new(Speed {
                 ms_max: Mutex::new(Speed::SOUND_MS),
             }),
             directory,
+            pins,
             boot: 0,
             process: Process::Down,
             may_end: false,
             lost: false,
+            told_removed: false,
         }
     }
 
@@ -163,6 +171,8 @@ pub struct NodeHost {
     pub random: Mutex<Random>,
     /// Its disk's speed.
     pub speed: Arc<Speed>,
+    /// Its clocks.
+    pub clock: Arc<SimClock>,
     /// Counts what is met.
     pub observer: Observer,
 }
@@ -196,6 +206,14 @@ impl Host for NodeHost {
     fn random(&self) -> u64 {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         random.draw()
+    }
+
+    fn shown(&self, moment: Instant) -> Instant {
+        self.clock.shown(moment)
+    }
+
+    fn moment(&self, shown: Instant) -> Instant {
+        self.clock.moment(shown)
     }
 }
 
@@ -263,7 +281,7 @@ pub async fn start(boot: Boot, network: Network, observer: Observer) -> Result<R
         cluster_id: CLUSTER_ID.into(),
         node_id: boot.id,
         boot: boot.boot,
-        peers: Arc::new(SimPeers::new(network.clone(), boot.id)),
+        peers: Arc::new(SimPeers::new(network.clone(), boot.id, pins.clone())),
         clock,
         // Never watched: a simulated disk has room, and its stalls are Raft's alone.
         disk: RoomOnDisk::new(&boot.directory, NO_MARGIN, Duration::MAX),
@@ -284,9 +302,10 @@ pub async fn start(boot: Boot, network: Network, observer: Observer) -> Result<R
     network.listen(
         boot.id,
         boot.group,
-        PeerServer::new(consensus.clone(), pins, status),
+        PeerServer::new(consensus.clone(), pins.clone(), status),
+        pins,
     );
-    runtime::spawn(consensus.clone().drive_membership(members));
+    runtime::spawn(consensus.clone().drive_membership(members.clone()));
     if boot.founder {
         consensus
             .initialise(address(boot.id))
@@ -298,5 +317,6 @@ pub async fn start(boot: Boot, network: Network, observer: Observer) -> Result<R
         consensus,
         proposer,
         barriers,
+        members,
     })
 }

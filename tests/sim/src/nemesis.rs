@@ -17,14 +17,17 @@ const PAUSE_MS: u64 = 500;
 /// A year: what a clock may be off by at worst.
 const YEAR_MS: i64 = 365 * 24 * 3_600 * 1_000;
 
-/// Brings one fault after the other upon the cluster until `until`.
-pub async fn faults(world: &Arc<World>, mut random: Random, until: Duration) {
-    // At most one disk is damaged for good, so that a quorum can come back.
-    let mut may_damage = random.chance(250);
+/// Brings one fault after the other upon the cluster until `until`. At most one disk is
+/// damaged for good, so that a quorum can come back.
+pub async fn faults(world: &Arc<World>, mut random: Random, until: Duration, mut may_damage: bool) {
     world.network().weather(Weather::ORDINARY);
     while world.executor().now() < until && world.observer().violation().is_none() {
         sleep(Duration::from_millis(random.between(50, PAUSE_MS))).await;
-        let machines: Vec<u64> = world.machines().keys().copied().collect();
+        let machines: Vec<u64> = {
+            let machines = world.machines();
+            let known = machines.values().filter(|machine| !machine.told_removed);
+            known.map(|machine| machine.id).collect()
+        };
         let Some(id) = random.pick(&machines).copied() else {
             return;
         };
@@ -67,6 +70,9 @@ pub async fn heal(world: &Arc<World>) {
         if let Some(machine) = world.machines().get_mut(&id) {
             machine.speed.set(Speed::SOUND_MS);
             machine.disk.break_writes(false);
+            // It may drift on. Where no two clocks of a majority agree no time may be
+            // written, and no change be decided.
+            machine.clock.set_off_ms(0);
         }
         let group = world
             .machines()

@@ -14,8 +14,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use chancery_api::chancery::peer::v1 as wire;
 use chancery_api::chancery::peer::v1::control_server::Control as _;
 use chancery_api::chancery::peer::v1::raft_server::Raft as _;
-use chancery_node::cluster::peers::{PeerError, PeerTransport};
-use chancery_node::cluster::server::PeerServer;
+use chancery_node::cluster::peers::{PeerError, PeerTransport, understood};
+use chancery_node::cluster::pins::PinBook;
+use chancery_node::cluster::server::{PeerServer, refusal};
 use chancery_node::transport::PeerConnection;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -24,7 +25,7 @@ use prost::Message;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tonic::codec::Codec as _;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::coverage::Met;
 use crate::executor::{Executor, Group};
@@ -78,11 +79,20 @@ pub struct Network {
 }
 
 struct State {
-    endpoints: BTreeMap<u64, (Group, PeerServer)>,
+    endpoints: BTreeMap<u64, Endpoint>,
     /// From, to.
     cut: BTreeSet<(u64, u64)>,
     weather: Weather,
     random: Random,
+}
+
+/// Where a node listens.
+#[derive(Clone)]
+struct Endpoint {
+    group: Group,
+    server: PeerServer,
+    /// Whom it lets in.
+    pins: PinBook,
 }
 
 /// The key of a simulated node: there is no TLS that would need a real one.
@@ -118,8 +128,13 @@ impl Network {
     }
 
     /// A node listens.
-    pub fn listen(&self, node: u64, group: Group, server: PeerServer) {
-        self.state().endpoints.insert(node, (group, server));
+    pub fn listen(&self, node: u64, group: Group, server: PeerServer, pins: PinBook) {
+        let endpoint = Endpoint {
+            group,
+            server,
+            pins,
+        };
+        self.state().endpoints.insert(node, endpoint);
     }
 
     /// A node listens no more.
@@ -205,7 +220,12 @@ impl Network {
                 return;
             }
             let endpoint = network.state().endpoints.get(&to).cloned();
-            let Some((group, server)) = endpoint else {
+            let Some(Endpoint {
+                group,
+                server,
+                pins,
+            }) = endpoint
+            else {
                 let why = "connection refused".to_owned();
                 network.reply(
                     (to, from),
@@ -217,19 +237,11 @@ impl Network {
             };
             let (on, executor) = (network.clone(), network.executor.clone());
             executor.spawn(group, async move {
-                let result = match serve(server).await {
-                    Ok(response) => Ok(response.into_inner()),
-                    Err(status) if status.code() == Code::Unavailable => {
-                        Err(PeerError::Unreachable {
-                            node: to,
-                            why: status.message().to_owned(),
-                        })
-                    }
-                    Err(status) => Err(PeerError::Refused {
-                        node: to,
-                        why: status.to_string(),
-                    }),
+                let answered = match refusal(&pins, Some(&key_of(from))) {
+                    None => serve(server).await,
+                    Some(status) => Err(status),
                 };
+                let result = understood(to, answered);
                 on.reply((to, from), timeout, answer, result);
             });
         });
@@ -262,12 +274,26 @@ impl Network {
 pub struct SimPeers {
     network: Network,
     me: u64,
+    pins: PinBook,
 }
 
 impl SimPeers {
     /// The transport of node `me`.
-    pub fn new(network: Network, me: u64) -> Self {
-        Self { network, me }
+    pub fn new(network: Network, me: u64, pins: PinBook) -> Self {
+        Self { network, me, pins }
+    }
+
+    /// Calls a peer that is known.
+    async fn call<T: Send + 'static>(
+        &self,
+        to: u64,
+        timeout: Duration,
+        serve: Serve<T>,
+    ) -> Result<T, PeerError> {
+        if self.pins.find(to).is_none() {
+            return Err(PeerError::Unknown(to));
+        }
+        self.network.call((self.me, to), timeout, serve).await
     }
 
     /// A request as the peer port would have made it of a connection.
@@ -321,7 +347,7 @@ impl PeerTransport for SimPeers {
                 Ok(answer)
             })
         });
-        self.network.call((from, to), timeout, serve).await
+        self.call(to, timeout, serve).await
     }
 
     async fn vote(
@@ -342,7 +368,7 @@ impl PeerTransport for SimPeers {
                 Ok(answer)
             })
         });
-        self.network.call((from, to), timeout, serve).await
+        self.call(to, timeout, serve).await
     }
 
     async fn pre_vote(
@@ -356,7 +382,7 @@ impl PeerTransport for SimPeers {
             let request = Self::request(from, to, m.clone());
             Box::pin(async move { server.pre_vote(request).await })
         });
-        self.network.call((from, to), timeout, serve).await
+        self.call(to, timeout, serve).await
     }
 
     async fn install_snapshot(
@@ -386,7 +412,7 @@ impl PeerTransport for SimPeers {
         });
         // openraft waits ten minutes; no run is that long.
         let timeout = timeout.min(Duration::from_secs(5));
-        self.network.call((from, to), timeout, serve).await
+        self.call(to, timeout, serve).await
     }
 
     async fn transfer_leader(
@@ -400,7 +426,7 @@ impl PeerTransport for SimPeers {
             let request = Self::request(from, to, m.clone());
             Box::pin(async move { server.transfer_leader(request).await })
         });
-        self.network.call((from, to), timeout, serve).await
+        self.call(to, timeout, serve).await
     }
 
     async fn forward(
@@ -414,7 +440,7 @@ impl PeerTransport for SimPeers {
             let request = Self::request(from, to, m.clone());
             Box::pin(async move { server.forward(request).await })
         });
-        self.network.call((from, to), timeout, serve).await
+        self.call(to, timeout, serve).await
     }
 
     async fn read_index(
@@ -428,7 +454,7 @@ impl PeerTransport for SimPeers {
             let request = Self::request(from, to, m.clone());
             Box::pin(async move { server.read_index(request).await })
         });
-        self.network.call((from, to), timeout, serve).await
+        self.call(to, timeout, serve).await
     }
 
     async fn node_status(
@@ -442,7 +468,7 @@ impl PeerTransport for SimPeers {
             let request = Self::request(from, to, m.clone());
             Box::pin(async move { server.node_status(request).await })
         });
-        self.network.call((from, to), timeout, serve).await
+        self.call(to, timeout, serve).await
     }
 
     async fn hand_over(
@@ -456,6 +482,6 @@ impl PeerTransport for SimPeers {
             let request = Self::request(from, to, m.clone());
             Box::pin(async move { server.hand_over(request).await })
         });
-        self.network.call((from, to), timeout, serve).await
+        self.call(to, timeout, serve).await
     }
 }

@@ -10,6 +10,8 @@ use chancery_raft_store::log::key;
 use chancery_raft_store::store::{Batch, Column, Op};
 use chancery_raft_store::view::{Table, meta};
 
+use crate::changes::Changes;
+use crate::clock::Drift;
 use crate::coverage::{Coverage, Met};
 use crate::disk::{Columns, Disk};
 use crate::executor::Executor;
@@ -23,8 +25,10 @@ pub struct Facts {
     pub disks: BTreeMap<u64, Disk>,
     /// The committed log.
     pub reference: Reference,
-    /// The voters once the cluster is formed; empty before.
-    pub voters: BTreeSet<u64>,
+    /// Simulated time.
+    pub now: Duration,
+    /// How the clocks of the run drift.
+    pub drift: Drift,
     /// Commands of the workload by [`crate::reference::key_of`].
     pub calls: BTreeSet<Vec<u8>>,
     /// When which log index had been acknowledged to somebody; both grow.
@@ -62,6 +66,8 @@ struct Inner {
     /// Calls that are acknowledged and that the reference has not reached yet.
     unplaced: Vec<(Call, Outcome)>,
     leader: Option<(u64, u64)>,
+    changes: Changes,
+    faults: bool,
 }
 
 /// Shared handle of the observer. Cheap to clone.
@@ -80,14 +86,15 @@ pub fn state_column(columns: &Columns) -> Column {
 
 impl Observer {
     /// Sees nothing yet.
-    pub fn new(executor: Executor) -> Self {
+    pub fn new(executor: Executor, drift: Drift) -> Self {
         Self {
             inner: Arc::new(Mutex::new(Inner {
                 executor,
                 facts: Facts {
                     disks: BTreeMap::new(),
                     reference: Reference::default(),
-                    voters: BTreeSet::new(),
+                    now: Duration::ZERO,
+                    drift,
                     calls: BTreeSet::new(),
                     acknowledged: Vec::new(),
                 },
@@ -99,6 +106,8 @@ impl Observer {
                 unchecked: Vec::new(),
                 unplaced: Vec::new(),
                 leader: None,
+                changes: Changes::default(),
+                faults: false,
             })),
         }
     }
@@ -112,9 +121,9 @@ impl Observer {
         self.inner().facts.disks.insert(node, disk);
     }
 
-    /// The cluster is formed of these voters.
-    pub fn formed(&self, voters: BTreeSet<u64>) {
-        self.inner().facts.voters = voters;
+    /// Faults begin, or are over. Changes of members count only under faults.
+    pub fn faults(&self, on: bool) {
+        self.inner().faults = on;
     }
 
     /// Something was met.
@@ -251,6 +260,7 @@ impl Inner {
                 self.leader = Some((term, *node));
             }
         }
+        self.facts.now = self.executor.now();
         let mut found = None;
         for invariant in &mut self.invariants {
             if let Err(what) = invariant.see(event, &self.facts) {
@@ -336,6 +346,10 @@ impl Inner {
             };
             if committed.proposed.as_ref().is_some_and(|p| p.repeated) {
                 self.coverage.met(Met::WriteRetried);
+            }
+            let changes = self.changes.see(next, &committed, &self.applied);
+            if self.faults {
+                changes.into_iter().for_each(|met| self.coverage.met(met));
             }
             self.see(&Event::Committed {
                 index: next,

@@ -4,12 +4,13 @@
 //! it. The state is a plain map, changed by the real `apply`: what a node should hold
 //! after any log entry, and what a caller should have been told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chancery_raft_store::apply::{apply, fold_digest};
 use chancery_raft_store::codec;
-use chancery_raft_store::command::{Outcome, Proposal, RequestId};
-use chancery_raft_store::model::Cluster;
+use chancery_raft_store::command::{Command, Outcome, Proposal, RequestId};
+use chancery_raft_store::model::{Cluster, Member, MemberRole};
 use chancery_raft_store::store::{Row, StoreError};
 use chancery_raft_store::types::LogEntry;
 use chancery_raft_store::view::{Table, View, Writes, meta};
@@ -25,8 +26,22 @@ pub struct Committed {
     pub digest: Vec<u8>,
     /// Cluster clock behind it, Unix milliseconds.
     pub clock_ms: i64,
+    /// Who led when it was made.
+    pub leader: u64,
     /// What it proposed, if it is no entry of Raft's own.
     pub proposed: Option<Proposed>,
+    /// Raft's membership from here on, if this entry changed it.
+    pub membership: Option<Arc<Membership>>,
+}
+
+/// Raft's membership.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Membership {
+    /// Sets of voters, a majority of each of which must agree: two while a change is under
+    /// way.
+    pub voters: Vec<BTreeSet<u64>>,
+    /// Who follows without a vote.
+    pub learners: BTreeSet<u64>,
 }
 
 /// A committed proposal.
@@ -34,6 +49,8 @@ pub struct Committed {
 pub struct Proposed {
     /// [`key_of`] its command.
     pub key: Vec<u8>,
+    /// The command.
+    pub command: Option<Command>,
     /// Who asked.
     pub request: Option<RequestId>,
     /// What the caller is to be told.
@@ -68,6 +85,7 @@ pub struct Reference {
     requests: BTreeMap<RequestId, u64>,
     /// Values that a row of an entry has had, by log index.
     entries: BTreeMap<Vec<u8>, History>,
+    membership: Arc<Membership>,
 }
 
 struct Map<'a>(&'a BTreeMap<Vec<u8>, Vec<u8>>);
@@ -117,6 +135,47 @@ impl Reference {
         &self.rows
     }
 
+    /// Raft's membership at the end of the committed log.
+    pub fn membership(&self) -> &Arc<Membership> {
+        &self.membership
+    }
+
+    /// The records of the members.
+    pub fn members(&self) -> Vec<Member> {
+        let prefix = Table::Members.key(&[]);
+        let rows = self.rows.range(prefix.clone()..);
+        rows.take_while(|(key, _)| key.starts_with(&prefix))
+            .filter_map(|(_, value)| Member::decode(value.as_slice()).ok())
+            .collect()
+    }
+
+    /// The members that are to vote and those that are to follow, by their records; `None`
+    /// while one is to leave.
+    pub fn declared(&self) -> Option<Membership> {
+        let founding = self.cluster().founding_peers;
+        let (mut voters, mut learners) = (BTreeSet::new(), BTreeSet::new());
+        for member in self.members() {
+            if member.wanted() == MemberRole::Leaving {
+                return None;
+            }
+            if member.is_wanted_voter(&founding) {
+                voters.insert(member.node_id);
+            } else {
+                learners.insert(member.node_id);
+            }
+        }
+        Some(Membership {
+            voters: vec![voters],
+            learners,
+        })
+    }
+
+    fn cluster(&self) -> Cluster {
+        let row = self.rows.get(&Table::Meta.key(meta::CLUSTER));
+        row.and_then(|bytes| Cluster::decode(bytes.as_slice()).ok())
+            .unwrap_or_default()
+    }
+
     /// Takes in the next log entry of the committed log.
     pub fn commit(&mut self, entry: &LogEntry, bytes: Vec<u8>) -> Result<&Committed, String> {
         let index = self.next();
@@ -137,6 +196,7 @@ impl Reference {
                     .is_some_and(|request| self.requests.insert(request, index).is_some());
                 let proposed = Proposed {
                     key: key_of(proposal),
+                    command: proposal.command.clone(),
                     request: proposal.request,
                     outcome: applied.outcome,
                     repeated,
@@ -159,15 +219,23 @@ impl Reference {
         if let Some(proposed) = &proposed {
             self.placed.entry(proposed.key.clone()).or_insert(index);
         }
-        let cluster = self.rows.get(&Table::Meta.key(meta::CLUSTER));
-        let clock_ms = cluster
-            .and_then(|bytes| Cluster::decode(bytes.as_slice()).ok())
-            .map_or(0, |cluster| cluster.clock_ms);
+        let membership = match &entry.payload {
+            EntryPayload::Membership(membership) => Some(Arc::new(Membership {
+                voters: membership.get_joint_config().clone(),
+                learners: membership.learner_ids().collect(),
+            })),
+            EntryPayload::Blank | EntryPayload::Normal(_) => None,
+        };
+        if let Some(membership) = &membership {
+            self.membership = Arc::clone(membership);
+        }
         self.log.push(Committed {
             bytes,
             digest,
-            clock_ms,
+            clock_ms: self.cluster().clock_ms,
+            leader: entry.log_id.leader_id.node_id,
             proposed,
+            membership,
         });
         self.log
             .last()

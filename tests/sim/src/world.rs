@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use crate::clock::{Drift, SimClock};
 use crate::coverage::Met;
 use crate::executor::{Executor, Group};
 use crate::invariants::Event;
@@ -19,8 +20,8 @@ use crate::network::{Network, key_of};
 use crate::observer::Observer;
 use crate::random::Random;
 
-/// Voters of every run.
-pub const VOTERS: u64 = 3;
+/// Age at which a node would no longer act upon its state.
+pub const STALE_LIMIT: Duration = Duration::from_millis(1_500);
 
 /// Everything that a run consists of.
 pub struct World {
@@ -29,6 +30,7 @@ pub struct World {
     group: Group,
     observer: Observer,
     network: Network,
+    drift: Drift,
     machines: Mutex<BTreeMap<u64, Machine>>,
     random: Mutex<Random>,
     directory: TempDir,
@@ -46,7 +48,8 @@ impl World {
     /// # Errors
     /// No directory for the snapshots.
     pub fn new(executor: Executor, mut random: Random) -> std::io::Result<Arc<Self>> {
-        let observer = Observer::new(executor.clone());
+        let drift = Drift::draw(&mut random);
+        let observer = Observer::new(executor.clone(), drift);
         let network = Network::new(executor.clone(), observer.clone(), random.fork());
         // In memory where there is such a place: snapshots are files, and are synced.
         let directory = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new())?;
@@ -55,6 +58,7 @@ impl World {
             executor,
             observer,
             network,
+            drift,
             machines: Mutex::default(),
             random: Mutex::new(random),
             directory,
@@ -154,14 +158,11 @@ impl World {
     ///
     /// # Errors
     /// One of them waits for longer than its deadline.
-    pub async fn end_callers(&self) -> Result<(), Stuck> {
+    pub async fn end_callers(&self, limit: Duration) -> Result<(), Stuck> {
         self.stop.store(true, Ordering::Relaxed);
-        self.until(
-            Duration::from_secs(10),
-            "callers end by their deadlines",
-            || self.callers.load(Ordering::Relaxed) == 0,
-        )
-        .await
+        let ended = || self.callers.load(Ordering::Relaxed) == 0;
+        self.until(limit, "callers end by their deadlines", ended)
+            .await
     }
 
     /// Waits for something, at most `limit`.
@@ -174,8 +175,21 @@ impl World {
         what: &str,
         done: impl Fn() -> bool,
     ) -> Result<(), Stuck> {
+        self.until_none(limit, || (!done()).then(|| what.to_owned()))
+            .await
+    }
+
+    /// Waits until nothing is missing, at most `limit`.
+    ///
+    /// # Errors
+    /// Something still was, or an invariant broke.
+    pub async fn until_none(
+        &self,
+        limit: Duration,
+        missing: impl Fn() -> Option<String>,
+    ) -> Result<(), Stuck> {
         let deadline = self.executor.now() + limit;
-        while !done() {
+        while let Some(what) = missing() {
             if let Some(violation) = self.observer.violation() {
                 return Err(Stuck(violation));
             }
@@ -190,9 +204,15 @@ impl World {
         Ok(())
     }
 
-    fn add_machine(&self, id: u64) {
-        let up_before = Duration::from_millis(self.random().between(1_000, 1_000_000));
-        let machine = Machine::new(id, self.directory.path().join(id.to_string()), up_before);
+    /// A new machine, whose node was told of these others.
+    fn add_machine(&self, id: u64, others: impl IntoIterator<Item = u64>) {
+        let clock = SimClock::new(self.executor.now(), self.drift, &mut self.random());
+        if self.drift != Drift::None {
+            self.observer.met(Met::ClockDrifted);
+        }
+        let directory = self.directory.path().join(id.to_string());
+        let pins = others.into_iter().map(pin).collect();
+        let machine = Machine::new(id, directory, clock, pins);
         self.observer.machine(id, machine.disk.clone());
         self.machines().insert(id, machine);
     }
@@ -202,7 +222,6 @@ impl World {
         let boot = {
             let random = self.random().fork();
             let mut machines = self.machines();
-            let known: Vec<u64> = machines.keys().copied().collect();
             let Some(machine) = machines.get_mut(&id) else {
                 return;
             };
@@ -215,6 +234,7 @@ impl World {
                 group,
                 random: Mutex::new(random),
                 speed: Arc::clone(&machine.speed),
+                clock: Arc::clone(&machine.clock),
                 observer: self.observer.clone(),
             };
             self.executor.host(group, Arc::new(host));
@@ -227,7 +247,7 @@ impl World {
                 disk: machine.disk.clone(),
                 directory: machine.directory.clone(),
                 clock: Arc::clone(&machine.clock),
-                pins: known.into_iter().map(pin).collect(),
+                pins: machine.pins.clone(),
                 founder,
             }
         };
@@ -263,6 +283,35 @@ impl World {
             let on = Arc::clone(&world);
             world.spawn(async move { on.ended(id, group, &why) });
         });
+        let world = Arc::clone(self);
+        let members = running.members.clone();
+        self.executor.spawn(group, async move {
+            members.removed().await;
+            let on = Arc::clone(&world);
+            world.spawn(async move { on.told_removed(id, group) });
+        });
+        let (observer, members) = (self.observer.clone(), running.members.clone());
+        self.executor.spawn(group, async move {
+            let index = members.is_wrong().await;
+            observer.violated(&format!(
+                "node {id} finds that its state at log entry {index} is not the majority's"
+            ));
+        });
+    }
+
+    /// A node that was told that it was removed ends.
+    fn told_removed(&self, id: u64, group: Group) {
+        let told = {
+            let mut machines = self.machines();
+            let machine = machines
+                .get_mut(&id)
+                .filter(|machine| machine.group() == Some(group));
+            machine.map(|machine| machine.told_removed = true)
+        };
+        if told.is_some() {
+            self.observer.met(Met::RemovedTold);
+            self.kill(id);
+        }
     }
 
     /// A process has come to its end by itself.
@@ -351,7 +400,8 @@ impl World {
         }
     }
 
-    fn admission(node: u64) -> AdmitMember {
+    /// How a node asks to be admitted.
+    pub fn admission(node: u64) -> AdmitMember {
         AdmitMember {
             peer_address: address(node),
             api_address: format!("node-{node}:8081"),
@@ -361,27 +411,32 @@ impl World {
         }
     }
 
-    /// Forms a cluster as a static list of peers does.
+    /// Forms a cluster of `founders` nodes as a static list of peers does.
     ///
     /// # Errors
     /// It does not come to be.
-    pub async fn form(self: &Arc<Self>) -> Result<(), Stuck> {
-        for id in 1..=VOTERS {
-            self.add_machine(id);
+    pub async fn form(self: &Arc<Self>, founders: u64) -> Result<(), Stuck> {
+        for id in 1..=founders {
+            self.add_machine(id, 1..=founders);
         }
         self.start(1, true).await;
         let found = Command::Found(Found {
             cluster_id: CLUSTER_ID.into(),
             trust_domain: "example.org".into(),
             founder: Some(Self::admission(1)),
-            founding_peers: (1..=VOTERS).map(address).collect(),
+            founding_peers: (1..=founders).map(address).collect(),
             feature_level: FEATURE_LEVEL,
         });
         self.write(1, found, Duration::from_secs(10)).await?;
-        for id in 2..=VOTERS {
-            self.join(1, id).await?;
+        for id in 2..=founders {
+            let admit = Command::AdmitMember(Self::admission(id));
+            let outcome = self.write(1, admit, Duration::from_secs(20)).await?;
+            if outcome.node_id != id {
+                return Err(Stuck(format!("node {id} was admitted as {outcome:?}")));
+            }
+            self.start(id, false).await;
         }
-        let voters: BTreeSet<u64> = (1..=VOTERS).collect();
+        let voters: BTreeSet<u64> = (1..=founders).collect();
         let is_voter = |id| {
             let running = self.running(id);
             running.is_some_and(|r| {
@@ -391,30 +446,57 @@ impl World {
         };
         let all = || voters.iter().all(|id| is_voter(*id));
         self.until(Duration::from_secs(20), "every node is a voter", all)
-            .await?;
-        self.observer.formed(voters.clone());
-        Ok(())
+            .await
     }
 
-    /// Admits a new node through a member, and starts it.
-    ///
-    /// # Errors
-    /// It is not admitted, or under another id than the next one.
-    pub async fn join(self: &Arc<Self>, through: u64, id: u64) -> Result<(), Stuck> {
-        let admit = Command::AdmitMember(AdmitMember {
-            // Two of three voters are left where one is replaced: a fourth one is no gain.
-            stay_learner: true,
-            ..Self::admission(id)
-        });
-        let outcome = self.write(through, admit, Duration::from_secs(20)).await?;
-        if outcome.node_id != id {
-            return Err(Stuck(format!("node {id} was admitted as {outcome:?}")));
-        }
-        if !self.machines().contains_key(&id) {
-            self.add_machine(id);
-        }
+    /// Id of the machine that comes next.
+    pub fn next_id(&self) -> u64 {
+        1 + self.machines().keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// Starts a node that was admitted, on a machine of its own.
+    pub async fn joined(self: &Arc<Self>, id: u64) {
+        let members = self.observer.facts(|facts| facts.reference.members());
+        let others = members.iter().map(|member| member.node_id);
+        self.add_machine(id, others.chain([id]));
+        self.observer.met(Met::LearnerAdded);
         self.start(id, false).await;
-        Ok(())
+    }
+
+    /// Asks nodes from when on what they have applied holds everywhere, again and again.
+    pub async fn ask_who_holds(self: Arc<Self>, mut random: Random) {
+        use chancery_node::environment::Clock as _;
+        loop {
+            sleep(Duration::from_millis(random.between(100, 800))).await;
+            let Some((id, running)) = self.any_running(&mut random) else {
+                continue;
+            };
+            let clock = self.machines().get(&id).map(|m| Arc::clone(&m.clock));
+            let Some(clock) = clock else { continue };
+            let index = running.consensus.registry().applied_index();
+            let told = async move {
+                let wait = Duration::from_secs(1);
+                let holds = running
+                    .members
+                    .applied_everywhere(index, wait, STALE_LIMIT)
+                    .await;
+                let by = clock.simulated(clock.boottime() + holds.after(STALE_LIMIT));
+                (holds.everywhere, by)
+            };
+            let Some((everywhere, by)) = self.within(running.group, told).await else {
+                continue;
+            };
+            self.observer.met(if everywhere {
+                Met::HoldsPromised
+            } else {
+                Met::HoldsLater
+            });
+            self.observer.see(&Event::Holds {
+                node: id,
+                index,
+                by,
+            });
+        }
     }
 
     /// Looks at what every node shows of itself, again and again.
@@ -441,6 +523,7 @@ impl World {
                 let as_of = clock.simulated(clock.boottime().saturating_sub(age));
                 self.observer.see(&Event::Fresh {
                     node: id,
+                    age,
                     as_of,
                     applied,
                 });

@@ -52,8 +52,14 @@ fn processor_time() -> Duration {
 struct Sum {
     coverage: Coverage,
     simulated: Duration,
-    processor: Duration,
+    /// Processor time and number of runs of all kinds, and of those with three nodes.
+    all: (Duration, u64),
+    three: (Duration, u64),
     violations: BTreeMap<u64, String>,
+}
+
+fn per_hour((took, runs): (Duration, u64)) -> f64 {
+    runs as f64 * 3_600.0 / took.as_secs_f64()
 }
 
 /// Takes seeds until they are used up or one failed.
@@ -69,7 +75,12 @@ fn take_seeds(next: &AtomicU64, last: u64, sum: &Mutex<Sum>) {
         let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
         sum.coverage.add(&report.coverage);
         sum.simulated += Duration::from_millis(report.simulated_ms);
-        sum.processor += took;
+        sum.all.0 += took;
+        sum.all.1 += 1;
+        if report.plan.is_three_nodes() {
+            sum.three.0 += took;
+            sum.three.1 += 1;
+        }
         if let Some(violation) = report.violation {
             sum.violations.insert(seed, violation);
             next.store(u64::MAX / 2, Ordering::Relaxed);
@@ -100,10 +111,13 @@ fn seeds_keep_every_invariant() {
     if let Some((seed, violation)) = sum.violations.first_key_value() {
         panic!("{}", failure(*seed, violation));
     }
-    let per_hour = seeds as f64 * 3_600.0 / sum.processor.as_secs_f64();
     println!(
-        "{}{seeds} seeds, {:?} simulated, {:.0?} of one core: {per_hour:.0} seeds an hour of one core",
-        sum.coverage, sum.simulated, sum.processor
+        "{}{seeds} seeds, {:?} simulated, {:.0?} of one core: {:.0} seeds an hour of one core, {:.0} at three nodes",
+        sum.coverage,
+        sum.simulated,
+        sum.all.0,
+        per_hour(sum.all),
+        per_hour(sum.three)
     );
     let missing: Vec<&str> = sum
         .coverage

@@ -134,6 +134,26 @@ fn a_replacement_and_the_replaced_change_places_in_one_step() {
 }
 
 #[test]
+fn a_member_that_died_before_it_voted_can_be_replaced() {
+    // 4 is to vote and never catches up; 5 is there in its place.
+    let roles = [(1, Voter), (2, Voter), (3, Voter), (4, Voter), (5, Learner)];
+    let mut dead = formed(&[1, 2, 3], &[4, 5], &roles);
+    dead.reachable.remove(&4);
+    dead.caught_up.remove(&4);
+    assert_eq!(plan(&dead), None, "nobody replaces it");
+    let new = dead.members.get_mut(&5).unwrap();
+    (new.auto_promote, new.replaces) = (true, 4);
+    let Some(Step::Change(change)) = plan(&dead) else {
+        panic!("{:?}", plan(&dead))
+    };
+    assert_eq!((change.promote, change.remove), (vec![5], vec![4]));
+    // Another change waits until that one is done.
+    let new = dead.members.get_mut(&5).unwrap();
+    new.replaces = 3;
+    assert_eq!(plan(&dead), None);
+}
+
+#[test]
 fn no_change_begins_that_the_new_voters_could_not_finish() {
     let roles = [(1, Voter), (2, Leaving), (3, Voter)];
     let mut picture = formed(&[1, 2, 3], &[], &roles);

@@ -38,7 +38,6 @@ fn start() -> Server {
         tls,
         Limits::of_peers(),
         Echo,
-        |_| false,
         shutdown.clone(),
     ));
     Server {
@@ -177,7 +176,6 @@ async fn a_single_connection_never_becomes_another() {
         tls(),
         Limits::of_peers(),
         Echo,
-        |_| false,
         CancellationToken::new(),
     ));
     for _ in 0..10 {

@@ -17,6 +17,7 @@ impl Invariant for Freshness {
             node,
             as_of,
             applied,
+            ..
         } = event
         else {
             return Ok(());

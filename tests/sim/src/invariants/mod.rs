@@ -7,10 +7,12 @@ mod commit;
 mod digests;
 mod durable_append;
 mod freshness;
+mod holds;
 mod leaders;
 mod purges;
 mod reads;
 mod real_time;
+mod removed;
 mod requests;
 mod time;
 mod tokens;
@@ -116,10 +118,21 @@ pub enum Event<'a> {
     Fresh {
         /// Which node.
         node: u64,
+        /// How old it says that its state may be.
+        age: Duration,
         /// Simulated time at which its state was right, as it claims.
         as_of: Duration,
         /// Log entry at which its state stands.
         applied: u64,
+    },
+    /// A node says from when on a change holds on every node.
+    Holds {
+        /// Which node.
+        node: u64,
+        /// Log entry of the change.
+        index: u64,
+        /// From when on, simulated time.
+        by: Duration,
     },
     /// The state time that a node shows.
     Showed {
@@ -154,10 +167,12 @@ pub fn all() -> Vec<Box<dyn Invariant>> {
         Box::<digests::Digests>::default(),
         Box::<durable_append::DurableAppend>::default(),
         Box::<freshness::Freshness>::default(),
+        Box::<holds::Holds>::default(),
         Box::<leaders::Leaders>::default(),
         Box::<purges::Purges>::default(),
         Box::<reads::Reads>::default(),
         Box::<real_time::RealTime>::default(),
+        Box::<removed::Removed>::default(),
         Box::<requests::Requests>::default(),
         Box::<time::Time>::default(),
         Box::<tokens::Tokens>::default(),
