@@ -35,7 +35,9 @@ use zeroize::Zeroizing;
 use self::attestors::{attestors, external_roots};
 
 pub(crate) use self::data_dir::{QUARANTINE, own_data_dir};
-use self::data_dir::{check_mark, check_place, identity, open_store, owner, quarantine};
+use self::data_dir::{
+    check_level, check_mark, check_place, identity, open_store, owner, quarantine,
+};
 pub use self::data_dir::{init_cluster, set_aside};
 use self::joining::way_in;
 use crate::authority::{
@@ -405,6 +407,7 @@ async fn serve(
         &owner(&record),
     )?;
     check_place(&storage, &record, &plan)?;
+    check_level(&storage)?;
     crate::backup::tell_epoch(&storage.registry);
     #[cfg(feature = "faults")]
     let storage = with_faults(storage);
@@ -507,6 +510,10 @@ async fn serve(
         peer_tls.clone(),
         Limits::of_peers().beside(&descriptors),
         pinned_only(peer_routes.routes().prepare(), pins.clone()),
+        {
+            let pins = pins.clone();
+            move |key: &[u8; 32]| pins.knows(key)
+        },
         peer_stop.clone(),
     ));
     consensus_runtime.spawn(consensus.clone().drive_membership(members.clone()));

@@ -15,6 +15,7 @@ use chancery_api::spire::api::server::agent::v1::agent_client::AgentClient;
 use chancery_api::spire::api::server::entry::v1::ListEntriesRequest;
 use chancery_api::spire::api::server::entry::v1::entry_client::EntryClient;
 use chancery_api::spire::api::types;
+use chancery_raft_store::high_water::HighWater;
 use chancery_raft_store::model;
 use chancery_raft_store::snapshot;
 use chancery_raft_store::view::Table;
@@ -465,7 +466,21 @@ async fn one_survivor_of_three_goes_on_and_the_others_join_it_anew() -> anyhow::
     ensure!(saved["stale_ms"].is_i64() && text(&output).contains("without a quorum"));
 
     cluster.signal(&survivor.id, KILL)?;
-    let said = once_free(&recover).await?;
+    once_free(&recover).await?;
+    // The mark beside the store says that there was more.
+    let mark = HighWater::load(&survivor.data_dir)?.context("a high-water mark")?;
+    let mut further = mark.clone();
+    let last = further.position.last.as_mut().context("a last log entry")?;
+    last.index += 1_000;
+    further.save(&survivor.data_dir)?;
+    let short = refused(&[recover.as_slice(), &["-yes"]].concat())?;
+    ensure!(
+        short.contains("- LOST: part of what this node had on its disk: its log ends"),
+        "{short}"
+    );
+    ensure!(short.contains("give -shortStore to go on"), "{short}");
+    mark.save(&survivor.data_dir)?;
+    let said = refused(&recover)?;
     for part in [
         format!("RECOVERY FROM ONE SURVIVOR: node {}", survivor.id).as_str(),
         "LOST:",

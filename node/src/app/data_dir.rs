@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use chancery_raft_store::command::FEATURE_LEVEL;
 use chancery_raft_store::high_water::{HighWater, Owner};
 use chancery_raft_store::identity_record::IdentityRecord;
 use chancery_raft_store::store::Store;
 use chancery_raft_store::store::rocks::RocksStore;
 
 use crate::cluster::Storage;
-use crate::cluster::formation::Plan;
+use crate::cluster::formation::{Plan, VERSION};
 use crate::config::Config;
 use crate::disk::{Gate, GatedStore};
 use crate::environment::uuid_v4;
@@ -270,6 +271,19 @@ pub(super) fn open_store(
     // A wait for room is no time of the disk.
     let store = GatedStore::new(MeteredStore::new(store), gate.clone());
     Ok(Arc::new(store))
+}
+
+/// A cluster that has come to a newer level holds records of which this version would drop
+/// what it does not know.
+pub(super) fn check_level(storage: &Storage) -> anyhow::Result<()> {
+    let level = storage.registry.read().cluster().feature_level;
+    if level > FEATURE_LEVEL {
+        bail!(
+            "the cluster is at feature level {level}, and version {VERSION} knows {FEATURE_LEVEL} at most: start the \
+             newer version again"
+        );
+    }
+    Ok(())
 }
 
 /// A store of another place must not speak for this one.

@@ -21,8 +21,9 @@ use chancery_raft_store::Registry;
 use chancery_raft_store::epoch::{
     Beginning, Begun, Survivor, begin_from_backup, begin_from_replay, replay, survivor,
 };
+use chancery_raft_store::high_water::{HighWater, HighWaterError, Owner, shortfall};
 use chancery_raft_store::identity_record::{IdentityError, IdentityRecord};
-use chancery_raft_store::model::{EpochEnd, Member, PastEpoch};
+use chancery_raft_store::model::{EpochEnd, Member, MemberRole, PastEpoch};
 use chancery_raft_store::snapshot::{self, Snapshots, Survey};
 use chancery_raft_store::store::rocks::RocksStore;
 use chancery_raft_store::store::{Store, StoreError};
@@ -90,6 +91,15 @@ pub enum BackupError {
     NothingToRecover {
         /// Which directory.
         dir: PathBuf,
+        /// What it lacks.
+        why: String,
+    },
+    /// The store of the survivor was not accepted as it is.
+    #[error(
+        "nothing was changed: the store lacks what it had ({why}). Another survivor or a backup may have it; give \
+         -shortStore to go on without"
+    )]
+    Short {
         /// What it lacks.
         why: String,
     },
@@ -230,6 +240,7 @@ pub struct Recovery {
     place: Place,
     record: IdentityRecord,
     survivor: Survivor,
+    short: Option<String>,
 }
 
 impl Recovery {
@@ -276,11 +287,28 @@ impl Recovery {
                 survivor.cluster.id, record.cluster_id
             )));
         }
+        let own = survivor
+            .members
+            .iter()
+            .find(|m| m.node_id == record.node_id);
+        if own.is_none_or(|m| m.wanted() == MemberRole::Leaving) {
+            return Err(nothing(&format!(
+                "is of node {}, which was removed from the cluster: use a node that is a member, or a backup",
+                record.node_id
+            )));
+        }
+        let short = short_of_mark(dir, &record, &store)?;
         Ok(Self {
             place,
             record,
             survivor,
+            short,
         })
+    }
+
+    /// What the store had once and lacks now, if the high-water mark beside it tells.
+    pub fn short(&self) -> Option<&str> {
+        self.short.as_deref()
     }
 
     /// What is here.
@@ -314,6 +342,30 @@ impl Recovery {
         };
         renew(&self.place, staged, begun, &key)
     }
+}
+
+/// What the high-water mark in `dir` says that the store lacks.
+fn short_of_mark(
+    dir: &Path,
+    record: &IdentityRecord,
+    store: &RocksStore,
+) -> Result<Option<String>, BackupError> {
+    let unusable = |e: HighWaterError| store_error("the high-water mark")(std::io::Error::other(e));
+    let Some(mark) = HighWater::load(dir).map_err(unusable)? else {
+        return Ok(None);
+    };
+    // The start that would come next, if the node were started.
+    let next = Owner {
+        cluster_id: record.cluster_id.clone(),
+        node_id: record.node_id,
+        boot: record.boot.saturating_add(1),
+    };
+    if let Err(wrong) = mark.check_identity(&next, dir) {
+        return Ok(Some(wrong.to_string()));
+    }
+    let found = chancery_raft_store::log::found(store, mark.position.last)
+        .map_err(|e| store_error("the store")(e.into()))?;
+    Ok(shortfall(&mark, &found, &next))
 }
 
 fn old_store(dir: &Path) -> Result<(RocksStore, Snapshots), BackupError> {

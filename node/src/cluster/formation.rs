@@ -121,6 +121,7 @@ pub async fn form(
         tls.clone(),
         Limits::of_peers(),
         routes,
+        |_| false,
         stop.clone(),
     ));
     let formed = search(plan, tls, new_cluster_id).await;
@@ -420,12 +421,18 @@ impl Bootstrap for Pristine {
     }
 }
 
+/// Tokens of joining nodes that are looked at at once.
+const TOKENS_AT_ONCE: usize = 8;
+/// Longest address of a joining node: a host name of 253 bytes, and a port.
+const WORD_BYTES_MAX: usize = 259;
+
 /// Answers once this node is a member.
 pub struct Admission {
     plan: Plan,
     consensus: Consensus,
     proposer: Proposer,
     barriers: Barriers,
+    looked_at: tokio::sync::Semaphore,
 }
 
 impl Admission {
@@ -437,12 +444,17 @@ impl Admission {
             consensus,
             proposer,
             barriers,
+            looked_at: tokio::sync::Semaphore::new(TOKENS_AT_ONCE),
         }
     }
 
     /// Whether a token may be presented to the log at all: whoever reaches the port can
-    /// send one, and each write costs every node.
+    /// send one, and each write costs every node. Few are looked at at once, so that they
+    /// do not keep the other callers of a barrier waiting.
     async fn check_token(&self, connection: &PeerConnection, token: &[u8]) -> Result<(), Status> {
+        let looked_at = self.looked_at.try_acquire();
+        let _looked_at = looked_at
+            .map_err(|_| Status::unavailable("too many nodes present tokens at once: try again"))?;
         let sha256 = NodeToken::sha256(token);
         let known = || {
             let state = self.consensus.registry().read();
@@ -462,6 +474,23 @@ impl Admission {
             Err(unknown_token())
         }
     }
+}
+
+/// What every member will keep and show of the joining node.
+fn check_words(asked: &wire::JoinRequest) -> Result<(), Status> {
+    let words = [
+        ("peer address", &asked.peer_address),
+        ("API address", &asked.api_address),
+        ("version", &asked.version),
+    ];
+    for (name, word) in words {
+        if word.len() > WORD_BYTES_MAX || !word.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Status::invalid_argument(format!(
+                "the {name} of a joining node is at most {WORD_BYTES_MAX} printable characters without a space"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn unknown_token() -> Status {
@@ -509,6 +538,10 @@ impl Bootstrap for Admission {
             prove(&self.plan, &connection, &asked.proof)?
         };
         let asked = request.into_inner();
+        if by_token {
+            self.check_token(&connection, &asked.token).await?;
+        }
+        check_words(&asked)?;
         if asked.trust_domain != self.plan.trust_domain {
             return Err(Status::failed_precondition(format!(
                 "this cluster serves trust domain {}, the joining node is configured for {}",
@@ -527,9 +560,6 @@ impl Bootstrap for Admission {
             return Err(Status::unavailable(
                 "not every member knows node tokens yet: the upgrade of the cluster is not complete",
             ));
-        }
-        if by_token {
-            self.check_token(&connection, &asked.token).await?;
         }
         if !by_token && !self.plan.peers.contains(&asked.peer_address) {
             return Err(Status::permission_denied(format!(

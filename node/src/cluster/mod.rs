@@ -418,7 +418,7 @@ impl Consensus {
     async fn yield_to_a_better_clock(&self) {
         let Some(offset) = self
             .clock_offset_ms()
-            .filter(|ms| ms.abs() > AGREE_WITHIN_MS)
+            .filter(|ms| ms.unsigned_abs() > AGREE_WITHIN_MS)
         else {
             return;
         };

@@ -3,21 +3,22 @@
 //! The replicated members come first. A node that joins is told the members of that
 //! moment; a node that was away learns of those that joined meanwhile from members that
 //! it knows. Either counts only for ids that the own state has not come to yet, so that
-//! nobody who was removed is known again.
+//! nobody who was removed is known again, and what a member told only while that one is a
+//! member itself: whoever is removed leaves nobody behind.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chancery_api::chancery::peer::v1 as wire;
 use chancery_raft_store::identity_record::Pin;
-use chancery_raft_store::{ChangeKind, Registry};
+use chancery_raft_store::{ChangeKind, Directory, Registry};
 use tokio::sync::broadcast::error::RecvError;
 
 /// Peer address of a member and SHA-256 of its key.
 pub type AddressAndPin = (String, [u8; 32]);
 
-/// Members that are taken from other members' answers.
-const TOLD_MAX: usize = 64;
+/// Ids behind the own state's last one that are taken from other members' answers.
+const TOLD_AHEAD_MAX: u64 = 64;
 
 /// Members as this node knows them. Cheap to clone.
 #[derive(Clone)]
@@ -32,9 +33,23 @@ struct Known {
     /// readers.
     found: BTreeMap<u64, AddressAndPin>,
     /// What this node was told.
-    told: BTreeMap<u64, AddressAndPin>,
+    told: BTreeMap<u64, Told>,
     /// Counts what was forgotten: what was looked up before must not be noted after it.
     forgotten: u64,
+}
+
+/// A member that the own state has not come to.
+struct Told {
+    member: AddressAndPin,
+    /// Who told it; none for what was told when this node joined.
+    by: Option<u64>,
+}
+
+impl Told {
+    /// Whether it counts, with the own state as it is.
+    fn counts(&self, id: u64, state: &Directory) -> bool {
+        id > state.cluster().last_node_id && self.by.is_none_or(|by| state.member(by).is_some())
+    }
 }
 
 impl PinBook {
@@ -42,7 +57,8 @@ impl PinBook {
     pub fn new(registry: Registry, seed: &[Pin]) -> Self {
         let told = seed.iter().filter_map(|pin| {
             let spki = pin.spki_sha256.as_slice().try_into().ok()?;
-            Some((pin.node_id, (pin.peer_address.clone(), spki)))
+            let member = (pin.peer_address.clone(), spki);
+            Some((pin.node_id, Told { member, by: None }))
         });
         let known = Known {
             told: told.collect(),
@@ -67,17 +83,14 @@ impl PinBook {
             }
             known.forgotten
         };
-        let (member, is_past) = {
-            let state = self.registry.read();
-            (
-                state.member(node).cloned(),
-                node <= state.cluster().last_node_id,
-            )
+        let state = self.registry.read();
+        let Some(member) = state.member(node).cloned() else {
+            let known = self.known();
+            let told = known.told.get(&node).filter(|t| t.counts(node, &state));
+            return told.map(|t| t.member.clone());
         };
+        drop(state);
         let mut known = self.known();
-        let Some(member) = member else {
-            return known.told.get(&node).filter(|_| !is_past).cloned();
-        };
         let spki = member.spki_sha256.as_slice().try_into().ok()?;
         let found = (member.peer_address.clone(), spki);
         if known.forgotten == forgotten {
@@ -88,17 +101,17 @@ impl PinBook {
 
     /// Whether a key is some member's.
     pub fn knows(&self, spki: &[u8; 32]) -> bool {
-        let told = {
-            let known = self.known();
-            if known.found.values().any(|(_, pin)| pin == spki) {
-                return true;
-            }
-            let mut told = known.told.iter();
-            told.find(|(_, (_, pin))| pin == spki).map(|(id, _)| *id)
-        };
+        let is_found = |known: &Known| known.found.values().any(|(_, pin)| pin == spki);
+        if is_found(&self.known()) {
+            return true;
+        }
         let state = self.registry.read();
-        told.is_some_and(|id| id > state.cluster().last_node_id)
-            || state.members().any(|m| m.spki_sha256 == spki)
+        if state.members().any(|m| m.spki_sha256 == spki) {
+            return true;
+        }
+        let known = self.known();
+        let mut told = known.told.iter();
+        told.any(|(id, told)| told.member.1 == *spki && told.counts(*id, &state))
     }
 
     /// The id that a key had, if it was a member's that was removed.
@@ -106,22 +119,22 @@ impl PinBook {
         self.registry.read().removed_member(spki)
     }
 
-    /// Takes in what a member told of the others. Those whom the own state knows, or knew
-    /// and removed, are not learned again.
-    pub(super) fn learn(&self, told: &[wire::Pin]) {
-        let last = self.registry.read().cluster().last_node_id;
+    /// Takes in what the member `teller` told of the others. Those whom the own state
+    /// knows, or knew and removed, are not learned again.
+    pub(super) fn learn(&self, teller: u64, told: &[wire::Pin]) {
+        let state = self.registry.read();
+        let last = state.cluster().last_node_id;
+        let ahead = last.saturating_add(1)..=last.saturating_add(TOLD_AHEAD_MAX);
         let mut known = self.known();
-        known.told.retain(|id, _| *id > last);
-        for pin in told.iter().filter(|pin| pin.node_id > last) {
+        known.told.retain(|id, told| told.counts(*id, &state));
+        for pin in told.iter().filter(|pin| ahead.contains(&pin.node_id)) {
             let Ok(spki) = pin.spki_sha256.as_slice().try_into() else {
                 continue;
             };
-            if known.told.len() < TOLD_MAX {
-                known
-                    .told
-                    .entry(pin.node_id)
-                    .or_insert_with(|| (pin.peer_address.clone(), spki));
-            }
+            known.told.entry(pin.node_id).or_insert_with(|| Told {
+                member: (pin.peer_address.clone(), spki),
+                by: Some(teller),
+            });
         }
     }
 
@@ -148,3 +161,6 @@ impl PinBook {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

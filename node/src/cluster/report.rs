@@ -9,7 +9,7 @@ use super::Leadership;
 use super::status::{Members, SEEN_WITHIN, SelfStatus};
 
 /// Clocks further apart than this are worth a warning.
-const SKEW_WARN_MS: i64 = 5_000;
+const SKEW_WARN_MS: u64 = 5_000;
 
 impl Members {
     /// Who leads, if that node is there: openraft goes on naming a leader that is gone
@@ -61,7 +61,7 @@ impl Members {
                     member.peer_address
                 ));
             }
-            if let Some(skew) = skew.filter(|s| s.abs() > SKEW_WARN_MS) {
+            if let Some(skew) = skew.filter(|s| s.unsigned_abs() > SKEW_WARN_MS) {
                 advice.push(format!(
                     "the clock of node {id} is {skew} ms off this node's: check its time source"
                 ));
@@ -121,7 +121,7 @@ impl Members {
         advice.extend(under_way(&members));
         let ahead_ms = registry.cluster().clock_ms - consensus.clock().now_unix_ms();
         let offset_ms = consensus.clock_offset_ms().unwrap_or(0);
-        if ahead_ms - offset_ms > SKEW_WARN_MS {
+        if ahead_ms.saturating_sub(offset_ms) > SKEW_WARN_MS.cast_signed() {
             advice.push(format!(
                 "the cluster's time is {} s ahead of its members' clocks, which were wrong before: nothing expires until \
                  they are there; `chancery cluster clock set` sets it",

@@ -143,7 +143,7 @@ impl Members {
             }
             Err(_) => return,
         };
-        self.pins.learn(&status.members);
+        self.pins.learn(id, &status.members);
         let at = clock.boottime();
         let half_trip = i64::try_from(at.saturating_sub(sent).as_millis() / 2).unwrap_or(i64::MAX);
         let skew_ms = status
@@ -174,12 +174,12 @@ impl Members {
     /// Why this node must not sign, whatever its keys and its freshness say.
     pub fn objection(&self) -> Option<String> {
         if let Some(offset) = self.consensus.clock_offset_ms()
-            && offset.abs() > SIGNS_WITHIN_MS
+            && offset.unsigned_abs() > SIGNS_WITHIN_MS
         {
             let way = if offset > 0 { "behind" } else { "ahead of" };
             return Some(format!(
                 "its clock is {} s {way} those of the majority: correct its time source",
-                offset.abs() / 1000
+                offset.unsigned_abs() / 1000
             ));
         }
         match self.agreement() {

@@ -17,7 +17,7 @@ use crate::environment::Clock;
 
 /// A node that is further off than this does not sign: documents begin ten seconds before
 /// they are made.
-pub const SIGNS_WITHIN_MS: i64 = 10_000;
+pub const SIGNS_WITHIN_MS: u64 = 10_000;
 /// A leader that has just come waits this long for the others' clocks.
 const OPINION_LIMIT: Duration = Duration::from_secs(1);
 /// No majority has told its clocks since this node started.
@@ -75,7 +75,7 @@ impl Judgement {
             loop {
                 let judged = self.judged.notified();
                 if let Some(offset) = self.offset_ms(clock) {
-                    return offset.abs() <= AGREE_WITHIN_MS;
+                    return offset.unsigned_abs() <= AGREE_WITHIN_MS;
                 }
                 judged.await;
             }
@@ -104,7 +104,7 @@ pub(super) fn agreeing(
 ) -> BTreeSet<u64> {
     let close = |id: &u64| {
         let clock = clocks.get(id);
-        clock.is_some_and(|clock| clock.abs_diff(median) <= AGREE_WITHIN_MS.unsigned_abs())
+        clock.is_some_and(|clock| clock.abs_diff(median) <= AGREE_WITHIN_MS)
     };
     candidates.into_iter().filter(close).collect()
 }

@@ -125,11 +125,9 @@ pub(super) trait Welcome: Send + Sync + 'static {
     fn opened(&self) -> impl Future<Output = ()> + Send;
     /// Resolves as soon as the port must be closed.
     fn closed(&self) -> impl Future<Output = ()> + Send;
-    /// Whether a connection that was welcomed has proved nothing: of those a source may
-    /// have fewer.
-    fn is_anonymous(_: &Self::Extension) -> bool {
-        false
-    }
+    /// Whether a connection that was welcomed is nobody's that is known: of those there
+    /// may be fewer.
+    fn is_anonymous(&self, extension: &Self::Extension) -> bool;
     /// Whose PROXY headers are believed; none where the port knows no proxies at all.
     fn proxies(&self) -> Option<&TrustedProxies> {
         None
@@ -244,7 +242,7 @@ impl<W: Welcome, S: GrpcService> Connection<W, S> {
             () = self.closing.cancelled() => return,
             greeting = tokio::time::timeout(self.limits.handshake_timeout, greeting) => greeting,
         };
-        let (io, extension, _slot) = match greeting {
+        let (io, extension, slot) = match greeting {
             Ok(Ok(welcomed)) => welcomed,
             Ok(Err(refusal)) => {
                 let (reason, detail) = refusal.told();
@@ -260,7 +258,7 @@ impl<W: Welcome, S: GrpcService> Connection<W, S> {
             self.service,
             extension,
             &self.limits,
-            self.limits.age(),
+            self.limits.age(slot.is_anonymous()),
             &self.closing,
         )
         .await;
@@ -297,10 +295,13 @@ async fn greet<W: Welcome>(
     };
     // A client that says nothing holds nobody up: it is no handshake yet.
     stream.peek(&mut [0]).await.map_err(Refusal::Handshake)?;
-    // Held to the end of the handshake: the semaphore is never closed.
+    // Held to the end of the handshake: the semaphores are never closed. Those of one
+    // source wait for each other before they are in anybody else's way.
+    let own = slot.handshakes();
+    let _own = own.acquire().await;
     let _permit = handshakes.acquire().await;
     let (io, extension) = welcome.welcome(stream, client).await?;
-    let slot = if W::is_anonymous(&extension) {
+    let slot = if welcome.is_anonymous(&extension) {
         slot.anonymous().ok_or(Refusal::Limit)?
     } else {
         slot

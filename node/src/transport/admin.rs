@@ -162,7 +162,7 @@ impl AdminSocket {
             connections.spawn(async move {
                 let open = metrics::gauge!(names::CONNECTIONS, "port" => PORT);
                 open.increment(1.0);
-                let age = limits.age();
+                let age = limits.age(false);
                 let end = http2::serve(stream, service, caller, &limits, age, &closing).await;
                 if end == End::Silent {
                     refused(PORT, "timeout");

@@ -15,17 +15,21 @@ pub(super) struct Admission {
     total: Arc<Semaphore>,
     per_source_max: u32,
     anonymous_per_source_max: u32,
+    anonymous: Arc<Semaphore>,
+    handshakes_per_source_max: u32,
     sources: Sources,
 }
 
 type Sources = Arc<Mutex<BTreeMap<IpAddr, Count>>>;
 
 /// Connections of one source.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Count {
     all: u32,
-    /// Those among them that showed no certificate.
+    /// Those among them that are anonymous.
     anonymous: u32,
+    /// Places for handshakes.
+    handshakes: Arc<Semaphore>,
 }
 
 /// One connection's place among all, not yet counted for a source; freed when
@@ -40,9 +44,10 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct Slot {
     source: IpAddr,
-    anonymous: bool,
-    anonymous_max: u32,
-    sources: Sources,
+    /// Its place among the anonymous ones.
+    anonymous: Option<OwnedSemaphorePermit>,
+    admission: Admission,
+    handshakes: Arc<Semaphore>,
     _total: OwnedSemaphorePermit,
 }
 
@@ -52,6 +57,8 @@ impl Admission {
             total: Arc::new(Semaphore::new(limits.connections_max as usize)),
             per_source_max: limits.connections_per_source_max,
             anonymous_per_source_max: limits.anonymous_per_source_max,
+            anonymous: Arc::new(Semaphore::new(limits.anonymous_max as usize)),
+            handshakes_per_source_max: limits.handshakes_per_source_max,
             sources: Arc::default(),
         }
     }
@@ -78,33 +85,54 @@ impl Place {
         let Self { admission, total } = self;
         let source = source(address);
         let mut sources = lock(&admission.sources);
-        let count = sources.entry(source).or_default();
+        let count = sources.entry(source).or_insert_with(|| {
+            let handshakes = admission.handshakes_per_source_max as usize;
+            Count {
+                all: 0,
+                anonymous: 0,
+                handshakes: Arc::new(Semaphore::new(handshakes)),
+            }
+        });
         if count.all >= admission.per_source_max {
             return None;
         }
         count.all += 1;
+        let handshakes = count.handshakes.clone();
         drop(sources);
         Some(Slot {
             source,
-            anonymous: false,
-            anonymous_max: admission.anonymous_per_source_max,
-            sources: admission.sources,
+            anonymous: None,
+            admission,
+            handshakes,
             _total: total,
         })
     }
 }
 
 impl Slot {
-    /// Counts the connection as one without a certificate; none if its source has its
-    /// share of those already.
+    /// Counts the connection as an anonymous one; none if its source, or all together,
+    /// have their share of those already.
     pub(super) fn anonymous(mut self) -> Option<Self> {
-        let mut sources = lock(&self.sources);
-        let count = sources.entry(self.source).or_default();
-        let free = count.anonymous < self.anonymous_max;
-        count.anonymous += u32::from(free);
+        let permit = self.admission.anonymous.clone().try_acquire_owned().ok()?;
+        let mut sources = lock(&self.admission.sources);
+        let count = sources.get_mut(&self.source)?;
+        if count.anonymous >= self.admission.anonymous_per_source_max {
+            return None;
+        }
+        count.anonymous += 1;
         drop(sources);
-        self.anonymous = free;
-        free.then_some(self)
+        self.anonymous = Some(permit);
+        Some(self)
+    }
+
+    /// Whether it is counted as an anonymous one.
+    pub(super) fn is_anonymous(&self) -> bool {
+        self.anonymous.is_some()
+    }
+
+    /// Places for the handshakes of its source.
+    pub(super) fn handshakes(&self) -> Arc<Semaphore> {
+        self.handshakes.clone()
     }
 }
 
@@ -114,10 +142,10 @@ fn lock(sources: &Mutex<BTreeMap<IpAddr, Count>>) -> MutexGuard<'_, BTreeMap<IpA
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut sources = lock(&self.sources);
+        let mut sources = lock(&self.admission.sources);
         if let Some(count) = sources.get_mut(&self.source) {
             count.all -= 1;
-            count.anonymous -= u32::from(self.anonymous);
+            count.anonymous -= u32::from(self.anonymous.is_some());
             if count.all == 0 {
                 sources.remove(&self.source);
             }
@@ -196,6 +224,39 @@ mod tests {
         assert!(other.is_some());
         drop((first, other));
         assert!(admit().anonymous().is_some());
+    }
+
+    #[test]
+    fn all_sources_together_have_fewer_anonymous_connections() {
+        let admission = Admission::new(&Limits {
+            anonymous_max: 2,
+            ..limits(9, 3)
+        });
+        let anonymous = |last| admission.admit(ip(last)).unwrap().anonymous();
+        let first = anonymous(1).unwrap();
+        let _second = anonymous(2).unwrap();
+        assert!(anonymous(3).is_none());
+        assert!(
+            admission.admit(ip(3)).is_some(),
+            "members have their places"
+        );
+        drop(first);
+        assert!(anonymous(3).is_some());
+    }
+
+    #[test]
+    fn handshakes_of_one_source_have_their_own_places() {
+        let admission = Admission::new(&Limits {
+            handshakes_per_source_max: 1,
+            ..limits(9, 3)
+        });
+        let of = |last| admission.admit(ip(last)).unwrap();
+        let (first, second, other) = (of(1), of(1), of(2));
+        let held = first.handshakes().try_acquire_owned().unwrap();
+        assert!(second.handshakes().try_acquire_owned().is_err());
+        assert!(other.handshakes().try_acquire_owned().is_ok());
+        drop(held);
+        assert!(second.handshakes().try_acquire_owned().is_ok());
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Welcome for AgentWelcome {
         self.tls.until_identity(false).await;
     }
 
-    fn is_anonymous(caller: &Caller) -> bool {
+    fn is_anonymous(&self, caller: &Caller) -> bool {
         matches!(caller, Caller::Anonymous(_))
     }
 

@@ -19,6 +19,9 @@ const OPEN_CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
 /// Descriptors for what is no agent's connection: the store, peers, administrators,
 /// the token.
 const DESCRIPTORS_RESERVED: u64 = 512;
+/// One source has this part of the handshakes at most, so that so many sources are needed
+/// to keep all others waiting.
+const SOURCES_AT_ONCE: u32 = 8;
 /// Connections that are taken however few descriptors there are.
 const CONNECTIONS_MIN: u32 = 64;
 
@@ -29,10 +32,17 @@ pub struct Limits {
     pub connections_max: u32,
     /// Connections at once from one source: an IPv4 address, or a /64 of IPv6.
     pub connections_per_source_max: u32,
-    /// How many of these may be without a client certificate.
+    /// How many of these may be anonymous: without a client certificate, on the peer port
+    /// with a key that is no member's.
     pub anonymous_per_source_max: u32,
+    /// Anonymous connections at once, of all sources.
+    pub anonymous_max: u32,
+    /// Age at which an anonymous connection is asked to go, if earlier than `age_max`.
+    pub anonymous_age_max: Option<Duration>,
     /// Handshakes at once.
     pub handshakes_max: u32,
+    /// Handshakes at once from one source; others of it wait.
+    pub handshakes_per_source_max: u32,
     /// Calls at once on one connection.
     pub streams_max: u32,
     /// Bytes on their way to one call that nobody has read yet (HTTP/2 flow control).
@@ -66,7 +76,10 @@ impl Limits {
             connections_max: api.max_connections,
             connections_per_source_max: api.max_connections_per_source,
             anonymous_per_source_max: api.max_anonymous_connections_per_source,
+            anonymous_max: api.max_connections,
+            anonymous_age_max: None,
             handshakes_max: api.max_handshakes,
+            handshakes_per_source_max: api.max_handshakes.div_ceil(SOURCES_AT_ONCE),
             streams_max: api.max_streams_per_connection,
             stream_window_bytes: OPEN_STREAM_WINDOW_BYTES,
             connection_window_bytes: OPEN_CONNECTION_WINDOW_BYTES,
@@ -106,13 +119,17 @@ impl Limits {
         self
     }
 
-    /// Of the peer port: few members, each with a few long connections.
+    /// Of the peer port: few members, each with a few long connections. Whoever else
+    /// connects has something to ask of formation, or wants to be in the way.
     pub fn of_peers() -> Self {
         Self {
-            connections_max: 256,
+            connections_max: 1_024,
             connections_per_source_max: 64,
-            anonymous_per_source_max: 64,
-            handshakes_max: 32,
+            anonymous_per_source_max: 16,
+            anonymous_max: 128,
+            anonymous_age_max: Some(Duration::from_secs(30)),
+            handshakes_max: 64,
+            handshakes_per_source_max: 4,
             streams_max: 256,
             stream_window_bytes: STREAM_WINDOW_BYTES,
             connection_window_bytes: CONNECTION_WINDOW_BYTES,
@@ -131,7 +148,10 @@ impl Limits {
             connections_max: 128,
             connections_per_source_max: 128,
             anonymous_per_source_max: 128,
+            anonymous_max: 128,
+            anonymous_age_max: None,
             handshakes_max: 1,
+            handshakes_per_source_max: 1,
             streams_max: 100,
             stream_window_bytes: STREAM_WINDOW_BYTES,
             connection_window_bytes: CONNECTION_WINDOW_BYTES,
@@ -144,10 +164,14 @@ impl Limits {
         }
     }
 
-    /// The age of one connection: within a tenth of `age_max`, at random, so
+    /// The age of one connection: within a tenth of what it may be, at random, so
     /// that clients which came together do not come back together.
-    pub(super) fn age(&self) -> Option<Duration> {
-        let age = self.age_max?;
+    pub(super) fn age(&self, anonymous: bool) -> Option<Duration> {
+        let short = self.anonymous_age_max.filter(|_| anonymous);
+        let age = match (self.age_max, short) {
+            (Some(age), Some(short)) => age.min(short),
+            (age, short) => age.or(short)?,
+        };
         let unit = f64::from(u32::from_be_bytes(random())) / f64::from(u32::MAX);
         Some(age.mul_f64(0.9 + 0.2 * unit))
     }
@@ -163,13 +187,17 @@ mod tests {
             age_max: Some(Duration::from_secs(180)),
             ..Limits::of_peers()
         };
-        let ages: Vec<_> = (0..100).filter_map(|_| limits.age()).collect();
+        let ages: Vec<_> = (0..100).filter_map(|_| limits.age(false)).collect();
         assert!(
             ages.iter().all(|a| (162..=198).contains(&a.as_secs())),
             "{ages:?}"
         );
         assert!(ages.iter().any(|a| a.as_secs() < 175) && ages.iter().any(|a| a.as_secs() > 185));
-        assert_eq!(Limits::of_peers().age(), None);
+        assert_eq!(Limits::of_peers().age(false), None);
+        for limits in [limits, Limits::of_peers()] {
+            let age = limits.age(true).unwrap().as_secs();
+            assert!((27..=33).contains(&age), "{age} s");
+        }
     }
 
     #[test]

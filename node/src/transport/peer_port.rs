@@ -16,7 +16,8 @@ use super::peer_tls::{PeerConnection, PeerTls};
 /// Serves peers on `port` until `shutdown`, and returns when their calls have
 /// ended. Requests carry their [`PeerConnection`] in their extensions; whether
 /// that key is a member's is for the service to check, at each request, because
-/// membership changes while connections stay.
+/// membership changes while connections stay. `is_member` tells whose keys have a place
+/// among the many connections of members; the others have few, and not for long.
 ///
 /// # Errors
 /// [`ListenError`].
@@ -25,18 +26,27 @@ pub async fn serve_peers<S: GrpcService>(
     tls: PeerTls,
     limits: Limits,
     service: S,
+    is_member: impl Fn(&[u8; 32]) -> bool + Send + Sync + 'static,
     shutdown: CancellationToken,
 ) -> Result<(), ListenError> {
-    accept::run(port, Arc::new(PeerWelcome(tls)), limits, service, shutdown).await
+    let welcome = Arc::new(PeerWelcome { tls, is_member });
+    accept::run(port, welcome, limits, service, shutdown).await
 }
 
-struct PeerWelcome(PeerTls);
+struct PeerWelcome<F> {
+    tls: PeerTls,
+    is_member: F,
+}
 
-impl Welcome for PeerWelcome {
+impl<F: Fn(&[u8; 32]) -> bool + Send + Sync + 'static> Welcome for PeerWelcome<F> {
     type Io = TlsStream<TcpStream>;
     type Extension = PeerConnection;
     const PORT: &'static str = "peer";
     const RANK: Rank = Rank::Own;
+
+    fn is_anonymous(&self, peer: &PeerConnection) -> bool {
+        !(self.is_member)(peer.remote_spki_sha256())
+    }
 
     async fn opened(&self) {}
 
@@ -49,7 +59,7 @@ impl Welcome for PeerWelcome {
         stream: TcpStream,
         _: SocketAddr,
     ) -> Result<(Self::Io, PeerConnection), Refusal> {
-        self.0.accept(stream).await.map_err(Refusal::Handshake)
+        self.tls.accept(stream).await.map_err(Refusal::Handshake)
     }
 }
 

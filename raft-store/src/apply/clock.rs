@@ -9,7 +9,7 @@ use crate::view::Txn;
 /// A larger step forward needs a majority of the voters to bear it out.
 pub const STEP_MAX_MS: i64 = 3_600_000;
 /// Clocks this close to each other agree.
-pub const AGREE_WITHIN_MS: i64 = 5_000;
+pub const AGREE_WITHIN_MS: u64 = 5_000;
 
 /// Time of a command: never before that of an earlier one.
 pub(super) fn after(before: &Cluster, proposal: &Proposal) -> i64 {
@@ -33,9 +33,7 @@ pub(super) fn allows(
         .filter(|m| m.is_wanted_voter(&before.founding_peers))
         .map(|m| m.node_id)
         .collect();
-    let agrees = |told: &ClockTold| {
-        proposal.time_ms.abs_diff(told.clock_ms) <= AGREE_WITHIN_MS.unsigned_abs()
-    };
+    let agrees = |told: &ClockTold| proposal.time_ms.abs_diff(told.clock_ms) <= AGREE_WITHIN_MS;
     let bear_out = voters
         .iter()
         .filter(|id| {

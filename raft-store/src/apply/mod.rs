@@ -17,7 +17,7 @@ pub mod member;
 
 use prost::Message;
 
-use crate::command::{Command, Outcome, Proposal, Refusal};
+use crate::command::{Command, FEATURE_LEVEL, Outcome, Proposal, RaiseFeatureLevel, Refusal};
 use crate::feed::Change;
 use crate::store::StoreError;
 use crate::view::{Table, Txn, View, Writes, meta};
@@ -49,6 +49,15 @@ pub enum ApplyError {
         /// Where it stands.
         log_index: u64,
     },
+    /// The cluster has come to commands that this version does not know: what it would
+    /// drop of their records it would drop for good.
+    #[error(
+        "the cluster is at feature level {level}, and this version knows {FEATURE_LEVEL} at most; upgrade this node"
+    )]
+    NewerLevel {
+        /// That of the cluster.
+        level: u32,
+    },
 }
 
 /// Applies `proposal`, which stands at `log_index`, to the state `base` with the
@@ -63,6 +72,11 @@ pub fn apply(
         .command
         .as_ref()
         .ok_or(ApplyError::UnknownCommand { log_index })?;
+    if let Command::RaiseFeatureLevel(RaiseFeatureLevel { level }) = command
+        && *level > FEATURE_LEVEL
+    {
+        return Err(ApplyError::NewerLevel { level: *level });
+    }
     let before = Txn::new(base, batch, log_index, 0)
         .cluster()?
         .unwrap_or_default();

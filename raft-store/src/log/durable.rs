@@ -448,7 +448,10 @@ impl Inner {
 }
 
 /// What `store` says of itself; `at` is the log entry that the mark asks for.
-fn found(store: &dyn Store, at: Option<LogId>) -> Result<Found, StoreError> {
+///
+/// # Errors
+/// It cannot be read.
+pub fn found(store: &dyn Store, at: Option<LogId>) -> Result<Found, StoreError> {
     let owner = store
         .get(Column::Raft, key::OWNER)?
         .map(|bytes| Owner::decode(bytes.as_slice()))

@@ -24,7 +24,7 @@ use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::{mpsc, oneshot};
 
 use self::durable::{Durable, Keeper, Step};
-pub use self::durable::{InFlight, Position};
+pub use self::durable::{InFlight, Position, found};
 pub use self::witness::{Claim, Sighting, Witness};
 use crate::codec;
 use crate::high_water::{HighWaterError, Owner};

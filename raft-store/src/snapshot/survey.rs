@@ -12,7 +12,7 @@ use prost::Message;
 
 use super::{Header, decode};
 use crate::codec;
-use crate::command::{Outcome, RequestId};
+use crate::command::{FEATURE_LEVEL, Outcome, RequestId};
 use crate::model::{
     Agent, Authority, BundleAuthority, Cluster, DownstreamCa, Entry, FederatedBundle,
     FederationRelationship, JoinToken, KeyIntent, Member, NodeToken, RequestMemory,
@@ -105,6 +105,12 @@ fn bad(what: &str) -> StoreError {
 fn check_whole(survey: &Survey) -> Result<(), StoreError> {
     if survey.cluster.id != survey.header.cluster_id {
         return Err(bad("header and rows are of different clusters"));
+    }
+    let level = survey.cluster.feature_level;
+    if level > FEATURE_LEVEL {
+        return Err(bad(&format!(
+            "of feature level {level}, and this version knows {FEATURE_LEVEL} at most; use the version that made it"
+        )));
     }
     if let Some(origin) = &survey.header.origin
         && origin.trust_domain != survey.cluster.trust_domain

@@ -1,5 +1,7 @@
 //! The only room that knows RocksDB.
 
+use std::fs::Permissions;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use rocksdb::{
@@ -25,6 +27,7 @@ impl RocksStore {
                 path.display()
             )));
         }
+        make_private(path)?;
         let mut options = Self::options();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -41,6 +44,7 @@ impl RocksStore {
                 path.display()
             )));
         }
+        make_private(path)?;
         let refused = match Self::open_with(path, &Self::options()) {
             Err(error) if error.to_string().contains("Corruption") => error,
             opened => return opened.map_err(|error| naming_files(error, path)),
@@ -226,6 +230,20 @@ impl Store for RocksStore {
     }
 }
 
+/// The engine makes files that everybody may read: nobody else must come into the
+/// directory, whatever the mode of the one above it.
+fn make_private(path: &Path) -> Result<(), StoreError> {
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)));
+    made.map_err(|source| StoreError::Engine {
+        operation: "open",
+        source: EngineError(format!("{}: {source}", path.display())),
+    })
+}
+
 /// Of a damaged write-ahead log the engine does not say which file it is: names those
 /// that there are.
 fn naming_files(error: StoreError, path: &Path) -> StoreError {
@@ -253,5 +271,24 @@ fn engine(operation: &'static str) -> impl Fn(rocksdb::Error) -> StoreError {
     move |error| StoreError::Engine {
         operation,
         source: EngineError(error.into_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn nobody_else_comes_into_a_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        drop(RocksStore::create(&path).unwrap());
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o700);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        drop(RocksStore::open(&path).unwrap());
+        assert_eq!(mode(), 0o700);
     }
 }

@@ -1,13 +1,15 @@
 //! What members are to be: tokens, changes, removal, levels.
 
+use chancery_raft_store::apply::apply;
 use chancery_raft_store::command::{
-    AdmitMember, ChangeMembers, CreateNodeToken, Found, RaiseFeatureLevel, RemoveMember,
+    AdmitMember, ChangeMembers, CreateNodeToken, FEATURE_LEVEL, Found, Proposal, RaiseFeatureLevel,
+    RemoveMember,
 };
 use chancery_raft_store::model::{Member, MemberRole, NodeToken};
-use chancery_raft_store::view::Table;
+use chancery_raft_store::view::{Table, Writes};
 use chancery_raft_store::{ChangeKind, Command, Refusal};
 
-use super::World;
+use super::{Map, World};
 use crate::support::admission;
 
 /// A cluster at level 1 with these members, founded from the list of the first three.
@@ -229,4 +231,20 @@ fn a_feature_level_only_grows() {
     world.ok(raise(1));
     assert_eq!(world.refused(raise(1)), Refusal::Conflict);
     assert_eq!(world.cluster().feature_level, 1);
+}
+
+#[test]
+fn a_level_that_this_version_does_not_know_stops_the_node() {
+    let world = World::new();
+    let raise = RaiseFeatureLevel {
+        level: FEATURE_LEVEL + 1,
+    };
+    let proposal = Proposal::new(None, Command::RaiseFeatureLevel(raise));
+    let stopped = apply(&Map(&world.rows), &Writes::new(), 100, &proposal)
+        .err()
+        .unwrap();
+    assert!(
+        stopped.to_string().contains("upgrade this node"),
+        "{stopped}"
+    );
 }

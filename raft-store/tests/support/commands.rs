@@ -4,11 +4,11 @@ use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AdmitMember, AgentPath, AnnounceMember, AppendBundle,
     AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, CreateEntries,
     CreateJoinToken, CreateNodeToken, DeleteEntries, DeleteFederatedBundles, EntryFields,
-    EntryUpdate, FederatedBundles, Found, ImportBan, ProveAuthority, PruneAgents, PruneBundle,
-    PruneEntries, PruneJoinTokens, RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa,
-    RecordServerSvid, RelationshipDraft, RelationshipFields, Relationships, RemoveMember,
-    RenewAgent, SetAgentVersion, SetClock, TrustDomains, UpdateEntries, UpdateFederatedBundles,
-    UpdateRelationships,
+    EntryUpdate, FEATURE_LEVEL, FederatedBundles, Found, ImportBan, ProveAuthority, PruneAgents,
+    PruneBundle, PruneEntries, PruneJoinTokens, RaiseFeatureLevel, RecordAuthority,
+    RecordDownstreamCa, RecordServerSvid, RelationshipDraft, RelationshipFields, Relationships,
+    RemoveMember, RenewAgent, SetAgentVersion, SetClock, TrustDomains, UpdateEntries,
+    UpdateFederatedBundles, UpdateRelationships,
 };
 use chancery_raft_store::model::{
     Authority, BundleAuthority, BundleCertificate, DownstreamCa, Entry, FederatedBundle,
@@ -318,7 +318,7 @@ fn cluster_command() -> impl Strategy<Value = Command> {
         }),
         2 => (1u64..6).prop_map(|node_id| Command::RemoveMember(RemoveMember { node_id })),
         1 => (0i64..9000).prop_map(|clock_ms| Command::SetClock(SetClock { clock_ms })),
-        1 => (0u32..3).prop_map(|level| Command::RaiseFeatureLevel(RaiseFeatureLevel { level })),
+        1 => (0..=FEATURE_LEVEL).prop_map(|level| Command::RaiseFeatureLevel(RaiseFeatureLevel { level })),
         2 => announce.prop_map(Command::AnnounceMember),
         1 => (0u64..5, "k[0-3]").prop_map(|(node_id, authority_id)| {
             Command::RecordServerSvid(RecordServerSvid { node_id, authority_id })

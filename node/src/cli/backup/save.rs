@@ -57,12 +57,19 @@ impl Part {
         let mut name = of.file_name().unwrap_or_default().to_owned();
         name.push(".part");
         let path = of.with_file_name(name);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path);
+        // What an earlier run left is removed, and the file is made anew: one that somebody
+        // else put there would stay his, and a link would lead elsewhere.
+        let removed = match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        let file = removed.and_then(|()| {
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+        });
         match file {
             Ok(file) => Ok(Self {
                 path,

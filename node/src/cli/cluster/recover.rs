@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::backup::Recovery;
+use crate::backup::{BackupError, Recovery};
 use crate::cli::backup::say_renewed;
 use crate::cli::error::CliError;
 use crate::cli::host::Host;
@@ -30,6 +30,9 @@ pub(in crate::cli) struct Recover {
     /// Does it, instead of saying what would be done
     #[arg(long)]
     yes: bool,
+    /// Goes on although the store lacks what it had once: it is an older copy, or its end is gone
+    #[arg(long = "shortStore")]
+    short_store: bool,
     /// Output format
     #[arg(long, value_enum, ignore_case = true, default_value_t = Format::Pretty)]
     output: Format,
@@ -48,6 +51,12 @@ impl Recover {
             return Err(CliError::Flags(
                 "nothing was changed: give -yes to go on from this node alone",
             ));
+        }
+        if let Some(short) = recovery.short().filter(|_| !self.short_store) {
+            return Err(BackupError::Short {
+                why: short.to_owned(),
+            }
+            .into());
         }
         let by = host.who();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -85,6 +94,12 @@ fn plan(recovery: &Recovery, config: &Config, now_unix_s: i64) -> String {
              acknowledged or not.",
             survivor.applied + 1,
             survivor.last
+        );
+    }
+    if let Some(short) = recovery.short() {
+        let _ = writeln!(
+            page,
+            "- LOST: part of what this node had on its disk: {short}."
         );
     }
     page.push_str(

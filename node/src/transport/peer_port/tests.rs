@@ -38,6 +38,7 @@ fn start() -> Server {
         tls,
         Limits::of_peers(),
         Echo,
+        |_| false,
         shutdown.clone(),
     ));
     Server {
@@ -176,6 +177,7 @@ async fn a_single_connection_never_becomes_another() {
         tls(),
         Limits::of_peers(),
         Echo,
+        |_| false,
         CancellationToken::new(),
     ));
     for _ in 0..10 {
