@@ -97,7 +97,8 @@ pub fn plan(picture: &Picture) -> Option<Step> {
         return Some(step);
     }
     for (id, member) in &picture.members {
-        if member.role == MemberRole::Leaving && !picture.voters.contains(id) {
+        // A leader that was taken out of the voters steps down; its successor forgets it.
+        if member.role == MemberRole::Leaving && !picture.voters.contains(id) && *id != picture.me {
             return Some(match picture.learners.contains(id) {
                 true => Step::DropLearner(*id),
                 false => Step::Forget(*id),

@@ -71,10 +71,11 @@ impl Drift {
 
     fn rate(self, random: &mut Random) -> Rate {
         let (Rate(slowest), Rate(fastest)) = self.bounds();
-        // The ends more often than the middle: there a bound shows.
-        match random.below(4) {
-            0 => Rate(slowest),
-            1 => Rate(fastest),
+        // The ends more often than the middle, and a slow one among fast ones: there a bound
+        // shows.
+        match random.below(10) {
+            0..3 => Rate(slowest),
+            3..8 => Rate(fastest),
             _ => Rate(random.between(slowest, fastest)),
         }
     }

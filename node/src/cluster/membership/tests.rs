@@ -134,6 +134,17 @@ fn a_replacement_and_the_replaced_change_places_in_one_step() {
 }
 
 #[test]
+fn a_leader_does_not_forget_itself() {
+    let roles = [(1, Leaving), (2, Voter), (3, Voter), (4, Voter)];
+    for learners in [&[1][..], &[]] {
+        let mut picture = formed(&[2, 3, 4], learners, &roles);
+        assert_eq!(plan(&picture), None, "it still leads");
+        picture.me = 2;
+        assert!(plan(&picture).is_some(), "its successor does");
+    }
+}
+
+#[test]
 fn a_member_that_died_before_it_voted_can_be_replaced() {
     // 4 is to vote and never catches up; 5 is there in its place.
     let roles = [(1, Voter), (2, Voter), (3, Voter), (4, Voter), (5, Learner)];
