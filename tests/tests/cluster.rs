@@ -95,7 +95,7 @@ async fn no_acknowledged_write_and_no_identity_is_lost_when_leaders_are_killed()
         let created = cluster.create(&cluster.nodes()[n], vec![entry]).await?;
         acknowledged.insert(created[0].1.clone().context("an entry")?.id);
     }
-    let kills = count(5, 20);
+    let kills = count(3, 20);
     let mut times = Vec::new();
     let mut rounds = 0;
     for kill in 0..kills {

@@ -16,7 +16,7 @@ async fn a_leader_whose_disk_stalls_is_replaced_and_follows_when_it_answers() ->
         ..Options::default()
     })?;
     let mut times = Vec::new();
-    for round in 0..count(3, 30) {
+    for round in 0..count(2, 30) {
         let (leader, others) = leader_and_others(&cluster).await?;
         let hold = order(&leader, "append.before", "hold")?;
         let stalled = Instant::now();
