@@ -97,12 +97,16 @@ pub fn plan(picture: &Picture) -> Option<Step> {
         return Some(step);
     }
     for (id, member) in &picture.members {
-        // A leader that was taken out of the voters steps down; its successor forgets it.
-        if member.role == MemberRole::Leaving && !picture.voters.contains(id) && *id != picture.me {
-            return Some(match picture.learners.contains(id) {
-                true => Step::DropLearner(*id),
-                false => Step::Forget(*id),
-            });
+        if member.role != MemberRole::Leaving || picture.voters.contains(id) {
+            continue;
+        }
+        if picture.learners.contains(id) {
+            return Some(Step::DropLearner(*id));
+        }
+        // A leader that Raft's membership is without leads on for a moment, and steps down:
+        // its successor forgets it.
+        if *id != picture.me {
+            return Some(Step::Forget(*id));
         }
     }
     // One change at a time: what is recorded but cannot be done yet goes first. It never can
