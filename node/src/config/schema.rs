@@ -148,7 +148,7 @@ pub const KEYS: &[Key] = &[
     key("api.admin_socket", Kind::Path, Literal("\"/tmp/spire-server/private/api.sock\""),
         "Unix socket for administration (mode 0770). The default is where SPIRE's command line looks."),
     key("api.max_connections", count(1, 1_000_000), Literal("10000"),
-        "Connections open at once on the agent port; one more is closed at once. The server raises its limit of open files as far as it may and takes no more connections than that leaves."),
+        "Connections open at once on the agent port; one more is closed at once. The server raises its limit of open files as far as it may and takes no more connections than that leaves; within 64 descriptors of the limit (a quarter of a limit below 256), also where it is lowered later, agents are turned away."),
     key("api.max_connections_per_source", count(1, 1_000_000), Literal("2000"),
         "Connections open at once from one IP address (of IPv6, from one /64); many agents behind one address translation share it."),
     key("api.max_anonymous_connections_per_source", count(1, 1_000_000), Literal("200"),
@@ -193,7 +193,7 @@ pub const KEYS: &[Key] = &[
         "Log entries kept behind a snapshot, so that a node that was briefly away needs no snapshot."),
 
     key("storage.min_free_mib", count(16, 1_048_576), Literal("256"),
-        "Free space on the disk of `data_dir`, in MiB, below which this node takes no writes, before it is full: `ResourceExhausted`. Signing goes on. The reserve, while it is missing, counts as used."),
+        "Free space on the disk of `data_dir`, in MiB, below which this node takes no writes, before it is full: `ResourceExhausted`. Signing goes on. Below a quarter of it, at most 64 MiB, nothing at all is written: what the log must write waits for room. The reserve, while it is missing, counts as used."),
     key("storage.reserve_mib", count(0, 1_048_576), Literal("192"),
         "Size in MiB of the file `reserve` in `data_dir`, which is removed at a start that finds less free space than this, and made again when there is room. Opening the store may need as much as its write-ahead log has, at most 128 MiB and a little. 0: none."),
 
