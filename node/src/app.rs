@@ -7,6 +7,7 @@
 mod attestors;
 mod data_dir;
 mod joining;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,9 +19,7 @@ use chancery_api::chancery::cluster::v1::cluster_server::ClusterServer;
 use chancery_api::chancery::peer::v1::bootstrap_server::BootstrapServer;
 use chancery_api::chancery::peer::v1::control_server::ControlServer;
 use chancery_api::chancery::peer::v1::raft_server::RaftServer;
-use chancery_hsm::{
-    KeyType, MemorySigner, Metered, Pkcs11Config, Pkcs11Signer, Signer, TokenSelector,
-};
+use chancery_hsm::{MemorySigner, Metered, Pkcs11Signer, Signer};
 use chancery_raft_store::command::{AnnounceMember, Command};
 use chancery_raft_store::identity_record::IdentityRecord;
 use chancery_raft_store::snapshot::Snapshots;
@@ -30,7 +29,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use zeroize::Zeroizing;
 
 use self::attestors::{attestors, external_roots};
 
@@ -40,25 +38,28 @@ use self::data_dir::{
 };
 pub use self::data_dir::{init_cluster, set_aside};
 use self::joining::way_in;
+pub use self::settings::pkcs11_config;
+use self::settings::{
+    agent_pruning, ca_subject, formation_plan, key_type, lifetimes, pace, seconds,
+};
 use crate::authority::{
-    Custody, Driver, Issuer, Lifetimes, Making, ServerSvid, Steward, keep_foreign_roots,
-    keep_own_roots, keep_server_svid,
+    Custody, Driver, Issuer, Making, ServerSvid, Steward, keep_foreign_roots, keep_own_roots,
+    keep_server_svid,
 };
 use crate::authz::layer::GateLayer;
-use crate::cluster::formation::{self, Admission, Plan, VERSION};
+use crate::cluster::formation::{self, Admission, VERSION};
 use crate::cluster::peers::GrpcPeers;
 use crate::cluster::pins::PinBook;
 use crate::cluster::server::{PeerServer, pinned_only};
 use crate::cluster::status::{Members, SelfStatus};
 use crate::cluster::successor::left_behind;
 use crate::cluster::{Barriers, Consensus, Proposer, Start, Storage};
-use crate::config::{CaKeyType, Config, Keys, TokenName};
+use crate::config::{Config, Keys};
 use crate::disk::{self, Disk, Margin, make_room};
 use crate::environment::{Clock, Stopwatch, SystemClock};
 use crate::health::Health;
-use crate::housekeeping::{AgentPruning, Housekeeping, Pace};
+use crate::housekeeping::Housekeeping;
 use crate::http_status::{self, Endpoints};
-use crate::issue::Subject;
 use crate::ratelimit::RateLimits;
 use crate::registry::Doors;
 use crate::service::cluster::ClusterService;
@@ -73,8 +74,6 @@ use crate::transport::{
 const STOP_LIMIT: Duration = Duration::from_secs(9);
 /// Threads of the consensus runtime.
 const CONSENSUS_THREADS: usize = 2;
-/// The shortest shared secret that is taken.
-const SECRET_BYTES_MIN: usize = 16;
 /// How often a member that cannot reach the leader tells of its start again.
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
 /// A synced write that takes longer is a stall, at the earliest.
@@ -274,65 +273,6 @@ async fn open_signer(keys: &Keys) -> anyhow::Result<Arc<dyn Signer>> {
             Ok(Arc::new(Metered::new(signer)))
         }
     }
-}
-
-/// The token of a configuration, as the custody room names it.
-pub fn pkcs11_config(pkcs11: &crate::config::Pkcs11) -> Pkcs11Config {
-    let token = match &pkcs11.token {
-        TokenName::Label(label) => TokenSelector::Label(label.clone()),
-        TokenName::Serial(serial) => TokenSelector::Serial(serial.clone()),
-        TokenName::Both { label, serial } => TokenSelector::LabelAndSerial {
-            label: label.clone(),
-            serial: serial.clone(),
-        },
-    };
-    let mut config = Pkcs11Config::new(&pkcs11.module, token, &pkcs11.pin_file);
-    config.sessions = pkcs11.sessions;
-    config.queue_max = pkcs11.queue;
-    config.deadline = pkcs11.deadline;
-    config
-}
-
-/// Subject of new authorities.
-fn ca_subject(subject: &crate::config::CaSubject) -> Subject {
-    Subject {
-        country: subject.country.clone(),
-        organization: subject.organization.clone(),
-        common_name: subject.common_name.clone(),
-        ..Subject::default()
-    }
-}
-
-fn key_type(of: CaKeyType) -> KeyType {
-    match of {
-        CaKeyType::EcP256 => KeyType::EcP256,
-    }
-}
-
-fn formation_plan(config: &Config) -> anyhow::Result<Plan> {
-    let secret = match &config.cluster.secret_file {
-        Some(path) => crate::config::read_secret_file(path, SECRET_BYTES_MIN)?,
-        None => Zeroizing::new(Vec::new()),
-    };
-    let own = config.peer.advertise.to_string();
-    let mut peers: Vec<String> = config
-        .cluster
-        .peers
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    if peers.is_empty() {
-        // Founded by `chancery cluster init`, or joined by a token.
-        peers.push(own.clone());
-    }
-    Ok(Plan {
-        trust_domain: config.trust_domain.as_str().to_owned(),
-        peers,
-        own,
-        api_address: config.api.advertise.to_string(),
-        secret: Arc::new(secret),
-        stay_learner: !config.cluster.auto_promote,
-    })
 }
 
 async fn serve(
@@ -692,50 +632,6 @@ fn ended_early<E: std::error::Error + Send + Sync + 'static>(
         Ok(Err(error)) => anyhow::Error::new(error).context(part),
         Err(panicked) => anyhow::Error::new(panicked).context(part),
     }
-}
-
-fn lifetimes(config: &Config) -> Lifetimes {
-    Lifetimes {
-        agent: seconds(config.issuance.agent_ttl),
-        x509: seconds(config.issuance.default_x509_svid_ttl),
-        jwt: seconds(config.issuance.default_jwt_svid_ttl),
-        server: seconds(config.issuance.server_svid_ttl),
-        ca: seconds(config.issuance.ca_ttl),
-        jwt_issuer: config.issuance.jwt_issuer.clone(),
-        jwt_enabled: !config.issuance.disable_jwt_svids,
-    }
-}
-
-fn agent_pruning(config: &Config) -> Option<AgentPruning> {
-    let agents = &config.agents;
-    Some(AgentPruning {
-        expired_for: agents.prune_expired_for?,
-        batch_size: agents.prune_batch_size,
-        include_non_reattestable: agents.prune_tofu,
-    })
-}
-
-#[cfg(not(feature = "faults"))]
-fn pace() -> Pace {
-    Pace::default()
-}
-
-/// Tests ask for a quick one by an environment variable.
-#[cfg(feature = "faults")]
-fn pace() -> Pace {
-    let ms = std::env::var("CHANCERY_FAULT_PRUNE_EVERY_MS").ok();
-    match ms.and_then(|v| v.parse().ok()).map(Duration::from_millis) {
-        Some(every) => Pace {
-            entries: every,
-            agents: every,
-            bundle: every,
-        },
-        None => Pace::default(),
-    }
-}
-
-fn seconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// Proposes the first command until it is in the log, and notes that it is.
