@@ -7,9 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use aws_lc_rs::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::root;
+use crate::cluster::{bin_dir, root};
 
 /// What one round found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -57,17 +58,20 @@ pub fn ms(time: Duration) -> u64 {
 /// What a record is of; another cannot go on with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// Commit of the code, with `+` where the tree was changed.
+    /// Commit of the tree, with `+` where it was changed.
     pub commit: String,
+    /// The server that is run, by the first bytes of its SHA-256: the tree may have gone on
+    /// since it was built.
+    pub server: String,
     /// Seed of the run.
     pub seed: u64,
 }
 
 impl Origin {
-    /// That of the tree this program was built from.
+    /// That of the tree this program was built from, and of the server beside it.
     ///
     /// # Errors
-    /// git is missing, or the tree is not its.
+    /// git or the server is missing, or the tree is not git's.
     pub fn now(seed: u64) -> anyhow::Result<Self> {
         let git = |args: &[&str]| {
             let mut command = Command::new("git");
@@ -85,7 +89,26 @@ impl Origin {
         if !git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty() {
             commit.push('+');
         }
-        Ok(Self { commit, seed })
+        let server =
+            std::fs::read(bin_dir()?.join("chancery")).context("cannot read the server")?;
+        let server = digest(&SHA256, &server);
+        let server = hex::encode(server.as_ref().get(..8).unwrap_or_default());
+        Ok(Self {
+            commit,
+            server,
+            seed,
+        })
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            commit,
+            server,
+            seed,
+        } = self;
+        write!(f, "commit {commit}, server {server}, seed {seed}")
     }
 }
 
@@ -133,11 +156,7 @@ impl Record {
                     .with_context(|| format!("{shown} is no record of a run"))?;
                 ensure!(
                     known == *origin,
-                    "{shown} is of commit {} and seed {}, this is commit {} and seed {}: go on there, or remove the file",
-                    known.commit,
-                    known.seed,
-                    origin.commit,
-                    origin.seed
+                    "{shown} is of {known}, this is {origin}: go on there, or remove the file"
                 );
             }
         }
@@ -203,6 +222,7 @@ mod tests {
         let path = dir.path().join("record");
         let origin = Origin {
             commit: "abc".into(),
+            server: "def".into(),
             seed: 7,
         };
         let mut record = Record::open(&path, &origin).unwrap();
@@ -222,7 +242,7 @@ mod tests {
         let other = Origin { seed: 8, ..origin };
         let refused = Record::open(&path, &other).err().unwrap().to_string();
         assert!(
-            refused.contains("seed 7, this is commit abc and seed 8"),
+            refused.contains("server def, seed 7, this is commit abc, server def, seed 8"),
             "{refused}"
         );
     }
