@@ -619,3 +619,27 @@ pub fn found(plan: &Plan, cluster_id: &str, tls: &PeerTls) -> Command {
         feature_level: FEATURE_LEVEL,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_joining_node_has_addresses_and_a_version_that_can_be_shown() {
+        let good = wire::JoinRequest {
+            peer_address: "node-4.example.org:8082".into(),
+            api_address: "[2001:db8::4]:8081".into(),
+            version: VERSION.into(),
+            ..wire::JoinRequest::default()
+        };
+        check_words(&good).unwrap();
+        for bad in ["a b:1", "\u{1b}[2J:1", "\u{e4}:1", &"a".repeat(260)] {
+            let asked = wire::JoinRequest {
+                api_address: bad.into(),
+                ..good.clone()
+            };
+            let refused = check_words(&asked).unwrap_err();
+            assert!(refused.message().starts_with("the API address"), "{bad:?}");
+        }
+    }
+}

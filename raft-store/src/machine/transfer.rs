@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::Snapshot;
 use crate::codec;
+use crate::command::FEATURE_LEVEL;
 use crate::directory::Directory;
 use crate::faults;
 use crate::log::key;
@@ -120,6 +121,12 @@ pub(super) fn fill(
         return Err(StoreError::corrupt(
             "the rows of the snapshot are not of its log position",
         ));
+    }
+    let level = loaded.0.cluster().feature_level;
+    if level > FEATURE_LEVEL {
+        return Err(StoreError::corrupt(format!(
+            "the snapshot is of feature level {level}, and this version knows {FEATURE_LEVEL} at most; upgrade this node"
+        )));
     }
     Ok(loaded)
 }

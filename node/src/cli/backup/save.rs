@@ -180,3 +180,30 @@ async fn receive(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_part_that_somebody_put_there_is_not_written_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (name, theirs) = (dir.path().join("b"), dir.path().join("theirs"));
+        let part = dir.path().join("b.part");
+        std::fs::write(&theirs, "theirs").unwrap();
+        symlink(&theirs, &part).unwrap();
+        let mut made = Part::begin(&name).unwrap();
+        made.file.write_all(b"ours").unwrap();
+        drop(made);
+        assert_eq!(std::fs::read(&theirs).unwrap(), b"theirs");
+        std::fs::hard_link(&theirs, &part).unwrap();
+        let made = Part::begin(&name).unwrap();
+        assert_eq!(made.file.metadata().unwrap().mode() & 0o777, 0o600);
+        made.keep(&name).unwrap();
+        assert_eq!(std::fs::read(&theirs).unwrap(), b"theirs");
+        assert_eq!(std::fs::read(&name).unwrap(), b"");
+    }
+}
