@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use chancery_api::chancery::peer::v1 as wire;
 use chancery_api::chancery::peer::v1::control_server::Control;
 use chancery_api::chancery::peer::v1::raft_server::Raft as RaftService;
-use chancery_raft_store::runtime;
+use chancery_raft_store::{Types, runtime};
 use futures::StreamExt;
 use tonic::body::Body;
 use tonic::service::Routes;
@@ -23,6 +23,8 @@ use super::pins::PinBook;
 use super::status::SelfStatus;
 use super::{Consensus, wire as convert};
 use crate::transport::{GrpcService, PeerConnection};
+
+type VoteRequest = openraft::raft::VoteRequest<Types>;
 
 /// Paths of what may be called before a key is pinned.
 const FORMATION: &str = "/chancery.peer.v1.Bootstrap/";
@@ -58,6 +60,15 @@ impl PeerServer {
             .get::<PeerConnection>()
             .ok_or_else(|| Status::unauthenticated("not a peer connection"))?;
         self.check_target(connection, target)
+    }
+
+    /// What a node that stands for election asks, if it may.
+    fn candidate(&self, request: &Request<wire::VoteRequest>) -> Result<VoteRequest, Status> {
+        let target = request.get_ref().target.as_ref();
+        self.check(request, target)?;
+        let standing = &self.consensus.inner.network.standing;
+        standing.check_candidate(target)?;
+        convert::vote_request_from(request.get_ref()).map_err(bad)
     }
 
     fn check_target(
@@ -168,14 +179,7 @@ impl RaftService for PeerServer {
         &self,
         request: Request<wire::VoteRequest>,
     ) -> Result<Response<wire::VoteResponse>, Status> {
-        self.check(&request, request.get_ref().target.as_ref())?;
-        let target = request.get_ref().target.as_ref();
-        self.consensus
-            .inner
-            .network
-            .standing
-            .check_candidate(target)?;
-        let rpc = convert::vote_request_from(request.get_ref()).map_err(bad)?;
+        let rpc = self.candidate(&request)?;
         let answer = self.consensus.inner.raft.vote(rpc).await.map_err(fatal)?;
         Ok(Response::new(convert::vote_response(&answer)))
     }
@@ -184,14 +188,7 @@ impl RaftService for PeerServer {
         &self,
         request: Request<wire::VoteRequest>,
     ) -> Result<Response<wire::VoteResponse>, Status> {
-        self.check(&request, request.get_ref().target.as_ref())?;
-        let target = request.get_ref().target.as_ref();
-        self.consensus
-            .inner
-            .network
-            .standing
-            .check_candidate(target)?;
-        let rpc = convert::vote_request_from(request.get_ref()).map_err(bad)?;
+        let rpc = self.candidate(&request)?;
         let answer = self
             .consensus
             .inner

@@ -103,8 +103,8 @@ pub fn key_of(node: u64) -> [u8; 32] {
 
 type Answer<T> = Arc<Mutex<Option<oneshot::Sender<Result<T, PeerError>>>>>;
 /// What the called node does.
-type Serve<T> =
-    Arc<dyn Fn(PeerServer) -> BoxFuture<'static, Result<Response<T>, Status>> + Send + Sync>;
+type Serve<T> = Arc<dyn Fn(PeerServer) -> Served<T> + Send + Sync>;
+type Served<T> = BoxFuture<'static, Result<Response<T>, Status>>;
 
 impl Network {
     /// A quiet network without nodes.
@@ -297,6 +297,20 @@ impl SimPeers {
     }
 
     /// A request as the peer port would have made it of a connection.
+    /// A call of one message that nobody looks at on its way.
+    async fn pass<M: Clone + Send + Sync + 'static, A: Send + 'static>(
+        &self,
+        to: u64,
+        message: M,
+        timeout: Duration,
+        serve: fn(PeerServer, Request<M>) -> Served<A>,
+    ) -> Result<A, PeerError> {
+        let from = self.me;
+        let serve: Serve<A> =
+            Arc::new(move |server| serve(server, Self::request(from, to, message.clone())));
+        self.call(to, timeout, serve).await
+    }
+
     fn request<M>(from: u64, to: u64, message: M) -> Request<M> {
         let mut request = Request::new(message);
         let connection = PeerConnection::for_tests(key_of(from), key_of(to), [0; 32]);
@@ -377,12 +391,10 @@ impl PeerTransport for SimPeers {
         m: wire::VoteRequest,
         timeout: Duration,
     ) -> Result<wire::VoteResponse, PeerError> {
-        let from = self.me;
-        let serve: Serve<wire::VoteResponse> = Arc::new(move |server| {
-            let request = Self::request(from, to, m.clone());
+        self.pass(to, m, timeout, |server, request| {
             Box::pin(async move { server.pre_vote(request).await })
-        });
-        self.call(to, timeout, serve).await
+        })
+        .await
     }
 
     async fn install_snapshot(
@@ -421,12 +433,10 @@ impl PeerTransport for SimPeers {
         m: wire::TransferLeaderRequest,
         timeout: Duration,
     ) -> Result<wire::TransferLeaderResponse, PeerError> {
-        let from = self.me;
-        let serve: Serve<wire::TransferLeaderResponse> = Arc::new(move |server| {
-            let request = Self::request(from, to, m.clone());
+        self.pass(to, m, timeout, |server, request| {
             Box::pin(async move { server.transfer_leader(request).await })
-        });
-        self.call(to, timeout, serve).await
+        })
+        .await
     }
 
     async fn forward(
@@ -435,12 +445,10 @@ impl PeerTransport for SimPeers {
         m: wire::ForwardRequest,
         timeout: Duration,
     ) -> Result<wire::ForwardResponse, PeerError> {
-        let from = self.me;
-        let serve: Serve<wire::ForwardResponse> = Arc::new(move |server| {
-            let request = Self::request(from, to, m.clone());
+        self.pass(to, m, timeout, |server, request| {
             Box::pin(async move { server.forward(request).await })
-        });
-        self.call(to, timeout, serve).await
+        })
+        .await
     }
 
     async fn read_index(
@@ -449,12 +457,10 @@ impl PeerTransport for SimPeers {
         m: wire::ReadIndexRequest,
         timeout: Duration,
     ) -> Result<wire::ReadIndexResponse, PeerError> {
-        let from = self.me;
-        let serve: Serve<wire::ReadIndexResponse> = Arc::new(move |server| {
-            let request = Self::request(from, to, m.clone());
+        self.pass(to, m, timeout, |server, request| {
             Box::pin(async move { server.read_index(request).await })
-        });
-        self.call(to, timeout, serve).await
+        })
+        .await
     }
 
     async fn node_status(
@@ -463,12 +469,10 @@ impl PeerTransport for SimPeers {
         m: wire::NodeStatusRequest,
         timeout: Duration,
     ) -> Result<wire::NodeStatusResponse, PeerError> {
-        let from = self.me;
-        let serve: Serve<wire::NodeStatusResponse> = Arc::new(move |server| {
-            let request = Self::request(from, to, m.clone());
+        self.pass(to, m, timeout, |server, request| {
             Box::pin(async move { server.node_status(request).await })
-        });
-        self.call(to, timeout, serve).await
+        })
+        .await
     }
 
     async fn hand_over(
@@ -477,11 +481,9 @@ impl PeerTransport for SimPeers {
         m: wire::HandOverRequest,
         timeout: Duration,
     ) -> Result<wire::HandOverResponse, PeerError> {
-        let from = self.me;
-        let serve: Serve<wire::HandOverResponse> = Arc::new(move |server| {
-            let request = Self::request(from, to, m.clone());
+        self.pass(to, m, timeout, |server, request| {
             Box::pin(async move { server.hand_over(request).await })
-        });
-        self.call(to, timeout, serve).await
+        })
+        .await
     }
 }
