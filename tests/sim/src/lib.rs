@@ -21,5 +21,6 @@ pub mod operator;
 pub mod random;
 pub mod reference;
 pub mod run;
+pub mod standstill;
 pub mod workload;
 pub mod world;

@@ -228,6 +228,43 @@ impl Observer {
         }
     }
 
+    /// The committed log goes on as `node` has it, to the end of what is on its disk: so
+    /// `chancery cluster recover` makes it of a survivor. What was committed before must be
+    /// there.
+    pub fn recovered_from(&self, node: u64) {
+        let mut inner = self.inner();
+        let Some(disk) = inner.facts.disks.get(&node).cloned() else {
+            return;
+        };
+        let content = disk.content();
+        let purged = content.visible.value(Column::Raft, key::PURGED);
+        let purged = purged.and_then(|bytes| codec::decode_log_id(bytes).ok());
+        let first = purged.map_or(0, |id| id.index + 1);
+        let reference = &mut inner.facts.reference;
+        for index in first..reference.next() {
+            let kept = content.visible.value(Column::Log, &index.to_be_bytes());
+            if kept != reference.at(index).map(|committed| &committed.bytes) {
+                return inner.violated(&format!(
+                    "survivor {node} has not got log entry {index}, which was committed"
+                ));
+            }
+        }
+        let beyond = reference.next().to_be_bytes();
+        let rest = content.visible.rows(Column::Log);
+        for (_, bytes) in rest.filter(|(key, _)| key.as_slice() >= beyond.as_slice()) {
+            let entry = codec::decode_log_entry(bytes).map_err(|e| e.to_string());
+            let committed = entry.and_then(|entry| {
+                let reference = &mut inner.facts.reference;
+                reference.commit(&entry, bytes.clone()).map(drop)
+            });
+            if let Err(what) = committed {
+                return inner.violated(&format!("the log of survivor {node}: {what}"));
+            }
+        }
+        drop(content);
+        inner.place();
+    }
+
     /// The run is over: nothing may be open any more.
     pub fn end(&self) {
         let mut inner = self.inner();

@@ -14,6 +14,7 @@ use crate::nemesis;
 use crate::observer::state_column;
 use crate::operator::Operator;
 use crate::random::Random;
+use crate::standstill;
 use crate::workload::{self, Shared};
 use crate::world::{Stuck, World};
 
@@ -58,8 +59,21 @@ pub struct Report {
     pub trace: Trace,
     /// Simulated milliseconds.
     pub simulated_ms: u64,
-    /// The property that did not hold, if one did not.
-    pub violation: Option<String>,
+    /// How it ended, or the property that did not hold.
+    pub outcome: Result<End, String>,
+}
+
+/// How a run ends whose properties all held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The cluster healed by itself, and by having a lost node replaced.
+    Healed,
+    /// Nobody can be elected any more; see [`standstill`]. The log of this node has all that
+    /// was acknowledged.
+    Standstill {
+        /// Node with the newest log.
+        survivor: u64,
+    },
 }
 
 /// Runs a seed.
@@ -82,21 +96,25 @@ async fn run_in(seed: u64) -> std::io::Result<Report> {
     let plan = Plan::draw(&mut random);
     let phases = AssertUnwindSafe(executor.run(phases(Arc::clone(&world), plan, random)));
     let end = phases.catch_unwind().await;
-    let violation = match end {
-        Ok(Ok(())) => world.observer().violation(),
-        Ok(Err(Stuck(what))) => Some(world.observer().violation().unwrap_or(what)),
-        // A property that broke may be why.
-        Err(panic) => Some(world.observer().violation().unwrap_or_else(|| {
+    let why = match &end {
+        Ok(Ok(_)) => None,
+        Ok(Err(Stuck(what))) => Some(what.clone()),
+        Err(panic) => {
             let now = executor.now_ms();
-            format!("at {now} ms: panic: {}", text_of(&*panic))
-        })),
+            Some(format!("at {now} ms: panic: {}", text_of(&**panic)))
+        }
+    };
+    // A property that broke may be why.
+    let outcome = match (world.observer().violation().or(why), end) {
+        (None, Ok(Ok(end))) => Ok(end),
+        (why, _) => Err(why.unwrap_or_default()),
     };
     let report = Report {
         plan,
         coverage: world.observer().coverage(),
         trace: executor.trace(),
         simulated_ms: executor.now_ms(),
-        violation,
+        outcome,
     };
     world.end();
     Ok(report)
@@ -108,7 +126,7 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
         .unwrap_or_else(|| "without a text".into())
 }
 
-async fn phases(world: Arc<World>, plan: Plan, mut random: Random) -> Result<(), Stuck> {
+async fn phases(world: Arc<World>, plan: Plan, mut random: Random) -> Result<End, Stuck> {
     world.form(plan.founders).await?;
     world.spawn(Arc::clone(&world).sample());
     world.spawn(Arc::clone(&world).ask_who_holds(random.fork()));
@@ -130,7 +148,13 @@ async fn phases(world: Arc<World>, plan: Plan, mut random: Random) -> Result<(),
         return Err(Stuck(violation));
     }
     nemesis::heal(&world).await;
-    healed(&world, random.fork()).await
+    if let Some(survivor) = standstill::survivor(&world).await? {
+        world.observer().recovered_from(survivor);
+        world.observer().end();
+        return Ok(End::Standstill { survivor });
+    }
+    healed(&world, random.fork()).await?;
+    Ok(End::Healed)
 }
 
 /// Machines whose nodes are members by the committed log.
