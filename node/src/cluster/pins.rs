@@ -45,10 +45,25 @@ struct Told {
     by: Option<u64>,
 }
 
-impl Told {
-    /// Whether it counts, with the own state as it is.
+impl Known {
+    /// Whether what was told of a member counts, with the own state as it is: that one is
+    /// behind it, and whoever told it is a member, or counts as one. A node that has no
+    /// state yet knows nobody but whom it was told of.
     fn counts(&self, id: u64, state: &Directory) -> bool {
-        id > state.cluster().last_node_id && self.by.is_none_or(|by| state.member(by).is_some())
+        let mut id = id;
+        // Nobody is told by whom it told itself; the bound is that of the ids.
+        for _ in 0..=TOLD_AHEAD_MAX {
+            if id <= state.cluster().last_node_id {
+                return false;
+            }
+            match self.told.get(&id).map(|told| told.by) {
+                None => return false,
+                Some(None) => return true,
+                Some(Some(by)) if state.member(by).is_some() => return true,
+                Some(Some(by)) => id = by,
+            }
+        }
+        false
     }
 }
 
@@ -86,8 +101,9 @@ impl PinBook {
         let state = self.registry.read();
         let Some(member) = state.member(node).cloned() else {
             let known = self.known();
-            let told = known.told.get(&node).filter(|t| t.counts(node, &state));
-            return told.map(|t| t.member.clone());
+            let told = known.told.get(&node);
+            let told = told.filter(|_| known.counts(node, &state));
+            return told.map(|told| told.member.clone());
         };
         drop(state);
         let mut known = self.known();
@@ -97,6 +113,14 @@ impl PinBook {
             known.found.insert(node, found.clone());
         }
         Some(found)
+    }
+
+    /// Members that this node was told of and whose record it has not come to.
+    pub(super) fn told(&self) -> Vec<u64> {
+        let state = self.registry.read();
+        let known = self.known();
+        let ids = known.told.keys().copied();
+        ids.filter(|id| known.counts(*id, &state)).collect()
     }
 
     /// Whether a key is some member's.
@@ -111,7 +135,7 @@ impl PinBook {
         }
         let known = self.known();
         let mut told = known.told.iter();
-        told.any(|(id, told)| told.member.1 == *spki && told.counts(*id, &state))
+        told.any(|(id, told)| told.member.1 == *spki && known.counts(*id, &state))
     }
 
     /// The id that a key had, if it was a member's that was removed.
@@ -126,7 +150,12 @@ impl PinBook {
         let last = state.cluster().last_node_id;
         let ahead = last.saturating_add(1)..=last.saturating_add(TOLD_AHEAD_MAX);
         let mut known = self.known();
-        known.told.retain(|id, told| told.counts(*id, &state));
+        let ids: Vec<u64> = known.told.keys().copied().collect();
+        for id in ids {
+            if !known.counts(id, &state) {
+                known.told.remove(&id);
+            }
+        }
         for pin in told.iter().filter(|pin| ahead.contains(&pin.node_id)) {
             let Ok(spki) = pin.spki_sha256.as_slice().try_into() else {
                 continue;

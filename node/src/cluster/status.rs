@@ -1,6 +1,6 @@
 //! What a node tells of itself and knows of the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -109,7 +109,12 @@ impl Members {
         loop {
             ticks.tick().await;
             let others = self.others();
-            futures::future::join_all(others.iter().map(|id| self.ask(*id))).await;
+            // A node that has just joined has no state, and whoever leads may be a stranger
+            // to it by now: those it was told of know that one.
+            let mut asked: BTreeSet<u64> = others.iter().copied().collect();
+            asked.extend(self.pins.told());
+            asked.remove(&self.consensus.me());
+            futures::future::join_all(asked.iter().map(|id| self.ask(*id))).await;
             let reachable = others
                 .iter()
                 .filter(|id| self.seen_lately(**id).is_some())

@@ -59,6 +59,8 @@ pub struct Report {
     pub trace: Trace,
     /// Simulated milliseconds.
     pub simulated_ms: u64,
+    /// The nodes at the end of a run that failed.
+    pub nodes: String,
     /// How it ended, or the property that did not hold.
     pub outcome: Result<End, String>,
 }
@@ -109,8 +111,13 @@ async fn run_in(seed: u64) -> std::io::Result<Report> {
         (None, Ok(Ok(end))) => Ok(end),
         (why, _) => Err(why.unwrap_or_default()),
     };
+    let nodes = match &outcome {
+        Ok(_) => String::new(),
+        Err(_) => world.describe(),
+    };
     let report = Report {
         plan,
+        nodes,
         coverage: world.observer().coverage(),
         trace: executor.trace(),
         simulated_ms: executor.now_ms(),

@@ -36,7 +36,11 @@ pub struct Ballot {
 }
 
 impl Ballot {
-    fn read(disk: &Columns) -> Result<Self, StoreError> {
+    /// Reads it from a node's disk.
+    ///
+    /// # Errors
+    /// A row that does not decode.
+    pub fn read(disk: &Columns) -> Result<Self, StoreError> {
         let mut voters = None;
         let mut last = None;
         for (_, bytes) in disk.rows(Column::Log) {

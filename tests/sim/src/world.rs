@@ -1,6 +1,7 @@
 //! The cluster of one run: machines, network, callers; how nodes start and die.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::machine::{self, Boot, CLUSTER_ID, Machine, NodeHost, Process, Running
 use crate::network::{Network, key_of};
 use crate::observer::Observer;
 use crate::random::Random;
+use crate::standstill::Ballot;
 
 /// Age at which a node would no longer act upon its state.
 pub const STALE_LIMIT: Duration = Duration::from_millis(1_500);
@@ -529,6 +531,30 @@ impl World {
                 });
             }
         }
+    }
+
+    /// Every machine, for whoever reads of a run that failed.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        let declared = self.observer.facts(|facts| facts.reference.declared());
+        let _ = writeln!(text, "declared: {declared:?}");
+        for machine in self.machines().values() {
+            let state = match &machine.process {
+                _ if machine.lost => "lost".to_owned(),
+                Process::Down if machine.told_removed => "down, told that it was removed".into(),
+                Process::Down => "down".into(),
+                Process::Starting(_) => "starting".into(),
+                Process::Up(running) => {
+                    let consensus = &running.consensus;
+                    let leadership = consensus.leadership();
+                    let known = consensus.voters_and_learners();
+                    format!("up, {leadership:?}, voters and learners {known:?}")
+                }
+            };
+            let ballot = Ballot::read(&machine.disk.content().visible);
+            let _ = writeln!(text, "node {}: {state}; {ballot:?}", machine.id);
+        }
+        text
     }
 
     /// Drops every task of the run.

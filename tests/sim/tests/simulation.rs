@@ -35,7 +35,7 @@ fn failure(seed: u64, violation: &str) -> String {
 fn sound(seed: u64) -> Report {
     let report = run(seed).expect("a runtime and a directory for the run");
     if let Err(violation) = &report.outcome {
-        panic!("{}", failure(seed, violation));
+        panic!("{}\n{}", failure(seed, violation), report.nodes);
     }
     report
 }

@@ -49,19 +49,25 @@ fn state(members: u8, further: Vec<Command>) -> Directory {
     directory
 }
 
-fn told(by: Option<u64>) -> Told {
-    Told {
-        member: ("n9:1".into(), [9; 32]),
-        by,
+/// A node that was told of others: id, and who told it.
+fn told(of: &[(u64, Option<u64>)]) -> Known {
+    let told = of.iter().map(|(id, by)| {
+        let member = ("n9:1".into(), [9; 32]);
+        (*id, Told { member, by: *by })
+    });
+    Known {
+        told: told.collect(),
+        ..Known::default()
     }
 }
 
 #[test]
 fn what_a_member_told_counts_until_it_is_removed() {
     let both = state(2, Vec::new());
-    assert!(told(Some(2)).counts(3, &both));
-    assert!(told(None).counts(3, &both), "told when this node joined");
-    assert!(!told(Some(2)).counts(2, &both), "the state knows better");
+    assert!(told(&[(3, Some(2))]).counts(3, &both));
+    assert!(told(&[(3, None)]).counts(3, &both), "when this node joined");
+    assert!(!told(&[(2, Some(2))]).counts(2, &both), "the state knows");
+    assert!(!told(&[]).counts(3, &both), "nobody told it");
     let change = ChangeMembers {
         remove: vec![2],
         ..ChangeMembers::default()
@@ -74,6 +80,18 @@ fn what_a_member_told_counts_until_it_is_removed() {
             Command::RemoveMember(remove),
         ],
     );
-    assert!(!told(Some(2)).counts(3, &gone));
-    assert!(told(Some(1)).counts(3, &gone));
+    assert!(!told(&[(3, Some(2))]).counts(3, &gone));
+    assert!(!told(&[(3, Some(2)), (4, Some(3))]).counts(4, &gone));
+    assert!(told(&[(3, Some(1))]).counts(3, &gone));
+}
+
+#[test]
+fn a_node_without_a_state_learns_from_those_it_was_told_of_when_it_joined() {
+    let none = Directory::default();
+    let known = told(&[(1, None), (6, Some(1)), (7, Some(6)), (8, Some(9))]);
+    assert!(known.counts(6, &none));
+    assert!(known.counts(7, &none), "by one that was told");
+    assert!(!known.counts(8, &none), "by a stranger");
+    let circle = told(&[(3, Some(4)), (4, Some(3))]);
+    assert!(!circle.counts(3, &none));
 }
