@@ -110,12 +110,13 @@ pub fn plan(picture: &Picture) -> Option<Step> {
         }
     }
     // One change at a time: what is recorded but cannot be done yet goes first. It never can
-    // where it waits for a member that is dead, unless that is replaced.
+    // where it waits for a member that is dead, or would leave too few who answer, unless that
+    // one is replaced.
     let change = match target(picture).filter(|target| *target != picture.voters) {
         None => auto_promotion(picture),
-        Some(target) => replacement(picture).filter(|change| {
-            let awaited = |id: &u64| target.contains(id) && !picture.voters.contains(id);
-            change.remove.iter().all(awaited)
+        Some(target) => replacement(picture, |id| {
+            let takes_part = picture.voters.contains(id) && picture.reachable.contains(id);
+            target.contains(id) && !takes_part
         }),
     };
     change.map(Step::Change)
@@ -183,13 +184,12 @@ fn due(picture: &Picture) -> impl Iterator<Item = (u64, &Wanted)> {
     learners.map(|(id, m)| (*id, m))
 }
 
-/// A learner takes the place of the member that it replaces.
-fn replacement(picture: &Picture) -> Option<ChangeMembers> {
-    let (id, replaced) = due(picture).find_map(|(id, m)| {
+/// A learner takes the place of the member that it replaces, if that may be.
+fn replacement(picture: &Picture, may_be: impl Fn(&u64) -> bool) -> Option<ChangeMembers> {
+    let (id, (replaced, record)) = due(picture).find_map(|(id, m)| {
         let replaced = picture.members.get_key_value(&m.replaces)?;
-        Some((id, replaced))
+        may_be(replaced.0).then_some((id, replaced))
     })?;
-    let (replaced, record) = replaced;
     let votes = picture.voters.contains(replaced) || record.role == MemberRole::Voter;
     Some(ChangeMembers {
         // In the place of a learner it is one.
@@ -203,7 +203,7 @@ fn replacement(picture: &Picture) -> Option<ChangeMembers> {
 /// Learners that become voters by themselves: one that replaces another with it, the
 /// others as many at a time as keep the number of voters odd.
 fn auto_promotion(picture: &Picture) -> Option<ChangeMembers> {
-    if let Some(change) = replacement(picture) {
+    if let Some(change) = replacement(picture, |_| true) {
         return Some(change);
     }
     let mut promote: Vec<u64> = due(picture).map(|(id, _)| id).collect();

@@ -536,8 +536,14 @@ impl World {
     /// Every machine, for whoever reads of a run that failed.
     pub fn describe(&self) -> String {
         let mut text = String::new();
-        let declared = self.observer.facts(|facts| facts.reference.declared());
-        let _ = writeln!(text, "declared: {declared:?}");
+        for member in self.observer.facts(|facts| facts.reference.members()) {
+            let (id, wanted) = (member.node_id, member.wanted());
+            let (promoted, replaces) = (member.auto_promote, member.replaces);
+            let _ = writeln!(
+                text,
+                "member {id}: to be {wanted:?}, promoted by itself: {promoted}, replaces {replaces}"
+            );
+        }
         for machine in self.machines().values() {
             let state = match &machine.process {
                 _ if machine.lost => "lost".to_owned(),

@@ -183,3 +183,32 @@ fn a_leader_that_is_to_leave_hands_over_first() {
     let alone = formed(&[1], &[2], &[(1, Leaving), (2, Voter)]);
     assert_eq!(plan(&alone), Some(Step::Vote(set(&[2]))));
 }
+
+#[test]
+fn a_voter_that_died_is_replaced_where_another_cannot_leave_without_it() {
+    // Node 5 is to leave. Nodes 1 and 2 would be left, and node 2 is dead.
+    let members = [
+        (1, Voter),
+        (2, Voter),
+        (4, Learner),
+        (5, Leaving),
+        (6, Learner),
+    ];
+    let mut picture = formed(&[1, 2, 5], &[4, 6], &members);
+    picture.reachable.remove(&2);
+    assert_eq!(plan(&picture), None, "nobody replaces it");
+    for (new, replaced) in [(4, 1), (6, 2)] {
+        let new = picture.members.get_mut(&new).expect("a member");
+        (new.auto_promote, new.replaces) = (true, replaced);
+    }
+    let change = ChangeMembers {
+        promote: vec![6],
+        remove: vec![2],
+        allow_even: true,
+        ..ChangeMembers::default()
+    };
+    assert_eq!(plan(&picture), Some(Step::Change(change)));
+    picture.reachable.insert(2);
+    picture.me = 5;
+    assert_eq!(plan(&picture), Some(Step::HandOver(set(&[1, 2]))));
+}
