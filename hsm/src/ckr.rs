@@ -39,9 +39,12 @@ impl Ckr {
             | RvError::SessionClosed
             | RvError::ObjectHandleInvalid
             | RvError::KeyHandleInvalid
+            | RvError::KeyTypeInconsistent
             | RvError::UserNotLoggedIn
             | RvError::OperationActive
-            | RvError::OperationNotInitialized => Loss::Session,
+            | RvError::OperationNotInitialized
+            | RvError::SessionReadOnly
+            | RvError::BufferTooSmall => Loss::Session,
             RvError::DeviceError
             | RvError::DeviceRemoved
             | RvError::TokenNotPresent
@@ -49,7 +52,11 @@ impl Ckr {
             | RvError::SlotIdInvalid
             | RvError::GeneralError
             | RvError::FunctionFailed
-            | RvError::CryptokiNotInitialized => Loss::Device,
+            | RvError::MutexBad
+            | RvError::CryptokiNotInitialized
+            // A vendor's own: what is tried after a loss does no harm where there was none.
+            | RvError::VendorDefined(_)
+            | RvError::UnknownErrorCode(_) => Loss::Device,
             _ => Loss::None,
         }
     }
@@ -75,6 +82,8 @@ impl Ckr {
                 | RvError::DeviceMemory
                 | RvError::SessionCount
                 | RvError::FunctionCanceled
+                | RvError::FunctionRejected
+                | RvError::Cancel
         )
     }
 }

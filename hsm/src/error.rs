@@ -592,7 +592,9 @@ mod tests {
                 ckr: Ckr::new(code),
             };
             assert_eq!(refused.retry(), Retry::GiveUp);
-            assert_eq!(call(code).retry(), Retry::GiveUp, "{code:?}");
+            // A vendor's own code means nothing certain but from a login.
+            let vague = matches!(code, RvError::VendorDefined(_));
+            assert!(vague || call(code).retry() == Retry::GiveUp, "{code:?}");
         }
         let guarded = SignerError::PinGuarded {
             token,

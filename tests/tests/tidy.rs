@@ -95,6 +95,8 @@ fn crates_depend_on_each_other_in_one_direction() -> anyhow::Result<()> {
                 "chancery-node",
             ],
         ),
+        // Its tests drive the signer in front of it.
+        ("chancery-pkcs11-shim", &["chancery-hsm"]),
         (
             "chancery-sim",
             &["chancery-api", "chancery-raft-store", "chancery-node"],
@@ -192,11 +194,12 @@ fn nothing_unfinished_is_left_behind() -> anyhow::Result<()> {
 }
 
 #[test]
-fn unsafe_code_is_allowed_nowhere_yet() -> anyhow::Result<()> {
+fn unsafe_code_is_allowed_in_the_module_that_passes_on_a_c_interface_alone() -> anyhow::Result<()> {
     let allow = format!("allow({})", "unsafe_code");
+    let shim = root().join("tests/pkcs11-shim/src/module.rs");
     for path in files()?.iter().filter(|p| ends_with(p, &["rs"])) {
         ensure!(
-            !std::fs::read_to_string(path)?.contains(&allow),
+            *path == shim || !std::fs::read_to_string(path)?.contains(&allow),
             "{}",
             path.display()
         );

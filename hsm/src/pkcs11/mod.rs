@@ -8,10 +8,11 @@
 //! Refuses to make or use keys that could leave the token, and to initialise a token that is
 //! initialised already.
 //!
-//! One thing is left to the operator: after some losses a module finds its keys again only once it
-//! was finalised and initialised anew, with no thread inside. The gate for that belongs into
-//! `module`; until it is there such a signer stays unusable (and says so) until a restart.
+//! What a loss breaks is repaired in steps: a new session, a new login, the module finalised and
+//! initialised anew with no thread inside. While the token is away it is looked for five times a
+//! second, so that it is used again within a second of its return.
 
+mod gate;
 mod init;
 mod module;
 mod objects;
@@ -32,8 +33,9 @@ use crate::error::{SignerError, TokenName};
 use crate::public_key::PublicKeyInfo;
 use crate::signature::Signature;
 use crate::signer::{BackendKind, Health, KeyListing, KeyRef, KeySpec, SignatureAlgorithm, Signer};
+use gate::Inside;
 pub use init::InitOutcome;
-use pool::Pool;
+use pool::{Caller, Pool};
 use queue::Lane;
 use token::{LoginPolicy, Token};
 pub use token::{TokenInfo, TokenSelector};
@@ -41,6 +43,10 @@ use worker::{Condition, Worker};
 
 /// How long loading, initialising and the first login may take together.
 const OPEN_SECONDS_MAX: u64 = 30;
+/// How often a token that is away is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// How long such a look may take.
+const LOOK_DEADLINE: Duration = Duration::from_secs(5);
 /// Sessions besides those that sign: one that keeps the login, one for making and destroying keys.
 const SESSIONS_BESIDES: u64 = 2;
 
@@ -126,7 +132,7 @@ pub fn retry_login(config: &Pkcs11Config) -> Result<TokenInfo, SignerError> {
     config.check()?;
     let module = module::load(&config.module)?;
     let token = Token::new(module, &config.token, &config.pin_file)?;
-    token.ensure_login(LoginPolicy::Operator)?;
+    token.ensure_login(LoginPolicy::Operator, &token.module().enter())?;
     Ok(token.info().clone())
 }
 
@@ -154,6 +160,12 @@ pub fn init_token(config: &Pkcs11Config, so_pin_file: &Path) -> Result<InitOutco
 #[must_use]
 pub fn logins_tried(module: &Path) -> u64 {
     module::loaded(module).map_or(0, |module| module.logins_tried())
+}
+
+/// How often this process initialised `module` anew after a loss; 0 where it is not loaded.
+#[must_use]
+pub fn restarts(module: &Path) -> u64 {
+    module::loaded(module).map_or(0, |module| module.restarts())
 }
 
 /// Signs with the keys of one token.
@@ -187,16 +199,19 @@ impl Pkcs11Signer {
             let _ = reply.send(Self::open_blocking(&config));
         })?;
         let after = Duration::from_secs(OPEN_SECONDS_MAX);
-        match tokio::time::timeout(after, answer).await {
-            Ok(answered) => answered.unwrap_or(Err(SignerError::Closed)),
-            Err(_) => Err(SignerError::Deadline { after }),
-        }
+        let signer: Self = match tokio::time::timeout(after, answer).await {
+            Ok(answered) => answered.unwrap_or(Err(SignerError::Closed))?,
+            Err(_) => return Err(SignerError::Deadline { after }),
+        };
+        let (pool, condition) = (signer.pool.caller(), Arc::clone(&signer.condition));
+        tokio::spawn(look_for_token(pool, condition));
+        Ok(signer)
     }
 
     fn open_blocking(config: &Pkcs11Config) -> Result<Self, SignerError> {
         let module = module::load(&config.module)?;
         let token = Arc::new(Token::new(module, &config.token, &config.pin_file)?);
-        token.ensure_login(LoginPolicy::Guarded)?;
+        token.ensure_login(LoginPolicy::Guarded, &token.module().enter())?;
 
         let wanted = allowed_sessions(token.info(), u64::from(config.sessions))?;
         let condition = Arc::new(Condition::default());
@@ -228,11 +243,28 @@ impl Pkcs11Signer {
         &self,
         lane: Lane,
         deadline: Duration,
-        mut work: impl FnMut(&mut Worker) -> Result<T, SignerError> + Send + 'static,
+        mut work: impl FnMut(&mut Worker, &Inside<'_>) -> Result<T, SignerError> + Send + 'static,
     ) -> Result<T, SignerError> {
         self.pool
             .run(lane, deadline, move |worker| worker.attempt(&mut work))
             .await
+    }
+}
+
+/// Asks the token whether it is back while it is not usable. Ends with the pool.
+async fn look_for_token(pool: Caller<Worker>, condition: Arc<Condition>) {
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !pool.is_closed() {
+        looks.tick().await;
+        if condition.is_usable() {
+            continue;
+        }
+        let look = |worker: &mut Worker| worker.attempt(Worker::probe);
+        let outcome = pool.run(Lane::Probe, LOOK_DEADLINE, look).await;
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "the token is not back");
+        }
     }
 }
 
@@ -269,16 +301,16 @@ impl Signer for Pkcs11Signer {
         spec.key.check_label()?;
         let spec = spec.clone();
         let lane = Lane::Key(spec.key.id);
-        self.run(lane, self.generate_deadline, move |worker| {
-            worker.generate(&spec)
+        self.run(lane, self.generate_deadline, move |worker, inside| {
+            worker.generate(&spec, inside)
         })
         .await
     }
 
     async fn public_key(&self, key: &KeyRef) -> Result<PublicKeyInfo, SignerError> {
         let key = key.clone();
-        self.run(Lane::Key(key.id), self.deadline, move |worker| {
-            worker.public_key(&key)
+        self.run(Lane::Key(key.id), self.deadline, move |worker, inside| {
+            worker.public_key(&key, inside)
         })
         .await
     }
@@ -293,22 +325,24 @@ impl Signer for Pkcs11Signer {
         // Hashed here: tokens sign any length given to them without protest, and messages are long.
         let digest = algorithm.digest(message);
         let lane = Lane::Key(key.id);
-        let work = move |worker: &mut Worker| worker.sign(&key, algorithm, &digest);
+        let work = move |worker: &mut Worker, inside: &Inside<'_>| {
+            worker.sign(&key, algorithm, &digest, inside)
+        };
         self.run(lane, self.deadline, work).await
     }
 
     async fn delete(&self, key: &KeyRef) -> Result<(), SignerError> {
         let key = key.clone();
-        self.run(Lane::Key(key.id), self.deadline, move |worker| {
-            worker.delete(&key)
+        self.run(Lane::Key(key.id), self.deadline, move |worker, inside| {
+            worker.delete(&key, inside)
         })
         .await
     }
 
     async fn list(&self, label_prefix: &str) -> Result<Vec<KeyListing>, SignerError> {
         let prefix = label_prefix.to_owned();
-        self.run(Lane::Listing, self.deadline, move |worker| {
-            worker.list(&prefix)
+        self.run(Lane::Listing, self.deadline, move |worker, inside| {
+            worker.list(&prefix, inside)
         })
         .await
     }

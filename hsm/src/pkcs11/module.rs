@@ -1,8 +1,9 @@
 //! PKCS#11 modules of this process: each loaded and initialised once, whoever asks.
 //!
 //! A second `C_Initialize` from another thread has crashed modules, and unloading one while its
-//! threads live crashes all of them; so modules stay in a registry until the process ends, and are
-//! never finalised by it.
+//! threads live crashes all of them; so modules stay in a registry until the process ends. A module
+//! is finalised only to be initialised again at once, with no thread inside: after some losses
+//! nothing less shows the token's keys again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
 
+use super::gate::{Gate, Inside};
 use crate::ckr::Ckr;
 use crate::error::SignerError;
 use crate::lock;
@@ -25,6 +27,8 @@ const LOADING_SECONDS_MAX: u64 = 10;
 #[derive(Debug)]
 pub(super) struct Module {
     context: Pkcs11,
+    gate: Gate,
+    restarts: AtomicU64,
     logins_tried: AtomicU64,
     /// Held from the question whether a login is allowed to its outcome, so that of two signers of
     /// one token the second hears of the first one's refusal.
@@ -36,6 +40,32 @@ pub(super) struct Module {
 impl Module {
     pub(super) fn context(&self) -> &Pkcs11 {
         &self.context
+    }
+
+    /// Passes into the module; held by a thread for as long as it calls it.
+    pub(super) fn enter(&self) -> Inside<'_> {
+        self.gate.enter()
+    }
+
+    /// Finalises the module and initialises it again, unless somebody has since `generation`, or
+    /// it was tried a moment ago; whether what is opened from now on is opened anew. Not to be
+    /// called from inside.
+    pub(super) fn restart(&self, generation: u64) -> bool {
+        self.gate.alone(generation, || {
+            if let Err(error) = self.context.clone().finalize() {
+                tracing::debug!(%error, "the module is not finalised");
+            }
+            self.restarts.fetch_add(1, Ordering::Relaxed);
+            match start(&self.context) {
+                Ok(()) => tracing::info!("PKCS#11 module initialised anew"),
+                // Whoever calls it next hears so as well, and it is tried again.
+                Err(error) => tracing::warn!(%error, "PKCS#11 module not initialised anew"),
+            }
+        })
+    }
+
+    pub(super) fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
     }
 
     pub(super) fn logins_tried(&self) -> u64 {
@@ -136,17 +166,23 @@ fn initialise(real: &Path, path: &Path) -> Result<Module, SignerError> {
         }
         other => SignerError::from_cryptoki(other),
     })?;
-    match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-        // Already done by another library in this process, or under a hard link of this file.
-        Ok(()) | Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-        Err(error) => return Err(SignerError::from_cryptoki(error)),
-    }
+    start(&context)?;
     Ok(Module {
         context,
+        gate: Gate::default(),
+        restarts: AtomicU64::new(0),
         logins_tried: AtomicU64::new(0),
         logging_in: Mutex::default(),
         refusals: Mutex::default(),
     })
+}
+
+fn start(context: &Pkcs11) -> Result<(), SignerError> {
+    match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+        // Already done by another library in this process, or under a hard link of this file.
+        Ok(()) | Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
+        Err(error) => Err(SignerError::from_cryptoki(error)),
+    }
 }
 
 #[cfg(test)]

@@ -122,6 +122,17 @@ pub(super) fn delete(session: &Session, key: &KeyRef) -> Result<(), SignerError>
     Ok(())
 }
 
+/// Whether the module shows any key at all.
+pub(super) fn sees_any(session: &Session) -> Result<bool, SignerError> {
+    for half in [Half::Private, Half::Public] {
+        let template = [Attribute::Class(half.class()), Attribute::Token(true)];
+        if !find_up_to(session, &template, 1)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Every id of ours whose label has the prefix. PKCS#11 cannot search by prefix: all are read.
 pub(super) fn list(session: &Session, prefix: &str) -> Result<Vec<KeyListing>, SignerError> {
     let mut found: BTreeMap<(String, KeyId), (u32, u32)> = BTreeMap::new();

@@ -117,6 +117,42 @@ impl<W: Send + 'static> Pool<W> {
         Ok(pool)
     }
 
+    /// A way to the threads that does not keep them.
+    pub(super) fn caller(&self) -> Caller<W> {
+        Caller(Arc::clone(&self.shared))
+    }
+
+    /// See [`Caller::run`].
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        lane: Lane,
+        after: Duration,
+        work: impl FnOnce(&mut W) -> Result<T, SignerError> + Send + 'static,
+    ) -> Result<T, SignerError> {
+        self.caller().run(lane, after, work).await
+    }
+
+    pub(super) fn load(&self) -> Load {
+        let (queued, idle) = self.shared.queue.load();
+        let small = |count| u32::try_from(count).unwrap_or(u32::MAX);
+        Load {
+            workers: self.shared.workers,
+            idle: small(idle),
+            stuck: u32::try_from(self.shared.stuck.load(Ordering::Acquire)).unwrap_or(0),
+            queued: small(queued),
+        }
+    }
+}
+
+/// Calls the threads of a pool for as long as it is there.
+pub(super) struct Caller<W>(Arc<Shared<W>>);
+
+impl<W: Send + 'static> Caller<W> {
+    /// Whether the pool is gone.
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.queue.is_closed()
+    }
+
     /// Runs `work` on one of the threads.
     ///
     /// A call whose caller left before it began is not begun; one that began goes on.
@@ -126,7 +162,7 @@ impl<W: Send + 'static> Pool<W> {
         after: Duration,
         work: impl FnOnce(&mut W) -> Result<T, SignerError> + Send + 'static,
     ) -> Result<T, SignerError> {
-        let shared = &self.shared;
+        let shared = &self.0;
         if shared.stuck.load(Ordering::Acquire) >= i64::from(shared.workers) {
             return Err(SignerError::Stalled {
                 sessions: shared.workers,
@@ -159,17 +195,6 @@ impl<W: Send + 'static> Pool<W> {
                 }
                 Err(SignerError::Deadline { after })
             }
-        }
-    }
-
-    pub(super) fn load(&self) -> Load {
-        let (queued, idle) = self.shared.queue.load();
-        let small = |count| u32::try_from(count).unwrap_or(u32::MAX);
-        Load {
-            workers: self.shared.workers,
-            idle: small(idle),
-            stuck: u32::try_from(self.shared.stuck.load(Ordering::Acquire)).unwrap_or(0),
-            queued: small(queued),
         }
     }
 }

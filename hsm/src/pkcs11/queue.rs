@@ -21,6 +21,8 @@ pub(super) enum Lane {
     Key(KeyId),
     /// Listing.
     Listing,
+    /// Whether the token is back.
+    Probe,
 }
 
 #[derive(Debug)]
@@ -105,6 +107,10 @@ impl<J> Queue<J> {
         drop(state);
         drop(dropped);
         self.changed.notify_all();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.state).closed
     }
 
     /// Jobs that wait for a thread, and threads that wait for a job.

@@ -5,6 +5,7 @@
 //! remembered for the life of the process, and while the token shows that attempts were lost none
 //! is made at all. The only way past either is the operator's.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,11 +15,13 @@ use cryptoki::error::{Error as CryptokiError, RvError};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Limit, Slot, TokenInfo as RawTokenInfo};
 
+use super::gate::Inside;
 use super::module::Module;
 use super::pin::Pin;
 use crate::ckr::Ckr;
 use crate::error::{PinWarning, SignerError, TokenName};
 use crate::lock;
+use crate::signer::{KeyId, KeyRef, SignatureAlgorithm};
 
 /// Which token. Never by slot: modules number slots anew as they like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,12 +204,17 @@ pub(super) struct Token {
     /// Label and serial, so that another token with the same label never takes its place.
     selector: TokenSelector,
     pin_file: PathBuf,
-    /// The session that keeps the login. Held while logging in: one thread tries, others wait.
-    login: Mutex<Option<Session>>,
+    /// The session that keeps the login, and the generation of the module in which it was opened.
+    /// Held while logging in: one thread tries, others wait.
+    login: Mutex<Option<(Session, u64)>>,
     /// Grows when handles found before must not be used any more.
     epoch: AtomicU64,
     /// Held while keys are made or destroyed: neither is atomic in a token.
     changing: Mutex<()>,
+    /// Keys that were found once: where one is not any more, the module may have lost sight of it.
+    known: Mutex<BTreeSet<KeyId>>,
+    /// The key that signed last: it must be there when the token is back.
+    last_used: Mutex<Option<(KeyRef, SignatureAlgorithm)>>,
 }
 
 impl Token {
@@ -233,6 +241,8 @@ impl Token {
             login: Mutex::default(),
             epoch: AtomicU64::new(0),
             changing: Mutex::default(),
+            known: Mutex::default(),
+            last_used: Mutex::default(),
         })
     }
 
@@ -243,6 +253,35 @@ impl Token {
 
     pub(super) fn name(&self) -> &TokenName {
         &self.name
+    }
+
+    pub(super) fn module(&self) -> &Module {
+        &self.module
+    }
+
+    pub(super) fn know(&self, key: KeyId) {
+        lock(&self.known).insert(key);
+    }
+
+    pub(super) fn knows(&self, key: &KeyId) -> bool {
+        lock(&self.known).contains(key)
+    }
+
+    /// A key is gone for good, or nobody can say any more that it is there.
+    pub(super) fn unlearn(&self, key: &KeyId) {
+        lock(&self.known).remove(key);
+        lock(&self.last_used).take_if(|(last, _)| last.id == *key);
+    }
+
+    pub(super) fn last_used(&self) -> Option<(KeyRef, SignatureAlgorithm)> {
+        lock(&self.last_used).clone()
+    }
+
+    pub(super) fn used(&self, key: &KeyRef, algorithm: SignatureAlgorithm) {
+        let mut last = lock(&self.last_used);
+        if last.as_ref().is_none_or(|(last, _)| last != key) {
+            *last = Some((key.clone(), algorithm));
+        }
     }
 
     pub(super) fn epoch(&self) -> u64 {
@@ -258,8 +297,8 @@ impl Token {
     }
 
     /// A logged-in session that reads and signs.
-    pub(super) fn open_session(&self) -> Result<Session, SignerError> {
-        let slot = self.ensure_login(LoginPolicy::Guarded)?;
+    pub(super) fn open_session(&self, inside: &Inside<'_>) -> Result<Session, SignerError> {
+        let slot = self.ensure_login(LoginPolicy::Guarded, inside)?;
         self.module
             .context()
             .open_ro_session(slot)
@@ -267,8 +306,8 @@ impl Token {
     }
 
     /// A logged-in session that makes and destroys objects.
-    pub(super) fn open_write_session(&self) -> Result<Session, SignerError> {
-        let slot = self.ensure_login(LoginPolicy::Guarded)?;
+    pub(super) fn open_write_session(&self, inside: &Inside<'_>) -> Result<Session, SignerError> {
+        let slot = self.ensure_login(LoginPolicy::Guarded, inside)?;
         self.module
             .context()
             .open_rw_session(slot)
@@ -276,12 +315,18 @@ impl Token {
     }
 
     /// Makes sure that the token is logged in, and says in which slot it is now.
-    pub(super) fn ensure_login(&self, policy: LoginPolicy) -> Result<Slot, SignerError> {
+    pub(super) fn ensure_login(
+        &self,
+        policy: LoginPolicy,
+        inside: &Inside<'_>,
+    ) -> Result<Slot, SignerError> {
         let mut login = lock(&self.login);
-        if let Some(session) = login.take() {
+        if let Some((session, generation)) = login.take()
+            && let Some(session) = of_generation(session, generation, inside)
+        {
             match session.get_session_info() {
                 Ok(info) if is_user(info.session_state()) => {
-                    *login = Some(session);
+                    *login = Some((session, generation));
                     return Ok(info.slot_id());
                 }
                 Ok(_) => {}
@@ -296,7 +341,7 @@ impl Token {
             .map_err(SignerError::from_cryptoki)?;
         self.log_in(&session, &info, policy)?;
         self.forget_handles();
-        *login = Some(session);
+        *login = Some((session, inside.generation()));
         Ok(slot)
     }
 
@@ -353,6 +398,30 @@ impl Token {
         self.module.forget_refusal(&self.name.serial);
         Ok(())
     }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        let login = lock(&self.login).take();
+        if let Some((session, generation)) = login {
+            let inside = self.module.enter();
+            drop(of_generation(session, generation, &inside));
+        }
+    }
+}
+
+/// A session, unless the module was restarted since it was opened: then it is gone, and closing
+/// it could only hit another that has its handle now.
+pub(super) fn of_generation(
+    session: Session,
+    generation: u64,
+    inside: &Inside<'_>,
+) -> Option<Session> {
+    if generation == inside.generation() {
+        return Some(session);
+    }
+    std::mem::forget(session);
+    None
 }
 
 fn is_user(state: SessionState) -> bool {

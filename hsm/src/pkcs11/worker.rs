@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use aws_lc_rs::digest::Digest;
 use cryptoki::session::Session;
 
+use super::gate::Inside;
 use super::objects::{self, Found};
-use super::token::{Token, discard};
+use super::token::{Token, discard, of_generation};
 use crate::ckr::Loss;
 use crate::error::SignerError;
 use crate::lock;
@@ -64,9 +65,13 @@ impl Condition {
 enum Remedy {
     /// Nothing is wrong with it.
     None,
-    /// A new session may do better at once.
+    /// A new session may do better at once, and a module that was initialised anew after that.
     NewSession,
-    /// The token is away: the next call begins anew.
+    /// A new session may do better, and nothing else would.
+    NewSessionOnly,
+    /// The token is away, or the module has lost sight of it.
+    Restart,
+    /// Nothing helps now: the next call begins anew.
     Later,
 }
 
@@ -75,6 +80,8 @@ pub(super) struct Worker {
     token: Arc<Token>,
     condition: Arc<Condition>,
     session: Option<Session>,
+    /// Of the module when the session was opened.
+    generation: u64,
     epoch: u64,
     handles: BTreeMap<KeyId, Found>,
 }
@@ -82,66 +89,113 @@ pub(super) struct Worker {
 impl Worker {
     /// Opens its session, so that a token which is short of them says so at the start.
     pub(super) fn open(token: Arc<Token>, condition: Arc<Condition>) -> Result<Self, SignerError> {
-        let session = Some(token.open_session()?);
+        let (session, generation) = {
+            let inside = token.module().enter();
+            (token.open_session(&inside)?, inside.generation())
+        };
         let epoch = token.epoch();
         Ok(Self {
             token,
             condition,
-            session,
+            session: Some(session),
+            generation,
             epoch,
             handles: BTreeMap::new(),
         })
     }
 
-    /// Runs `work`, once more with a new session where that may help, and notes how it went.
+    /// Runs `work`, again with a new session and again with the module initialised anew where
+    /// either may help, and notes how it went.
     pub(super) fn attempt<T>(
         &mut self,
-        mut work: impl FnMut(&mut Self) -> Result<T, SignerError>,
+        mut work: impl FnMut(&mut Self, &Inside<'_>) -> Result<T, SignerError>,
     ) -> Result<T, SignerError> {
-        let mut fresh = self.session.is_none();
+        let token = Arc::clone(&self.token);
+        let (mut fresh, mut restarted) = (self.session.is_none(), false);
         loop {
-            if self.epoch != self.token.epoch() {
-                self.handles.clear();
-                self.epoch = self.token.epoch();
-            }
-            let error = match work(self) {
-                Ok(done) => {
-                    self.condition.succeeded();
-                    return Ok(done);
+            let (error, remedy, generation) = {
+                let inside = token.module().enter();
+                self.follow(&inside);
+                match work(self, &inside) {
+                    Ok(done) => {
+                        self.condition.succeeded();
+                        return Ok(done);
+                    }
+                    Err(error) => {
+                        let remedy = self.remedy(&error);
+                        if remedy == Remedy::None {
+                            return Err(error);
+                        }
+                        self.let_go(&error);
+                        (error, remedy, inside.generation())
+                    }
                 }
-                Err(error) => error,
             };
-            let remedy = remedy(&error);
-            if remedy == Remedy::None {
-                return Err(error);
-            }
-            self.let_go(&error);
-            if remedy == Remedy::NewSession && !fresh {
+            if matches!(remedy, Remedy::NewSession | Remedy::NewSessionOnly) && !fresh {
                 tracing::debug!(%error, "opening a new session");
                 fresh = true;
                 continue;
             }
+            let may_restart = matches!(remedy, Remedy::NewSession | Remedy::Restart) && !restarted;
+            if may_restart && token.module().restart(generation) {
+                (fresh, restarted) = (true, true);
+                continue;
+            }
             // An absent key is absent; everything else says that the token is not well.
-            if !matches!(error, SignerError::NotFound { .. }) {
+            if remedy != Remedy::NewSessionOnly {
                 self.condition.failed(&error);
             }
             return Err(error);
         }
     }
 
-    pub(super) fn generate(&mut self, spec: &KeySpec) -> Result<PublicKeyInfo, SignerError> {
+    /// Lets go of what was opened before the module was restarted, and of handles of before a new
+    /// login.
+    fn follow(&mut self, inside: &Inside<'_>) {
+        if self.generation != inside.generation() {
+            let session = self.session.take();
+            drop(session.and_then(|session| of_generation(session, self.generation, inside)));
+            self.generation = inside.generation();
+            self.handles.clear();
+        }
+        if self.epoch != self.token.epoch() {
+            self.handles.clear();
+            self.epoch = self.token.epoch();
+        }
+    }
+
+    /// Signs with the key that was used last, or looks for the token where there is none: whether
+    /// it is back.
+    pub(super) fn probe(&mut self, inside: &Inside<'_>) -> Result<(), SignerError> {
+        let Some((key, algorithm)) = self.token.last_used() else {
+            return self.session(inside).map(drop);
+        };
+        self.handles.remove(&key.id);
+        let digest = algorithm.digest(b"chancery: is the token back?");
+        self.sign(&key, algorithm, &digest, inside).map(drop)
+    }
+
+    pub(super) fn generate(
+        &mut self,
+        spec: &KeySpec,
+        inside: &Inside<'_>,
+    ) -> Result<PublicKeyInfo, SignerError> {
         let token = Arc::clone(&self.token);
         let _alone = token.begin_change();
-        let session = token.open_write_session()?;
+        let session = token.open_write_session(inside)?;
         let outcome = objects::generate(&session, spec);
         release(session, &outcome);
         outcome
     }
 
-    pub(super) fn public_key(&mut self, key: &KeyRef) -> Result<PublicKeyInfo, SignerError> {
+    pub(super) fn public_key(
+        &mut self,
+        key: &KeyRef,
+        inside: &Inside<'_>,
+    ) -> Result<PublicKeyInfo, SignerError> {
         // Asked for when a key is proved or checked: not from what this thread remembers.
         self.handles.remove(&key.id);
-        Ok(self.find(key)?.public.info())
+        Ok(self.find(key, inside)?.public.info())
     }
 
     pub(super) fn sign(
@@ -149,48 +203,89 @@ impl Worker {
         key: &KeyRef,
         algorithm: SignatureAlgorithm,
         digest: &Digest,
+        inside: &Inside<'_>,
     ) -> Result<Signature, SignerError> {
-        let found = self.find(key)?;
+        let found = self.find(key, inside)?;
         algorithm.require_for(found.public.key_type())?;
-        let raw = objects::sign(self.session()?, &found, algorithm, digest)?;
+        let raw = objects::sign(self.session(inside)?, &found, algorithm, digest)?;
         // After a reconnection an old handle may name another key: nothing leaves unverified.
         if !found.public.verifies(digest, &raw) {
             return Err(SignerError::WrongSignature { id: key.id });
         }
+        self.token.used(key, algorithm);
         Ok(Signature::from_raw(algorithm, raw)?.verified_with_key(&found.public))
     }
 
-    pub(super) fn delete(&mut self, key: &KeyRef) -> Result<(), SignerError> {
+    pub(super) fn delete(&mut self, key: &KeyRef, inside: &Inside<'_>) -> Result<(), SignerError> {
         let token = Arc::clone(&self.token);
         let _alone = token.begin_change();
-        let session = token.open_write_session()?;
+        let session = token.open_write_session(inside)?;
         let outcome = objects::delete(&session, key);
         token.forget_handles();
+        if outcome.is_ok() {
+            token.unlearn(&key.id);
+        }
         release(session, &outcome);
         outcome
     }
 
-    pub(super) fn list(&mut self, prefix: &str) -> Result<Vec<KeyListing>, SignerError> {
-        objects::list(self.session()?, prefix)
+    pub(super) fn list(
+        &mut self,
+        prefix: &str,
+        inside: &Inside<'_>,
+    ) -> Result<Vec<KeyListing>, SignerError> {
+        objects::list(self.session(inside)?, prefix)
     }
 
-    fn session(&mut self) -> Result<&Session, SignerError> {
+    fn session(&mut self, inside: &Inside<'_>) -> Result<&Session, SignerError> {
         if self.session.is_none() {
-            self.session = Some(self.token.open_session()?);
+            self.session = Some(self.token.open_session(inside)?);
+            self.generation = inside.generation();
         }
         self.session.as_ref().ok_or(SignerError::Closed)
     }
 
-    fn find(&mut self, key: &KeyRef) -> Result<Found, SignerError> {
+    fn find(&mut self, key: &KeyRef, inside: &Inside<'_>) -> Result<Found, SignerError> {
         if let Some(found) = self.handles.get(&key.id) {
             return Ok(found.clone());
         }
-        let found = objects::find(self.session()?, key)?;
+        let session = self.session(inside)?;
+        let found = match objects::find(session, key) {
+            // Where others are seen it is this one that is gone.
+            Err(SignerError::NotFound { .. }) if objects::sees_any(session)? => {
+                self.token.unlearn(&key.id);
+                return Err(SignerError::NotFound { key: key.clone() });
+            }
+            found => found?,
+        };
+        self.token.know(key.id);
         if self.handles.len() >= HANDLES_MAX {
             self.handles.clear();
         }
         self.handles.insert(key.id, found.clone());
         Ok(found)
+    }
+
+    fn remedy(&self, error: &SignerError) -> Remedy {
+        match error {
+            SignerError::Call { ckr, .. } => match ckr.loss() {
+                Loss::None => Remedy::None,
+                Loss::Session => Remedy::NewSession,
+                Loss::Device => Remedy::Restart,
+            },
+            SignerError::WrongSignature { .. } => Remedy::NewSession,
+            // Some modules show keys made by another process in new sessions only; after a loss
+            // some show none at all.
+            SignerError::NotFound { key } if self.token.knows(&key.id) => Remedy::NewSession,
+            SignerError::NotFound { .. } => Remedy::NewSessionOnly,
+            SignerError::TokenNotFound { .. } | SignerError::TokenAmbiguous { .. } => {
+                Remedy::Restart
+            }
+            SignerError::PinRefused { .. }
+            | SignerError::PinGuarded { .. }
+            | SignerError::PinFile { .. } => Remedy::Later,
+            _ => Remedy::None,
+        }
     }
 
     fn let_go(&mut self, error: &SignerError) {
@@ -208,20 +303,11 @@ fn release<T>(session: Session, outcome: &Result<T, SignerError>) {
     }
 }
 
-fn remedy(error: &SignerError) -> Remedy {
-    match error {
-        SignerError::Call { ckr, .. } => match ckr.loss() {
-            Loss::None => Remedy::None,
-            Loss::Session => Remedy::NewSession,
-            Loss::Device => Remedy::Later,
-        },
-        // Some modules show keys made by another process in new sessions only.
-        SignerError::WrongSignature { .. } | SignerError::NotFound { .. } => Remedy::NewSession,
-        SignerError::TokenNotFound { .. }
-        | SignerError::TokenAmbiguous { .. }
-        | SignerError::PinRefused { .. }
-        | SignerError::PinGuarded { .. }
-        | SignerError::PinFile { .. } => Remedy::Later,
-        _ => Remedy::None,
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            let inside = self.token.module().enter();
+            drop(of_generation(session, self.generation, &inside));
+        }
     }
 }

@@ -7,7 +7,7 @@ mod softhsm;
 
 pub use conformance::conformance;
 pub use failing::{FailingSigner, Fault, Operation};
-pub use softhsm::{SoftHsm, in_own_process};
+pub use softhsm::{SoftHsm, in_own_process, in_own_process_with};
 
 use crate::environment;
 use crate::signer::{KeyId, KeyRef};

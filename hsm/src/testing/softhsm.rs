@@ -5,6 +5,7 @@
 //! a test that cannot find it fails.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -145,6 +146,19 @@ impl SoftHsm {
 /// # Panics
 /// Where `body` does, with all that the child said.
 pub fn in_own_process(test: &str, body: impl FnOnce(SoftHsm)) {
+    in_own_process_with(test, |_| Vec::new(), body);
+}
+
+/// The same, with further variables for the child, made by the parent from the child's directory:
+/// for modules that read them when they are loaded.
+///
+/// # Panics
+/// As [`in_own_process`].
+pub fn in_own_process_with(
+    test: &str,
+    environment: impl FnOnce(&Path) -> Vec<(&'static str, OsString)>,
+    body: impl FnOnce(SoftHsm),
+) {
     if env::var(CHILD).is_ok_and(|child| child == test) {
         let dir = PathBuf::from(env::var_os(DIRECTORY).expect("set by the parent"));
         return body(SoftHsm { dir });
@@ -156,12 +170,20 @@ pub fn in_own_process(test: &str, body: impl FnOnce(SoftHsm)) {
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(CHILD, test)
         .env(DIRECTORY, dir.path())
-        .env("SOFTHSM2_CONF", hsm.conf());
+        .env("SOFTHSM2_CONF", hsm.conf())
+        .envs(environment(dir.path()));
     let said = run(&mut command);
     assert!(
         said.contains("1 passed"),
         "no test is named {test}:\n{said}"
     );
+    show(&said);
+}
+
+/// The child's figures are the test's.
+#[expect(clippy::print_stdout, reason = "tests print what they measured")]
+fn show(said: &str) {
+    println!("{said}");
 }
 
 fn run(command: &mut Command) -> String {
