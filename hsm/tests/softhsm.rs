@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
-use chancery_hsm::pkcs11::{InitOutcome, TokenInfo, init_token, logins_tried, probe, retry_login};
+use chancery_hsm::pkcs11::{
+    InitOutcome, TokenInfo, init_token, logins_tried, pace, probe, retry_login, survey,
+};
 use chancery_hsm::testing::{SoftHsm, conformance, fresh_key, in_own_process};
 use chancery_hsm::{
     BackendKind, KeyRef, KeySpec, KeyType, PinFileProblem, PinWarning, Pkcs11Config, Pkcs11Signer,
@@ -711,5 +713,52 @@ fn a_new_token_needs_a_label_and_a_serial_that_can_come_true() {
         }
         assert_eq!(token_directories(&hsm), 1);
         assert_eq!(logins_tried(&config.module), 0);
+    });
+}
+
+#[test]
+fn a_survey_says_what_is_wrong_and_changes_nothing() {
+    with_softhsm(
+        "a_survey_says_what_is_wrong_and_changes_nothing",
+        async |hsm| {
+            let config = hsm.token("ca", PIN);
+            let signer = open(&config).await;
+            let seen = survey(&config, "chancery/").expect("a survey");
+            assert_eq!((seen.keys.len(), seen.signature), (0, None));
+            let sound = fresh_key("chancery/c/x509/1");
+            generate(&signer, &sound).await;
+            let unsafe_key = fresh_key("chancery/c/x509/2");
+            Stranger::logged_in().generate(&unsafe_key, true);
+            generate(&signer, &fresh_key("of somebody else")).await;
+            let seen = survey(&config, "chancery/").expect("a survey");
+            assert_eq!(seen.login, Ok(()));
+            assert!(seen.key_types.iter().all(|(_, missing)| missing.is_empty()));
+            assert!(matches!(seen.signature, Some(Ok(_))));
+            let kinds: Vec<_> = seen.keys.iter().map(|key| &key.key_type).collect();
+            let [Ok(KeyType::EcP256), Err(SignerError::UnsafeKey { .. })] = kinds[..] else {
+                panic!("{kinds:?}");
+            };
+            let pin = hsm.write_pin("ca.pin", "wrong");
+            assert_eq!(pin, config.pin_file);
+            drop(signer);
+            let seen = survey(&config, "chancery/").expect("a survey");
+            assert!(matches!(seen.login, Err(SignerError::PinRefused { .. })));
+            assert!(seen.keys.is_empty());
+        },
+    );
+}
+
+#[test]
+fn a_bench_signs_and_leaves_no_key() {
+    with_softhsm("a_bench_signs_and_leaves_no_key", async |hsm| {
+        let config = hsm.token("ca", PIN);
+        let key = fresh_key("chancery-bench/1");
+        let lasts = std::time::Duration::from_millis(200);
+        let measured = pace(&config, &key, KeyType::EcP256, lasts).await;
+        let measured = measured.expect("a pace");
+        assert_eq!(measured.sessions, config.sessions);
+        assert!(measured.signatures > 0 && measured.percentile(99) > std::time::Duration::ZERO);
+        let signer = open(&config).await;
+        assert_eq!(signer.list("").await.expect("lists"), []);
     });
 }

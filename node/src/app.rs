@@ -38,10 +38,9 @@ use self::data_dir::{
 };
 pub use self::data_dir::{init_cluster, set_aside};
 use self::joining::way_in;
+pub(crate) use self::settings::key_type;
 pub use self::settings::pkcs11_config;
-use self::settings::{
-    agent_pruning, ca_subject, formation_plan, key_type, lifetimes, pace, seconds,
-};
+use self::settings::{agent_pruning, ca_subject, formation_plan, lifetimes, pace, seconds};
 use crate::authority::{
     Custody, Driver, Issuer, Making, ServerSvid, Steward, keep_foreign_roots, keep_own_roots,
     keep_server_svid,

@@ -12,6 +12,8 @@
 //! initialised anew with no thread inside. While the token is away it is looked for five times a
 //! second, so that it is used again within a second of its return.
 
+mod bench;
+mod check;
 mod gate;
 mod init;
 mod module;
@@ -29,10 +31,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
+use crate::environment;
 use crate::error::{SignerError, TokenName};
 use crate::public_key::PublicKeyInfo;
 use crate::signature::Signature;
 use crate::signer::{BackendKind, Health, KeyListing, KeyRef, KeySpec, SignatureAlgorithm, Signer};
+pub use bench::{Pace, pace};
+pub use check::{KeySeen, Survey, survey};
 use gate::Inside;
 pub use init::InitOutcome;
 use pool::{Caller, Pool};
@@ -237,6 +242,22 @@ impl Pkcs11Signer {
             deadline: config.deadline,
             generate_deadline: config.generate_deadline,
         })
+    }
+
+    /// Signs, and says how long that took in the session's thread: the wait for one is not in it.
+    async fn time_signature(
+        &self,
+        key: &KeyRef,
+        algorithm: SignatureAlgorithm,
+    ) -> Result<Duration, SignerError> {
+        let (lane, key) = (Lane::Key(key.id), key.clone());
+        let digest = algorithm.digest(b"chancery: how fast is the token?");
+        let work = move |worker: &mut Worker, inside: &Inside<'_>| {
+            let began = environment::now();
+            worker.sign(&key, algorithm, &digest, inside)?;
+            Ok(environment::now().saturating_duration_since(began))
+        };
+        self.run(lane, self.deadline, work).await
     }
 
     async fn run<T: Send + 'static>(

@@ -207,13 +207,9 @@ impl Worker {
     ) -> Result<Signature, SignerError> {
         let found = self.find(key, inside)?;
         algorithm.require_for(found.public.key_type())?;
-        let raw = objects::sign(self.session(inside)?, &found, algorithm, digest)?;
-        // After a reconnection an old handle may name another key: nothing leaves unverified.
-        if !found.public.verifies(digest, &raw) {
-            return Err(SignerError::WrongSignature { id: key.id });
-        }
+        let signature = sign_digest(self.session(inside)?, key, &found, algorithm, digest)?;
         self.token.used(key, algorithm);
-        Ok(Signature::from_raw(algorithm, raw)?.verified_with_key(&found.public))
+        Ok(signature)
     }
 
     pub(super) fn delete(&mut self, key: &KeyRef, inside: &Inside<'_>) -> Result<(), SignerError> {
@@ -301,6 +297,33 @@ fn release<T>(session: Session, outcome: &Result<T, SignerError>) {
         Ok(_) => drop(session),
         Err(error) => discard(session, error),
     }
+}
+
+/// Signs with a key that was found; what comes out verifies.
+fn sign_digest(
+    session: &Session,
+    key: &KeyRef,
+    found: &Found,
+    algorithm: SignatureAlgorithm,
+    digest: &Digest,
+) -> Result<Signature, SignerError> {
+    let raw = objects::sign(session, found, algorithm, digest)?;
+    // After a reconnection an old handle may name another key: nothing leaves unverified.
+    if !found.public.verifies(digest, &raw) {
+        return Err(SignerError::WrongSignature { id: key.id });
+    }
+    Ok(Signature::from_raw(algorithm, raw)?.verified_with_key(&found.public))
+}
+
+/// Signs a message in the way of the key's type.
+pub(super) fn sign_found(
+    session: &Session,
+    key: &KeyRef,
+    found: &Found,
+    message: &[u8],
+) -> Result<Signature, SignerError> {
+    let algorithm = found.public.key_type().algorithm();
+    sign_digest(session, key, found, algorithm, &algorithm.digest(message))
 }
 
 impl Drop for Worker {

@@ -42,7 +42,7 @@ pub(super) fn ca_subject(subject: &CaSubject) -> Subject {
     }
 }
 
-pub(super) fn key_type(of: CaKeyType) -> KeyType {
+pub(crate) fn key_type(of: CaKeyType) -> KeyType {
     match of {
         CaKeyType::EcP256 => KeyType::EcP256,
     }

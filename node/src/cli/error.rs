@@ -132,6 +132,12 @@ pub(super) enum CliError {
     /// `hsm init` with keys in memory.
     #[error("there is no token to initialise: keys.backend is \"memory\", set it to \"pkcs11\"")]
     NoToken,
+    /// `hsm check` found what a server could not work with.
+    #[error("the token is not fit for this configuration: {missing} of the lines above say no")]
+    TokenUnfit {
+        /// How many.
+        missing: usize,
+    },
     /// The token did not do what it was asked.
     #[error(transparent)]
     Token(#[from] SignerError),

@@ -1,11 +1,15 @@
-//! `hsm init` and `hsm retry`.
+//! `hsm init`, `hsm retry`, `hsm check` and `hsm bench`.
 //!
 //! It speaks to the token itself and to no server: a cluster's first start needs the token ready.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use chancery_hsm::Pkcs11Config;
-use chancery_hsm::pkcs11::{InitOutcome, TokenInfo, init_token, retry_login};
+use chancery_hsm::pkcs11::{
+    InitOutcome, Pace, Survey, TokenInfo, init_token, pace, retry_login, survey,
+};
+use chancery_hsm::{KeyId, KeyRef, KeyType, Pkcs11Config};
 use clap::{Args, Subcommand};
 
 use super::error::CliError;
@@ -25,6 +29,57 @@ pub(super) enum Verb {
     /// A server does not try a refused PIN again, nor any PIN while the token says that few tries are
     /// left. Correct keys.pkcs11.pin_file first: each wrong try brings the token nearer to its lock.
     Retry(Retry),
+    /// Says whether module, token, PIN and keys are fit for this configuration, and what is missing
+    ///
+    /// It logs in once, as a server does, and signs once with a key of this cluster's where there is
+    /// one. Nothing on the token is changed. It fails where something is missing.
+    Check(Check),
+    /// Measures how many signatures the token makes in a second
+    ///
+    /// It makes a key on the token, signs with it by each number of sessions, verifies every
+    /// signature, and destroys the key. Servers that sign meanwhile share the token with it.
+    Bench(Bench),
+}
+
+/// `hsm check`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+        chancery hsm check -config /etc/chancery/chancery.toml")]
+pub(super) struct Check {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// `hsm bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+        chancery hsm bench -config /etc/chancery/chancery.toml -sessions 1,4,16")]
+pub(super) struct Bench {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Numbers of sessions to sign with, 1 to 64 each
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1,2,4,8",
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    sessions: Vec<u32>,
+    /// Types of keys; the configured one (issuance.ca_key_type) when not given
+    #[arg(long = "keyType", value_name = "TYPE,TYPE", value_delimiter = ',', value_parser = key_type)]
+    key_type: Vec<KeyType>,
+    /// How long each measurement lasts, in seconds, 1 to 600
+    #[arg(long, value_name = "SECONDS", default_value_t = 3,
+          value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+}
+
+fn key_type(name: &str) -> Result<KeyType, String> {
+    let known = KeyType::ALL
+        .into_iter()
+        .find(|known| known.as_str() == name);
+    known.ok_or_else(|| {
+        let all = KeyType::ALL.map(KeyType::as_str).join(", ");
+        format!("no type of key; one of {all}")
+    })
 }
 
 /// `hsm init`.
@@ -53,6 +108,8 @@ pub(super) struct Retry {
 impl Verb {
     pub(super) fn run(self, host: &mut Host<'_>) -> Result<(), CliError> {
         let said = match self {
+            Verb::Check(verb) => return check(&verb.config, host),
+            Verb::Bench(verb) => return bench(&verb, host),
             Verb::Init(verb) => said(&init(&verb.config, &verb.so_pin_file)?),
             Verb::Retry(verb) => {
                 let token: TokenInfo = retry_login(&configured(&verb.config)?)?;
@@ -72,6 +129,162 @@ fn configured(config: &Path) -> Result<Pkcs11Config, CliError> {
         Keys::Pkcs11(token) => Ok(crate::app::pkcs11_config(&token)),
         Keys::Memory => Err(CliError::NoToken),
     }
+}
+
+/// What keys of authorities are labelled with, whatever the cluster.
+const LABELS: &str = "chancery/";
+
+fn check(config: &Path, host: &mut Host<'_>) -> Result<(), CliError> {
+    let needed = crate::app::key_type(Config::load(config)?.issuance.ca_key_type);
+    let token = configured(config)?;
+    let (report, missing) = checked(&token, &survey(&token, LABELS)?, needed);
+    host.stdout
+        .write_all(report.as_bytes())
+        .map_err(CliError::Output)?;
+    match missing {
+        0 => Ok(()),
+        missing => Err(CliError::TokenUnfit { missing }),
+    }
+}
+
+/// The report of a survey, and how much is missing for a server with keys of the `needed` type.
+fn checked(config: &Pkcs11Config, survey: &Survey, needed: KeyType) -> (String, usize) {
+    let mut missing = 0;
+    let mut text = String::new();
+    let mut line = |name: &str, what: String| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name:<11}{what}");
+    };
+    line(
+        "module",
+        format!("{}, {}", survey.library, config.module.display()),
+    );
+    let token = &survey.token;
+    line(
+        "token",
+        format!(
+            "{}, {} of {}",
+            token.name(),
+            token.model.trim(),
+            token.manufacturer.trim()
+        ),
+    );
+    let (wanted, limit) = (u64::from(config.sessions), token.sessions_max);
+    line(
+        "sessions",
+        match limit {
+            None => format!("no limit; {wanted} sign, 2 more are used"),
+            Some(limit) if limit >= wanted + 2 => {
+                format!("at most {limit}; {wanted} sign, 2 more are used")
+            }
+            Some(limit) => {
+                missing += usize::from(limit < 3);
+                format!(
+                    "at most {limit}: fewer than the {wanted} of keys.pkcs11.sessions sign, 2 more are used"
+                )
+            }
+        },
+    );
+    line(
+        "PIN",
+        match &survey.login {
+            Ok(()) => format!("taken, {}", config.pin_file.display()),
+            Err(error) => {
+                missing += 1;
+                format!("no: {error}")
+            }
+        },
+    );
+    for (key_type, lacks) in &survey.key_types {
+        let configured = if *key_type == needed {
+            missing += lacks.len();
+            " (issuance.ca_key_type)"
+        } else {
+            ""
+        };
+        let what = if lacks.is_empty() {
+            "can be made and used".to_owned()
+        } else {
+            format!("no: {}", lacks.join("; "))
+        };
+        line(key_type.as_str(), format!("{what}{configured}"));
+    }
+    if survey.login.is_ok() {
+        line("keys", format!("{} of Chancery's", survey.keys.len()));
+        for seen in &survey.keys {
+            let key = &seen.listing.key;
+            match &seen.key_type {
+                Ok(key_type) => line("", format!("{key_type} {key}")),
+                Err(error) => {
+                    missing += 1;
+                    line("", format!("refused: {error}"));
+                }
+            }
+        }
+        line(
+            "signature",
+            match &survey.signature {
+                None => "none made: no key of Chancery's is there yet".into(),
+                Some(Ok(took)) => format!("made and verified in {:.1} ms", millis(*took)),
+                Some(Err(error)) => {
+                    missing += 1;
+                    format!("no: {error}")
+                }
+            },
+        );
+    }
+    (text, missing)
+}
+
+fn millis(took: Duration) -> f64 {
+    took.as_secs_f64() * 1_000.0
+}
+
+fn bench(verb: &Bench, host: &mut Host<'_>) -> Result<(), CliError> {
+    let mut token = configured(&verb.config)?;
+    let configured_type = crate::app::key_type(Config::load(&verb.config)?.issuance.ca_key_type);
+    let types = match verb.key_type.as_slice() {
+        [] => vec![configured_type],
+        types => types.to_vec(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Output)?;
+    let head = "key type   sessions  signatures/s   p50 ms   p99 ms   worst ms\n";
+    let mut say = |text: &str| {
+        host.stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| host.stdout.flush())
+            .map_err(CliError::Output)
+    };
+    say(head)?;
+    for key_type in types {
+        for sessions in &verb.sessions {
+            token.sessions = *sessions;
+            let id: [u8; KeyId::BYTES] = crate::environment::random();
+            let key = KeyRef {
+                id: KeyId::new(id),
+                label: format!("chancery-bench/{}", hex::encode(id)),
+            };
+            let lasts = Duration::from_secs(verb.seconds);
+            let measured = runtime.block_on(pace(&token, &key, key_type, lasts))?;
+            say(&row(key_type, &measured))?;
+        }
+    }
+    Ok(())
+}
+
+fn row(key_type: KeyType, pace: &Pace) -> String {
+    format!(
+        "{:<10} {:>8}  {:>12.0} {:>8.2} {:>8.2} {:>10.2}\n",
+        key_type.as_str(),
+        pace.sessions,
+        pace.per_second(),
+        millis(pace.percentile(50)),
+        millis(pace.percentile(99)),
+        millis(pace.percentile(100)),
+    )
 }
 
 fn init(config: &Path, so_pin_file: &Path) -> Result<InitOutcome, CliError> {
