@@ -284,6 +284,40 @@ fn keys_on_disk_live_a_day_by_default_and_apart_from_the_data_directory() {
 }
 
 #[test]
+fn the_directory_of_keys_and_its_passphrase_must_be_their_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let root = dir.path().display();
+    let text = format!(
+        "trust_domain = 'example.org'\ndata_dir = '{root}/data'\n\
+         [api]\naddress = '127.0.0.1:8081'\nadmin_socket = '{root}/api.sock'\n\
+         [keys]\nbackend = 'disk'\n\
+         [keys.disk]\ndirectory = '{root}/keys'\npassphrase_file = '{root}/pass'\n"
+    );
+    let config = parse(&text).unwrap();
+    let refused = || -> Vec<String> {
+        let problems = config.check_environment().err().unwrap_or_default();
+        problems.into_iter().map(|problem| problem.path).collect()
+    };
+    let mode = |name: &str, mode: u32| {
+        std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let (directory, passphrase) = ("keys.disk.directory", "keys.disk.passphrase_file");
+    assert_eq!(refused(), [passphrase], "the directory will be made");
+    std::fs::write(path("pass"), "0123456789abcdef").unwrap();
+    mode("pass", 0o600);
+    assert_eq!(refused(), [] as [&str; 0]);
+    std::fs::create_dir(path("keys")).unwrap();
+    mode("keys", 0o750);
+    mode("pass", 0o640);
+    assert_eq!(refused(), [directory, passphrase]);
+    mode("keys", 0o700);
+    mode("pass", 0o400);
+    assert_eq!(refused(), [] as [&str; 0]);
+}
+
+#[test]
 fn static_list_must_be_odd_unique_name_this_node_and_have_a_secret() {
     let list = |peers: &str, more: &str| {
         problems(&with(
