@@ -7,6 +7,7 @@
 /// Name and body of a target.
 pub type Target = (&'static str, fn(&[u8]));
 
+pub mod hsm;
 pub mod identity;
 #[cfg(feature = "node")]
 pub mod node;

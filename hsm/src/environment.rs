@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use aws_lc_rs::rand::SystemRandom;
 
+use crate::error::SignerError;
+
 /// The monotonic clock.
 #[allow(clippy::disallowed_methods)]
 pub(crate) fn now() -> Instant {
@@ -19,12 +21,12 @@ pub(crate) fn generator() -> SystemRandom {
     SystemRandom::new()
 }
 
-/// Random bytes for the throw-away ids of the test suites.
-#[cfg(feature = "testing")]
+/// Random bytes: the salt of sealed keys, and throw-away ids of the test suites.
 #[allow(clippy::disallowed_methods)]
-pub(crate) fn random<const N: usize>() -> [u8; N] {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], SignerError> {
     let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes)
-        .expect("the system generator answers, or nothing here can be tested");
-    bytes
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| SignerError::Crypto {
+        operation: "asking for random bytes",
+    })?;
+    Ok(bytes)
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use cryptoki::error::{Error as CryptokiError, RvError};
 
 use crate::ckr::{Ckr, Loss};
+use crate::disk::{KeyDirectoryProblem, KeyFileProblem};
 use crate::signer::{KeyId, KeyRef, KeyType, SignatureAlgorithm};
 
 /// Why a signer did not do what it was asked.
@@ -186,7 +187,31 @@ pub enum SignerError {
         /// The file.
         path: PathBuf,
         /// Why not.
-        problem: PinFileProblem,
+        problem: SecretFileProblem,
+    },
+    /// The passphrase file cannot be used.
+    #[error("passphrase file {}: {problem}", .path.display())]
+    PassphraseFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        problem: SecretFileProblem,
+    },
+    /// The directory of the keys cannot be used.
+    #[error("key directory {}: {problem}", .path.display())]
+    KeyDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        problem: KeyDirectoryProblem,
+    },
+    /// A file in the directory of the keys is refused, or could not be written or removed.
+    #[error("key file {}: {problem}", .path.display())]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: KeyFileProblem,
     },
     /// The token refused the PIN, now or earlier in this process. Tried once, never again.
     #[error("{} for token {token}; not tried again ({ckr}): {}", pin_refusal(*.ckr), pin_remedy(*.ckr))]
@@ -301,6 +326,9 @@ impl SignerError {
             | Self::TokenAmbiguous { .. }
             | Self::TooFewSessions { .. }
             | Self::PinFile { .. }
+            | Self::PassphraseFile { .. }
+            | Self::KeyDirectory { .. }
+            | Self::KeyFile { .. }
             | Self::PinRefused { .. }
             | Self::PinGuarded { .. }
             | Self::LabelNeeded
@@ -345,6 +373,9 @@ impl SignerError {
             Self::TokenAmbiguous { .. } => "token_ambiguous",
             Self::TooFewSessions { .. } => "too_few_sessions",
             Self::PinFile { .. } => "pin_file",
+            Self::PassphraseFile { .. } => "passphrase_file",
+            Self::KeyDirectory { .. } => "key_directory",
+            Self::KeyFile { .. } => "key_file",
             Self::PinRefused { .. } => "pin_refused",
             Self::PinGuarded { .. } => "pin_guarded",
             Self::LabelNeeded => "label_needed",
@@ -444,11 +475,11 @@ impl fmt::Display for SlotSeen {
     }
 }
 
-/// Why a PIN file cannot be used.
+/// Why a PIN or passphrase file cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PinFileProblem {
+pub enum SecretFileProblem {
     /// It is not there.
-    #[error("not found; write the PIN into it, mode 0600")]
+    #[error("not found; write the secret into it, mode 0600")]
     Missing,
     /// It cannot be read.
     #[error("cannot be read: {0}")]
@@ -462,8 +493,16 @@ pub enum PinFileProblem {
     /// Nothing is in it.
     #[error("empty")]
     Empty,
-    /// More than a PIN is in it.
-    #[error("longer than any PIN")]
+    /// A passphrase that could be guessed.
+    #[error("holds {bytes} bytes; a passphrase has at least {min}")]
+    TooShort {
+        /// Bytes found, without a line ending.
+        bytes: usize,
+        /// Fewest bytes.
+        min: usize,
+    },
+    /// More than a secret of its kind is in it.
+    #[error("longer than it may be")]
     TooLong,
     /// A new PIN that is not UTF-8.
     #[error("not UTF-8 text, which a new PIN must be")]

@@ -72,6 +72,8 @@ pub trait Signer: Send + Sync + 'static {
 pub enum BackendKind {
     /// Keys of this process, gone with it.
     Memory,
+    /// Keys in files of this machine.
+    Disk,
     /// Keys on a PKCS#11 token.
     Pkcs11,
 }
@@ -82,6 +84,7 @@ impl BackendKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Memory => "memory",
+            Self::Disk => "disk",
             Self::Pkcs11 => "pkcs11",
         }
     }

@@ -11,8 +11,8 @@ use chancery_hsm::pkcs11::{
 };
 use chancery_hsm::testing::{SoftHsm, conformance, fresh_key, in_own_process};
 use chancery_hsm::{
-    BackendKind, KeyRef, KeySpec, KeyType, PinFileProblem, PinWarning, Pkcs11Config, Pkcs11Signer,
-    PublicKeyInfo, Retry, SignatureAlgorithm, Signer, SignerError, TokenSelector, verify,
+    BackendKind, KeyRef, KeySpec, KeyType, PinWarning, Pkcs11Config, Pkcs11Signer, PublicKeyInfo,
+    Retry, SecretFileProblem, SignatureAlgorithm, Signer, SignerError, TokenSelector, verify,
 };
 use cryptoki::context::Pkcs11;
 use cryptoki::mechanism::Mechanism;
@@ -332,8 +332,8 @@ fn what_is_wrong_with_a_configuration_is_said_without_a_login() {
             fs::set_permissions(&open_pin.pin_file, fs::Permissions::from_mode(0o644))
                 .expect("mode");
             for (config, problem) in [
-                (no_pin, PinFileProblem::Missing),
-                (open_pin, PinFileProblem::Mode(0o644)),
+                (no_pin, SecretFileProblem::Missing),
+                (open_pin, SecretFileProblem::Mode(0o644)),
             ] {
                 let wanted = SignerError::PinFile {
                     path: config.pin_file.clone(),
@@ -627,11 +627,11 @@ fn unfit_pin_files_are_refused_before_anything_is_changed() {
         fs::set_permissions(&open_file, fs::Permissions::from_mode(0o644)).expect("mode");
         let short_file = hsm.write_pin("short.pin", "123");
         let absent_file = hsm.dir().join("none.pin");
-        let too_short = PinFileProblem::Length { min: 4, max: 255 };
+        let too_short = SecretFileProblem::Length { min: 4, max: 255 };
         for (path, problem) in [
-            (open_file, PinFileProblem::Mode(0o644)),
+            (open_file, SecretFileProblem::Mode(0o644)),
             (short_file, too_short),
-            (absent_file, PinFileProblem::Missing),
+            (absent_file, SecretFileProblem::Missing),
         ] {
             let wanted = SignerError::PinFile {
                 path: path.clone(),

@@ -19,7 +19,7 @@ use chancery_api::chancery::cluster::v1::cluster_server::ClusterServer;
 use chancery_api::chancery::peer::v1::bootstrap_server::BootstrapServer;
 use chancery_api::chancery::peer::v1::control_server::ControlServer;
 use chancery_api::chancery::peer::v1::raft_server::RaftServer;
-use chancery_hsm::{MemorySigner, Metered, Pkcs11Signer, Signer};
+use chancery_hsm::{DiskSigner, MemorySigner, Metered, Pkcs11Signer, Signer};
 use chancery_raft_store::command::{AnnounceMember, Command};
 use chancery_raft_store::identity_record::IdentityRecord;
 use chancery_raft_store::snapshot::Snapshots;
@@ -40,7 +40,9 @@ pub use self::data_dir::{init_cluster, set_aside};
 use self::joining::way_in;
 pub(crate) use self::settings::key_type;
 pub use self::settings::pkcs11_config;
-use self::settings::{agent_pruning, ca_subject, formation_plan, lifetimes, pace, seconds};
+use self::settings::{
+    agent_pruning, ca_subject, disk_config, formation_plan, lifetimes, pace, seconds,
+};
 use crate::authority::{
     Custody, Driver, Issuer, Making, ServerSvid, Steward, keep_foreign_roots, keep_own_roots,
     keep_server_svid,
@@ -261,9 +263,22 @@ async fn open_signer(keys: &Keys) -> anyhow::Result<Arc<dyn Signer>> {
         Keys::Memory => {
             tracing::warn!(
                 "keys are in memory: this node has its own authorities and makes new ones at every start; \
-                 use [keys] backend = \"pkcs11\" for keys that stay"
+                 use [keys] backend = \"pkcs11\" or \"disk\" for keys that stay"
             );
             Ok(Arc::new(Metered::new(MemorySigner::new())))
+        }
+        Keys::Disk(disk) => {
+            if disk.passphrase_file.is_none() {
+                tracing::warn!(
+                    directory = %disk.directory.display(),
+                    "keys are in files that are not sealed: whoever reads the disk or a copy of it can sign; set [keys.disk] \
+                     passphrase_file, or keep keys in a token"
+                );
+            }
+            let signer = DiskSigner::open(disk_config(disk))
+                .await
+                .context("[keys.disk]")?;
+            Ok(Arc::new(Metered::new(signer)))
         }
         Keys::Pkcs11(pkcs11) => {
             let signer = Pkcs11Signer::open(pkcs11_config(pkcs11))

@@ -127,7 +127,7 @@ pub async fn eventually<T, F: Future<Output = anyhow::Result<Option<T>>>>(
 pub struct Options<'a> {
     /// Nodes.
     pub nodes: usize,
-    /// `softhsm` or `memory`.
+    /// `softhsm`, `disk` or `memory`.
     pub keys: &'a str,
     /// Environment of the nodes.
     pub env: &'a [(&'a str, &'a str)],
@@ -258,7 +258,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts a node again, with `env`, and waits until it serves.
+    /// Starts a node again (`all`: every node), with `env`, and waits until it serves.
     pub fn restart(&mut self, id: &str, env: &[(&str, &str)]) -> anyhow::Result<()> {
         let output = up(self.dir.path(), env, &["--restart", id])?;
         ensure!(

@@ -12,6 +12,9 @@ use chancery_tests::cluster::root;
 type Target = (&'static str, fn(&[u8]));
 
 #[allow(unreachable_pub)] // public in the crate that they are a part of, as below
+#[path = "../../fuzz/src/hsm.rs"]
+mod hsm;
+#[allow(unreachable_pub)]
 #[path = "../../fuzz/src/identity.rs"]
 mod identity;
 #[allow(unreachable_pub)]
@@ -27,9 +30,14 @@ const CHANGES: u64 = 2_000;
 const BYTES_MAX: usize = 8 << 10;
 
 fn targets() -> impl Iterator<Item = &'static Target> {
-    [identity::TARGETS, raft_store::TARGETS, node::TARGETS]
-        .into_iter()
-        .flatten()
+    [
+        hsm::TARGETS,
+        identity::TARGETS,
+        raft_store::TARGETS,
+        node::TARGETS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// Files below `fuzz/`, in the order of their names.

@@ -1,20 +1,15 @@
 //! PINs: read from files that only their owner can read, held for one use, wiped.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
 use std::ops::RangeInclusive;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use cryptoki::types::{AuthPin, RawAuthPin};
-use zeroize::Zeroizing;
 
-use crate::error::{PinFileProblem, SignerError};
+use crate::error::{SecretFileProblem, SignerError};
+use crate::secret_file;
 
 /// Longer than the PIN of any token (`CK_TOKEN_INFO.ulMaxPinLen` is 255 at most where known).
 const PIN_BYTES_MAX: usize = 255;
-/// Room for a line ending.
-const FILE_BYTES_MAX: usize = PIN_BYTES_MAX + 2;
 
 /// A PIN. Cannot be shown, cloned or compared; wiped when dropped.
 #[derive(Debug)]
@@ -23,7 +18,8 @@ pub(super) struct Pin(RawAuthPin);
 impl Pin {
     /// Reads the PIN anew: an operator may have corrected the file. One line ending is cut off.
     pub(super) fn read(path: &Path) -> Result<Self, SignerError> {
-        let mut bytes = read_file(path).map_err(|problem| unusable(path, problem))?;
+        let mut bytes =
+            secret_file::read(path, PIN_BYTES_MAX).map_err(|problem| unusable(path, problem))?;
         Ok(Self(RawAuthPin::new(Box::new(std::mem::take(&mut *bytes)))))
     }
 
@@ -41,14 +37,14 @@ impl NewPin {
     /// Reads it and refuses one that is not of a length the token takes.
     pub(super) fn read(path: &Path, lengths: RangeInclusive<usize>) -> Result<Self, SignerError> {
         let refuse = |problem| unusable(path, problem);
-        let bytes = read_file(path).map_err(refuse)?;
+        let bytes = secret_file::read(path, PIN_BYTES_MAX).map_err(refuse)?;
         if !lengths.contains(&bytes.len()) {
-            return Err(refuse(PinFileProblem::Length {
+            return Err(refuse(SecretFileProblem::Length {
                 min: *lengths.start(),
                 max: *lengths.end(),
             }));
         }
-        let text = std::str::from_utf8(&bytes).map_err(|_| refuse(PinFileProblem::NotText))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| refuse(SecretFileProblem::NotText))?;
         // Of its final size at once: growing would leave a copy that nobody wipes.
         Ok(Self(AuthPin::new(Box::from(text))))
     }
@@ -58,70 +54,17 @@ impl NewPin {
     }
 }
 
-fn unusable(path: &Path, problem: PinFileProblem) -> SignerError {
+fn unusable(path: &Path, problem: SecretFileProblem) -> SignerError {
     SignerError::PinFile {
         path: path.to_owned(),
         problem,
     }
 }
 
-fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, PinFileProblem> {
-    let unreadable = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => PinFileProblem::Missing,
-        kind => PinFileProblem::Unreadable(kind),
-    };
-    // Not blocking, so that a pipe put in its place cannot hold the thread.
-    let mut file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(unreadable)?;
-    // Asked of the open file: what is checked is what is read.
-    let metadata = file.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(PinFileProblem::NotRegular);
-    }
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(PinFileProblem::Mode(mode));
-    }
-    let mut buffer = Zeroizing::new([0; FILE_BYTES_MAX + 1]);
-    let length = fill(&mut file, &mut buffer[..]).map_err(unreadable)?;
-    let pin = without_line_ending(&buffer[..length]);
-    match pin.len() {
-        0 => Err(PinFileProblem::Empty),
-        1..=PIN_BYTES_MAX => Ok(Zeroizing::new(pin.to_vec())),
-        _ => Err(PinFileProblem::TooLong),
-    }
-}
-
-/// Cuts one LF or CRLF, as editors leave it; anything else may be part of the PIN.
-fn without_line_ending(content: &[u8]) -> &[u8] {
-    let line = content.strip_suffix(b"\n").unwrap_or(content);
-    if line.len() < content.len() {
-        line.strip_suffix(b"\r").unwrap_or(line)
-    } else {
-        line
-    }
-}
-
-/// Fills the buffer or reaches the end, without a second buffer that nobody would wipe.
-fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read(&mut buffer[length..]) {
-            Ok(0) => break,
-            Ok(read) => length += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(length)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -133,7 +76,7 @@ mod tests {
         (dir, path)
     }
 
-    fn problem(content: &[u8], mode: u32) -> PinFileProblem {
+    fn problem(content: &[u8], mode: u32) -> SecretFileProblem {
         let (_dir, path) = file(content, mode);
         match Pin::read(&path) {
             Err(SignerError::PinFile {
@@ -150,7 +93,7 @@ mod tests {
     #[test]
     fn files_open_to_others_are_refused_with_their_mode() {
         for mode in [0o644, 0o640, 0o604, 0o610] {
-            assert_eq!(problem(b"1234", mode), PinFileProblem::Mode(mode));
+            assert_eq!(problem(b"1234", mode), SecretFileProblem::Mode(mode));
         }
         let (_dir, path) = file(b"1234", 0o644);
         let text = Pin::read(&path).expect_err("mode").to_string();
@@ -162,14 +105,14 @@ mod tests {
 
     #[test]
     fn missing_empty_long_and_irregular_files_are_told_apart() {
-        assert_eq!(problem(b"", 0o600), PinFileProblem::Empty);
-        assert_eq!(problem(b"\n", 0o600), PinFileProblem::Empty);
-        assert_eq!(problem(&[b'1'; 256], 0o600), PinFileProblem::TooLong);
-        assert_eq!(problem(&[b'1'; 5000], 0o600), PinFileProblem::TooLong);
+        assert_eq!(problem(b"", 0o600), SecretFileProblem::Empty);
+        assert_eq!(problem(b"\n", 0o600), SecretFileProblem::Empty);
+        assert_eq!(problem(&[b'1'; 256], 0o600), SecretFileProblem::TooLong);
+        assert_eq!(problem(&[b'1'; 5000], 0o600), SecretFileProblem::TooLong);
         let dir = tempfile::tempdir().expect("a directory");
         for (path, wanted) in [
-            (dir.path().join("none"), PinFileProblem::Missing),
-            (dir.path().to_owned(), PinFileProblem::NotRegular),
+            (dir.path().join("none"), SecretFileProblem::Missing),
+            (dir.path().to_owned(), SecretFileProblem::NotRegular),
         ] {
             let error = Pin::read(&path).expect_err("refused");
             assert_eq!(
@@ -179,20 +122,6 @@ mod tests {
                     problem: wanted
                 }
             );
-        }
-    }
-
-    #[test]
-    fn one_line_ending_is_cut_and_nothing_else() {
-        for (content, pin) in [
-            (&b"1234"[..], &b"1234"[..]),
-            (b"1234\n", b"1234"),
-            (b"1234\r\n", b"1234"),
-            (b"1234\n\n", b"1234\n"),
-            (b"1234\r", b"1234\r"),
-            (b" 1234 \n", b" 1234 "),
-        ] {
-            assert_eq!(without_line_ending(content), pin);
         }
     }
 
@@ -207,15 +136,18 @@ mod tests {
     #[test]
     fn a_new_pin_is_text_of_a_length_that_the_token_takes() {
         for (content, wanted) in [
-            (&b"123"[..], Some(PinFileProblem::Length { min: 4, max: 8 })),
+            (
+                &b"123"[..],
+                Some(SecretFileProblem::Length { min: 4, max: 8 }),
+            ),
             (b"1234\n", None),
             (b"12345678\n", None),
             (
                 b"123456789\n",
-                Some(PinFileProblem::Length { min: 4, max: 8 }),
+                Some(SecretFileProblem::Length { min: 4, max: 8 }),
             ),
-            (b"\xff\xfe\xfd\xfc", Some(PinFileProblem::NotText)),
-            (b"", Some(PinFileProblem::Empty)),
+            (b"\xff\xfe\xfd\xfc", Some(SecretFileProblem::NotText)),
+            (b"", Some(SecretFileProblem::Empty)),
         ] {
             let (_dir, path) = file(content, 0o600);
             let problem = match NewPin::read(&path, 4..=8) {

@@ -13,10 +13,15 @@ use crate::environment;
 use crate::signer::{KeyId, KeyRef};
 
 /// A key reference that no test used before.
+///
+/// # Panics
+/// Without random bytes of the system.
 #[must_use]
 pub fn fresh_key(label: &str) -> KeyRef {
+    let id =
+        environment::random().expect("the system generator answers, or nothing here can be tested");
     KeyRef {
-        id: KeyId::new(environment::random()),
+        id: KeyId::new(id),
         label: label.to_owned(),
     }
 }

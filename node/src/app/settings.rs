@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chancery_hsm::{KeyType, Pkcs11Config, TokenSelector};
+use chancery_hsm::{DiskConfig, KeyType, Pkcs11Config, TokenSelector};
 use zeroize::Zeroizing;
 
 use crate::authority::Lifetimes;
 use crate::cluster::formation::Plan;
-use crate::config::{CaKeyType, CaSubject, Config, Pkcs11, TokenName};
+use crate::config::{CaKeyType, CaSubject, Config, DiskKeys, Pkcs11, TokenName};
 use crate::housekeeping::{AgentPruning, Pace};
 use crate::issue::Subject;
 
@@ -30,6 +30,14 @@ pub fn pkcs11_config(pkcs11: &Pkcs11) -> Pkcs11Config {
     config.queue_max = pkcs11.queue;
     config.deadline = pkcs11.deadline;
     config
+}
+
+/// The directory of keys of a configuration, likewise.
+pub(super) fn disk_config(disk: &DiskKeys) -> DiskConfig {
+    DiskConfig {
+        directory: disk.directory.clone(),
+        passphrase_file: disk.passphrase_file.clone(),
+    }
 }
 
 /// Subject of new authorities.

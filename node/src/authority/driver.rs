@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use chancery_hsm::{BackendKind, KeyId, KeyRef, KeySpec, KeyType, PublicKeyInfo, SignerError};
+use chancery_hsm::{KeyId, KeyRef, KeySpec, KeyType, PublicKeyInfo, SignerError};
 use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_identity::key::PublicKey;
 use chancery_identity::x509_svid::Profile;
@@ -94,7 +94,7 @@ impl Driver {
         let mut told = String::new();
         loop {
             let mut problem = String::new();
-            for step in plan::plan(&self.scene()) {
+            for step in plan::plan(&self.scene().await) {
                 if let Err(error) = self.act(&step).await {
                     problem = format!("{step:?}: {}", crate::app::chain(&error));
                     // Steps of one plan may depend on each other.
@@ -113,7 +113,27 @@ impl Driver {
         }
     }
 
-    fn scene(&self) -> Scene {
+    /// Ids of own authorities whose key is not where it was made. A backend of one node
+    /// answers that at once and for good, unlike a token, which may be away.
+    async fn lost(&self, authorities: &[Authority]) -> BTreeSet<String> {
+        let mut lost = BTreeSet::new();
+        if self.custody.is_shared() {
+            return lost;
+        }
+        let me = self.doors.consensus().me();
+        for authority in authorities.iter().filter(|a| a.node_id == me) {
+            let Some(key) = key_ref(authority) else {
+                continue;
+            };
+            let found = self.custody.signer().public_key(&key).await;
+            if matches!(found, Err(SignerError::NotFound { .. })) {
+                lost.insert(authority.id.clone());
+            }
+        }
+        lost
+    }
+
+    async fn scene(&self) -> Scene {
         let consensus = self.doors.consensus();
         let shared = self.custody.is_shared();
         let me = consensus.me();
@@ -123,19 +143,21 @@ impl Driver {
                 .filter(|id| admitted.contains(id))
                 .collect()
         };
-        let directory = self.doors.local();
         let kinds = [AuthorityKind::X509, AuthorityKind::Jwt];
+        let authorities: Vec<Authority> = kinds
+            .iter()
+            .flat_map(|k| self.doors.local().authorities(*k))
+            .map(|a| (*a).clone())
+            .collect();
+        let lost = self.lost(&authorities).await;
+        let directory = self.doors.local();
         Scene {
             me,
             leader: consensus.is_leader(),
             shared,
             without_jwt: !self.making.jwt_enabled,
             now: consensus.clock().now_unix_ms().div_euclid(1000),
-            authorities: kinds
-                .iter()
-                .flat_map(|k| directory.authorities(*k))
-                .map(|a| (*a).clone())
-                .collect(),
+            authorities,
             intents: kinds
                 .iter()
                 .filter_map(|k| {
@@ -147,6 +169,7 @@ impl Driver {
             members: among(self.members.seen_within(PROVERS_SEEN_WITHIN)),
             present: among(self.members.seen_within(PRESENT_WITHIN)),
             usable: self.custody.usable(),
+            lost,
         }
     }
 
@@ -292,13 +315,8 @@ impl Driver {
         let Some(authority) = authorities.iter().find(|a| a.id == id) else {
             return Ok(());
         };
-        let in_memory = self.custody.signer().kind() == BackendKind::Memory;
         let key = key_ref(authority).ok_or(StepError::NoKeyId)?;
-        let public = match self.custody.signer().public_key(&key).await {
-            // A key in memory that is gone is gone: the planner makes a new one.
-            Err(SignerError::NotFound { .. }) if in_memory => return Ok(()),
-            found => found?,
-        };
+        let public = self.custody.signer().public_key(&key).await?;
         if public.spki_der != authority.public_key {
             return Err(StepError::OtherKey);
         }

@@ -46,8 +46,8 @@ struct MakingFailed {
 }
 
 impl Custody {
-    /// Custody over `signer`; keys in a token are shared by the nodes, keys in
-    /// memory are each node's own.
+    /// Custody over `signer`; keys in a token are shared by the nodes, keys on disk or
+    /// in memory are each node's own.
     pub fn new(signer: Arc<dyn Signer>) -> Self {
         let shared = signer.kind() == BackendKind::Pkcs11;
         Self {

@@ -37,6 +37,8 @@ pub struct Scene {
     pub present: BTreeSet<u64>,
     /// Ids of authorities whose key this node holds and has signed with.
     pub usable: BTreeSet<String>,
+    /// Ids of this node's own authorities whose key is gone for good.
+    pub lost: BTreeSet<String>,
 }
 
 /// What to do next.
@@ -149,7 +151,11 @@ fn plan_kind(scene: &Scene, kind: AuthorityKind) -> Vec<Step> {
         }
     }
 
-    for authority in &mine {
+    // A shared key that cannot be used right now is an outage of the token and no
+    // reason for a new authority, and an own key that was not tried yet is about to be;
+    // an own key that is not where it was made never comes back.
+    let serviceable = |a: &&&Authority| scene.shared || !scene.lost.contains(&a.id);
+    for authority in mine.iter().filter(serviceable) {
         if !authority.proved_by.contains(&scene.me) || !scene.usable.contains(&authority.id) {
             steps.push(Step::Prove {
                 kind,
@@ -158,11 +164,6 @@ fn plan_kind(scene: &Scene, kind: AuthorityKind) -> Vec<Step> {
         }
     }
 
-    // A shared key that cannot be used right now is an outage of the token and no
-    // reason for a new authority; an own key in memory is gone for good.
-    let serviceable = |a: &&&Authority| {
-        scene.shared || scene.usable.contains(&a.id) || !a.proved_by.contains(&scene.me)
-    };
     let has_any = mine.iter().any(|a| serviceable(&a));
     if in_charge && !has_any && open.is_none() {
         let epoch = intent.map_or(0, |i| i.epoch) + 1;
@@ -347,9 +348,26 @@ mod tests {
     }
 
     #[test]
-    fn a_restarted_node_with_keys_in_memory_makes_its_own_anew() {
+    fn a_restarted_node_goes_on_with_a_key_of_its_own_that_it_still_has() {
         let mut s = scene(false);
         s.leader = false;
+        let mut kept = authority("a", AuthorityStatus::Active, &[1]);
+        kept.node_id = 1;
+        s.authorities = vec![kept];
+        let prove = Step::Prove {
+            kind: AuthorityKind::X509,
+            id: "a".into(),
+        };
+        assert_eq!(x509(&s), [prove]);
+        s.usable = ["a".to_owned()].into();
+        assert_eq!(x509(&s), []);
+    }
+
+    #[test]
+    fn a_node_whose_own_key_is_gone_makes_another() {
+        let mut s = scene(false);
+        s.leader = false;
+        s.lost = ["a".to_owned()].into();
         let mut lost = authority("a", AuthorityStatus::Active, &[1]);
         lost.node_id = 1;
         s.authorities = vec![lost.clone()];
@@ -358,7 +376,7 @@ mod tests {
             slot: "x509/node-1".into(),
             epoch: 1,
         };
-        assert!(x509(&s).contains(&begin));
+        assert_eq!(x509(&s), std::slice::from_ref(&begin), "nothing to prove");
         let mut fresh = authority("b", AuthorityStatus::Prepared, &[1]);
         fresh.node_id = 1;
         s.authorities = vec![lost, fresh];

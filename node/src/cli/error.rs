@@ -129,9 +129,9 @@ pub(super) enum CliError {
     /// The configuration file does not hold.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
-    /// `hsm init` with keys in memory.
-    #[error("there is no token to initialise: keys.backend is \"memory\", set it to \"pkcs11\"")]
-    NoToken,
+    /// `hsm init` with keys in memory or on disk.
+    #[error("there is no token to initialise: keys.backend is \"{0}\", set it to \"pkcs11\"")]
+    NoToken(&'static str),
     /// `hsm check` found what a server could not work with.
     #[error("the token is not fit for this configuration: {missing} of the lines above say no")]
     TokenUnfit {

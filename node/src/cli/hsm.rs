@@ -127,7 +127,8 @@ impl Verb {
 fn configured(config: &Path) -> Result<Pkcs11Config, CliError> {
     match Config::load(config)?.keys {
         Keys::Pkcs11(token) => Ok(crate::app::pkcs11_config(&token)),
-        Keys::Memory => Err(CliError::NoToken),
+        Keys::Memory => Err(CliError::NoToken("memory")),
+        Keys::Disk(_) => Err(CliError::NoToken("disk")),
     }
 }
 
@@ -322,10 +323,15 @@ mod tests {
     }
 
     #[test]
-    fn keys_in_memory_have_no_token_to_initialise() {
-        let wanted = "Error: there is no token to initialise: keys.backend is \"memory\", set it to \
-                      \"pkcs11\"\n";
-        assert_eq!(init_with(""), (wanted.to_owned(), false));
+    fn keys_in_memory_or_on_disk_have_no_token_to_initialise() {
+        let disk = "[keys]\nbackend = \"disk\"\n[keys.disk]\ndirectory = \"/nowhere/keys\"\n";
+        for (backend, keys) in [("memory", ""), ("disk", disk)] {
+            let wanted = format!(
+                "Error: there is no token to initialise: keys.backend is \"{backend}\", set it to \
+                 \"pkcs11\"\n"
+            );
+            assert_eq!(init_with(keys), (wanted, false));
+        }
     }
 
     #[test]

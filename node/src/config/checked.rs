@@ -21,7 +21,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 const SOCKET_TEMPORARY_BYTES: usize = 20;
 /// Freshness limit where the file names none.
 const STALE_ISSUANCE_LIMIT_DEFAULT: Duration = Duration::from_secs(600);
-const CA_TTL_MEMORY_DEFAULT: Duration = Duration::from_secs(24 * 3_600);
+const CA_TTL_OWN_DEFAULT: Duration = Duration::from_secs(24 * 3_600);
 const CA_TTL_TOKEN_DEFAULT: Duration = Duration::from_secs(8_760 * 3_600);
 
 /// A checked configuration.
@@ -230,8 +230,19 @@ pub struct CaSubject {
 pub enum Keys {
     /// In this process, lost when it ends.
     Memory,
+    /// In files of this machine.
+    Disk(DiskKeys),
     /// In a token, which they never leave.
     Pkcs11(Pkcs11),
+}
+
+/// Where the files of the keys are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskKeys {
+    /// Their directory; never inside `data_dir`, nor around it.
+    pub directory: PathBuf,
+    /// File with the passphrase that seals them.
+    pub passphrase_file: Option<PathBuf>,
 }
 
 /// A PKCS#11 token and how it is used.
@@ -466,7 +477,7 @@ pub(super) fn check(raw: RawConfig, problems: &mut Vec<Problem>) -> Option<Confi
         auto_promote: raw.cluster.auto_promote,
     };
     check_cluster(&cluster, peer_advertise.as_ref(), problems);
-    let keys = check_keys(raw.keys, problems);
+    let keys = check_keys(raw.keys, raw.data_dir.as_deref(), problems);
     let issuance = check_issuance(raw.issuance, keys.as_ref(), problems);
     let health_paths = HealthPaths {
         live: raw.health.live_path,
@@ -642,24 +653,55 @@ fn check_cluster(cluster: &Cluster, own: Option<&HostPort>, problems: &mut Vec<P
     }
 }
 
-fn check_keys(raw: RawKeys, problems: &mut Vec<Problem>) -> Option<Keys> {
-    let token = raw.pkcs11;
+fn check_keys(raw: RawKeys, data_dir: Option<&Path>, problems: &mut Vec<Problem>) -> Option<Keys> {
+    let (disk, token) = (raw.disk, raw.pkcs11);
+    // Whoever names a place for keys believes that it is used.
+    let named = [
+        ("disk", "directory", disk.directory.is_some()),
+        ("disk", "passphrase_file", disk.passphrase_file.is_some()),
+        ("pkcs11", "module", token.module.is_some()),
+        ("pkcs11", "token_label", token.token_label.is_some()),
+        ("pkcs11", "token_serial", token.token_serial.is_some()),
+        ("pkcs11", "pin_file", token.pin_file.is_some()),
+    ];
+    let backend = match raw.backend {
+        RawBackend::Memory => "memory",
+        RawBackend::Disk => "disk",
+        RawBackend::Pkcs11 => "pkcs11",
+    };
+    for (section, key, _) in named
+        .iter()
+        .filter(|(section, _, set)| *set && *section != backend)
+    {
+        problems.push(Problem::new(
+            format!("keys.{section}.{key}"),
+            format!(
+                "has no effect while keys.backend is \"{backend}\": remove it or set keys.backend = \"{section}\""
+            ),
+        ));
+    }
     match raw.backend {
-        RawBackend::Memory => {
-            // Whoever names a token believes that it is used.
-            let named = [
-                ("module", token.module.is_some()),
-                ("token_label", token.token_label.is_some()),
-                ("token_serial", token.token_serial.is_some()),
-                ("pin_file", token.pin_file.is_some()),
-            ];
-            for (key, _) in named.iter().filter(|(_, set)| *set) {
+        RawBackend::Memory => Some(Keys::Memory),
+        RawBackend::Disk => {
+            const DIRECTORY: &str = "keys.disk.directory";
+            // A value that was there but wrong is already reported.
+            if disk.directory.is_none() && !problems.iter().any(|p| p.path == DIRECTORY) {
+                let why = "is required, because keys.backend is \"disk\"";
+                problems.push(Problem::new(DIRECTORY, why));
+            }
+            let directory = disk.directory?;
+            if data_dir
+                .is_some_and(|data| directory.starts_with(data) || data.starts_with(&directory))
+            {
                 problems.push(Problem::new(
-                    format!("keys.pkcs11.{key}"),
-                    "has no effect while keys.backend is \"memory\": remove it or set keys.backend = \"pkcs11\"",
+                    DIRECTORY,
+                    "must be apart from data_dir: that is copied, set aside and removed, and keys must not be",
                 ));
             }
-            Some(Keys::Memory)
+            Some(Keys::Disk(DiskKeys {
+                directory,
+                passphrase_file: disk.passphrase_file,
+            }))
         }
         RawBackend::Pkcs11 => {
             let name = match (token.token_label, token.token_serial) {
@@ -719,7 +761,7 @@ fn check_issuance(raw: RawIssuance, keys: Option<&Keys>, problems: &mut Vec<Prob
     let ca_ttl = raw.ca_ttl.map_or(
         match keys {
             Some(Keys::Pkcs11(_)) => CA_TTL_TOKEN_DEFAULT,
-            Some(Keys::Memory) | None => CA_TTL_MEMORY_DEFAULT,
+            Some(Keys::Memory | Keys::Disk(_)) | None => CA_TTL_OWN_DEFAULT,
         },
         |ttl| ttl.0,
     );

@@ -14,6 +14,8 @@ use super::secret::read_secret_file;
 /// Shortest cluster secret, in bytes: 128 bits, were they random.
 const CLUSTER_SECRET_BYTES_MIN: usize = 16;
 const PIN_BYTES_MIN: usize = 1;
+/// As the custody room wants it.
+const PASSPHRASE_BYTES_MIN: usize = 16;
 
 pub(super) fn check(config: &Config) -> Result<(), Vec<Problem>> {
     let mut problems = Vec::new();
@@ -36,12 +38,24 @@ pub(super) fn check(config: &Config) -> Result<(), Vec<Problem>> {
             check_secret(path, CLUSTER_SECRET_BYTES_MIN),
         );
     }
-    if let Keys::Pkcs11(token) = &config.keys {
-        report("keys.pkcs11.module", check_module(&token.module));
-        report(
-            "keys.pkcs11.pin_file",
-            check_secret(&token.pin_file, PIN_BYTES_MIN),
-        );
+    match &config.keys {
+        Keys::Memory => {}
+        Keys::Disk(disk) => {
+            report("keys.disk.directory", check_key_dir(&disk.directory));
+            if let Some(path) = &disk.passphrase_file {
+                report(
+                    "keys.disk.passphrase_file",
+                    check_secret(path, PASSPHRASE_BYTES_MIN),
+                );
+            }
+        }
+        Keys::Pkcs11(token) => {
+            report("keys.pkcs11.module", check_module(&token.module));
+            report(
+                "keys.pkcs11.pin_file",
+                check_secret(&token.pin_file, PIN_BYTES_MIN),
+            );
+        }
     }
     if let Some(x509pop) = &config.node_attestors.x509pop {
         problems.extend(x509pop.check_files());
@@ -54,13 +68,23 @@ pub(super) fn check(config: &Config) -> Result<(), Vec<Problem>> {
 }
 
 fn check_data_dir(path: &Path) -> Result<(), String> {
+    check_own_dir(path, 0o022, "may write there")
+}
+
+/// What is in it is judged when it is opened.
+fn check_key_dir(path: &Path) -> Result<(), String> {
+    check_own_dir(path, 0o077, "may have a right to it")
+}
+
+/// A directory, or the place of one, on which others do not have the rights `not`.
+fn check_own_dir(path: &Path, not: u32, said: &str) -> Result<(), String> {
     match fs::metadata(path) {
         Ok(found) if !found.is_dir() => Err(format!("{} is not a directory", path.display())),
         Ok(found) => {
             let mode = found.mode() & 0o7777;
-            if mode & 0o022 != 0 {
+            if mode & not != 0 {
                 return Err(format!(
-                    "{} has mode {mode:04o}; nobody but its owner may write there (chmod 700)",
+                    "{} has mode {mode:04o}; nobody but its owner {said} (chmod 700)",
                     path.display()
                 ));
             }

@@ -27,8 +27,8 @@ use std::fmt;
 use std::path::Path;
 
 pub use checked::{
-    Agents, Api, CaKeyType, CaSubject, Cluster, Config, HealthPaths, HostPort, Issuance, Keys,
-    LogFormat, LogLevel, Peer, Pkcs11, Raft, RaftProfile, RateLimit, Storage, TokenName,
+    Agents, Api, CaKeyType, CaSubject, Cluster, Config, DiskKeys, HealthPaths, HostPort, Issuance,
+    Keys, LogFormat, LogLevel, Peer, Pkcs11, Raft, RaftProfile, RateLimit, Storage, TokenName,
 };
 pub use cidr::Cidr;
 pub use duration::{DurationError, format_duration, parse_duration};

@@ -157,6 +157,7 @@ pub(super) struct RawAgents {
 #[serde(rename_all = "lowercase")]
 pub(super) enum RawBackend {
     Memory,
+    Disk,
     Pkcs11,
 }
 
@@ -164,7 +165,16 @@ pub(super) enum RawBackend {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawKeys {
     pub(super) backend: RawBackend,
+    #[serde(default)]
+    pub(super) disk: RawDisk,
     pub(super) pkcs11: RawPkcs11,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDisk {
+    pub(super) directory: Option<PathBuf>,
+    pub(super) passphrase_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]

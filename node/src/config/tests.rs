@@ -1,7 +1,7 @@
 //! Tests of the configuration as a whole: text in, values or problems out.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::schema::{KEYS, Kind, WhenAbsent};
@@ -236,6 +236,85 @@ fn token_keys_live_a_year_by_default_and_need_their_settings() {
         ]
     );
     assert_eq!(problems(&with("", "[keys]\nbackend = 'pkcs11'")).len(), 3);
+}
+
+#[test]
+fn keys_on_disk_live_a_day_by_default_and_apart_from_the_data_directory() {
+    let keys = |disk: &str| format!("[keys]\nbackend = 'disk'\n[keys.disk]\n{disk}");
+    let config = parse(&with(
+        "",
+        &keys("directory = '/keys'\npassphrase_file = '/pass'"),
+    ))
+    .unwrap();
+    assert_eq!(config.issuance.ca_ttl, Duration::from_secs(24 * 3_600));
+    let Keys::Disk(disk) = &config.keys else {
+        panic!("{:?}", config.keys)
+    };
+    assert_eq!(disk.directory, Path::new("/keys"));
+    assert_eq!(disk.passphrase_file.as_deref(), Some(Path::new("/pass")));
+    assert_eq!(
+        problems(&with("", &keys(""))),
+        ["keys.disk.directory: is required, because keys.backend is \"disk\""]
+    );
+    let data = config.data_dir.display();
+    for (directory, ok) in [
+        (format!("{data}-keys"), true),
+        (format!("{data}/keys"), false),
+        (data.to_string(), false),
+        ("/".to_owned(), false),
+    ] {
+        let found = problems(&with("", &keys(&format!("directory = '{directory}'"))));
+        assert_eq!(found.is_empty(), ok, "{directory}: {found:?}");
+    }
+    assert_eq!(
+        problems(&with("", "[keys.disk]\ndirectory = '/keys'")),
+        [
+            "keys.disk.directory: has no effect while keys.backend is \"memory\": remove it or set keys.backend = \"disk\""
+        ]
+    );
+    assert_eq!(
+        problems(&with(
+            "",
+            &keys("directory = '/keys'\n[keys.pkcs11]\nmodule = '/m'")
+        )),
+        [
+            "keys.pkcs11.module: has no effect while keys.backend is \"disk\": remove it or set keys.backend = \"pkcs11\""
+        ]
+    );
+}
+
+#[test]
+fn the_directory_of_keys_and_its_passphrase_must_be_their_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let root = dir.path().display();
+    let text = format!(
+        "trust_domain = 'example.org'\ndata_dir = '{root}/data'\n\
+         [api]\naddress = '127.0.0.1:8081'\nadmin_socket = '{root}/api.sock'\n\
+         [keys]\nbackend = 'disk'\n\
+         [keys.disk]\ndirectory = '{root}/keys'\npassphrase_file = '{root}/pass'\n"
+    );
+    let config = parse(&text).unwrap();
+    let refused = || -> Vec<String> {
+        let problems = config.check_environment().err().unwrap_or_default();
+        problems.into_iter().map(|problem| problem.path).collect()
+    };
+    let mode = |name: &str, mode: u32| {
+        std::fs::set_permissions(path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let (directory, passphrase) = ("keys.disk.directory", "keys.disk.passphrase_file");
+    assert_eq!(refused(), [passphrase], "the directory will be made");
+    std::fs::write(path("pass"), "0123456789abcdef").unwrap();
+    mode("pass", 0o600);
+    assert_eq!(refused(), [] as [&str; 0]);
+    std::fs::create_dir(path("keys")).unwrap();
+    mode("keys", 0o750);
+    mode("pass", 0o640);
+    assert_eq!(refused(), [directory, passphrase]);
+    mode("keys", 0o700);
+    mode("pass", 0o400);
+    assert_eq!(refused(), [] as [&str; 0]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `plugins`: what SPIRE loads, and what stands in its place here.
 
+use std::path::Path;
+
 use toml::Value;
 
 use super::Work;
@@ -61,9 +63,14 @@ fn one(work: &mut Work, kind: &str, name: &str, mut plugin: Section<'_>) {
             }
             "not carried over"
         }
+        ("KeyManager", "disk") if !external => {
+            disk_keys(work, data);
+            "keys stay in files: those of this cluster in keys.disk.directory. SPIRE's are not carried over; \
+             each node makes its own. A PKCS#11 token, which nodes share, is the better place"
+        }
         ("KeyManager", _) => {
             key_places(work);
-            "not carried over: keys live in a PKCS#11 token or in memory; fill in [keys.pkcs11] and set \
+            "not carried over: keys live in a PKCS#11 token, on disk or in memory; fill in [keys.pkcs11] and set \
              keys.backend = \"pkcs11\", or keys are lost when the server stops"
         }
         ("NodeAttestor", "join_token") if !external => return,
@@ -85,6 +92,28 @@ fn one(work: &mut Work, kind: &str, name: &str, mut plugin: Section<'_>) {
         ),
     };
     work.remark(line, &path, why);
+}
+
+/// A folder of their own beside SPIRE's file.
+fn disk_keys(work: &mut Work, data: Option<Result<Section<'_>, Found<'_>>>) {
+    let found = data
+        .and_then(Result::ok)
+        .and_then(|mut d| d.take("keys_path"));
+    let path = work.of(found.as_ref(), Found::text);
+    let folder = Path::new(path.as_deref().unwrap_or_default()).parent();
+    let disk = Value::String("disk".to_owned());
+    let directory = folder.map(|folder| folder.join("chancery-keys").display().to_string());
+    match (directory, found) {
+        (Some(directory), Some(found)) => {
+            work.set(&found, "keys.backend", disk);
+            work.set(&found, "keys.disk.directory", Value::String(directory));
+        }
+        _ => {
+            work.draft.leave_open("keys.backend", &disk);
+            let directory = Value::String("/var/lib/chancery-keys".to_owned());
+            work.draft.leave_open("keys.disk.directory", &directory);
+        }
+    }
 }
 
 /// Places for the token.

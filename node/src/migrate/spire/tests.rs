@@ -133,6 +133,8 @@ fn everything_of_a_large_file_is_carried_or_named_with_its_line() {
         ("metrics.address", "0.0.0.0:9988"),
         ("health.address", "127.0.0.1:8080"),
         ("health.live_path", "/healthz"),
+        ("keys.backend", "disk"),
+        ("keys.disk.directory", "/var/lib/spire/chancery-keys"),
     ] {
         let found = value(&carried, path).and_then(toml::Value::as_str);
         assert_eq!(found, Some(expected), "{path}");
@@ -192,7 +194,7 @@ fn everything_of_a_large_file_is_carried_or_named_with_its_line() {
         ),
         (
             "plugins.KeyManager.disk",
-            "56 plugins.KeyManager.disk: not carried over: keys live in",
+            "56 plugins.KeyManager.disk: keys stay in files: those of t",
         ),
         (
             "plugins.NodeAttestor.k8s_psat",
@@ -343,6 +345,41 @@ fn x509pop_is_carried_over_key_by_key() {
         odd.starts_with("7 plugins.NodeAttestor.x509pop.plugin_data.odd: unknown key"),
         "{odd}"
     );
+}
+
+#[test]
+fn keys_go_where_they_can() {
+    let manager = |plugin: &str| {
+        let file = format!("plugins {{ KeyManager {plugin} }}");
+        let translation = translated(&file);
+        let table = table(&translation);
+        let text = |path: &str| Some(value(&table, path)?.as_str()?.to_owned());
+        let written = (text("keys.backend"), text("keys.disk.directory"));
+        (written, translation.toml)
+    };
+    let disk = |directory: &str| (Some("disk".to_owned()), Some(directory.to_owned()));
+    let of = |path: &str| {
+        manager(&format!(
+            "\"disk\" {{ plugin_data {{ keys_path = \"{path}\" }} }}"
+        ))
+        .0
+    };
+    assert_eq!(of("/opt/data/keys.json"), disk("/opt/data/chancery-keys"));
+    assert_eq!(of("keys.json"), disk("chancery-keys"));
+    for without in [
+        "\"disk\" {}",
+        "\"disk\" { plugin_data { keys_path = [1] } }",
+    ] {
+        let (written, toml) = manager(without);
+        assert_eq!(written, (None, None));
+        assert!(
+            toml.contains("\n# directory = \"/var/lib/chancery-keys\"\n"),
+            "{toml}"
+        );
+    }
+    let (written, toml) = manager("\"aws_kms\" {}");
+    assert_eq!(written, (None, None));
+    assert!(toml.contains("\n# backend = \"pkcs11\"\n"), "{toml}");
 }
 
 #[test]
