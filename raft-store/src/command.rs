@@ -17,7 +17,8 @@ pub use self::federation::{
     Relationships, TrustDomains, UpdateFederatedBundles, UpdateRelationships,
 };
 pub use self::housekeeping::{
-    EntryFields, EntryUpdate, PruneAgents, PruneEntries, PruneJoinTokens, UpdateEntries,
+    EntryFields, EntryUpdate, PruneAgents, PruneAuthorities, PruneEntries, PruneJoinTokens,
+    UpdateEntries,
 };
 
 pub use self::membership::{
@@ -58,7 +59,7 @@ pub struct Proposal {
     #[prost(
         oneof = "Command",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
-                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, 62, 63, 64, 65"
+                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, 62, 63, 64, 65, 66"
     )]
     pub command: Option<Command>,
 }
@@ -187,6 +188,10 @@ pub enum Command {
     /// that a majority of wrong clocks brought about.
     #[prost(message, tag = "65")]
     SetClock(SetClock),
+    /// Forgets authorities of this cluster that ended long ago; those that were in the own
+    /// bundle leave it.
+    #[prost(message, tag = "66")]
+    PruneAuthorities(PruneAuthorities),
 }
 
 /// See [`Command::CreateEntries`].
@@ -582,6 +587,7 @@ impl Command {
             Self::RemoveMember(_) => "remove_member",
             Self::RaiseFeatureLevel(_) => "raise_feature_level",
             Self::SetClock(_) => "set_clock",
+            Self::PruneAuthorities(_) => "prune_authorities",
         }
     }
 
@@ -593,6 +599,7 @@ impl Command {
             | Self::ChangeMembers(_)
             | Self::RemoveMember(_)
             | Self::SetClock(_) => 1,
+            Self::PruneAuthorities(_) => PruneAuthorities::FEATURE_LEVEL,
             // Proposed only when every member has told that it knows the level.
             _ => 0,
         }

@@ -31,6 +31,8 @@ pub enum ChangeKind {
     AgentRemoved(String),
     /// An authority or its status changed.
     AuthoritySet(String),
+    /// An authority was forgotten.
+    AuthorityRemoved(String),
     /// Trust bundle changed.
     BundleChanged,
     /// A key intent opened or closed.

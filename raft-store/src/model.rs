@@ -188,7 +188,8 @@ pub enum AuthorityStatus {
     Active = 2,
     /// In the bundle for what it signed before.
     Old = 3,
-    /// No longer in the bundle, never to sign again. The record stays: it names the key.
+    /// No longer in the bundle, never to sign again. The record stays until a day after the
+    /// authority's end: it names the key.
     Revoked = 4,
 }
 

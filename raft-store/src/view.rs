@@ -451,6 +451,15 @@ impl Txn<'_> {
         self.changed(ChangeKind::AuthoritySet(authority.id.clone()));
     }
 
+    /// Forgets an authority.
+    pub fn remove_authority(&mut self, authority: &Authority) {
+        self.remove(
+            Table::Authorities,
+            &authority_key(authority.kind, &authority.id),
+        );
+        self.changed(ChangeKind::AuthorityRemoved(authority.id.clone()));
+    }
+
     /// Whether this very CA certificate is recorded.
     pub fn has_downstream_ca(&self, ca: &DownstreamCa) -> Result<bool, StoreError> {
         let found = self.get_bytes(Table::DownstreamCas, &downstream_ca_key(ca))?;

@@ -12,10 +12,10 @@ use chancery_raft_store::command::{
     AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, ClockTold, CreateEntries,
     CreateJoinToken, CreateNodeToken, DeleteEntries, DeleteFederatedBundles, DeleteMode,
     EntryFields, EntryResult, EntryUpdate, FederatedBundleResult, FederatedBundles, Found,
-    ImportBan, ProveAuthority, PruneAgents, PruneBundle, PruneEntries, PruneJoinTokens,
-    RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa, RecordServerSvid, RelationshipDraft,
-    RelationshipFields, RelationshipResult, Relationships, RemoveMember, RenewAgent,
-    SetAgentVersion, SetClock, TrustDomains, UpdateEntries, UpdateFederatedBundles,
+    ImportBan, ProveAuthority, PruneAgents, PruneAuthorities, PruneBundle, PruneEntries,
+    PruneJoinTokens, RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa, RecordServerSvid,
+    RelationshipDraft, RelationshipFields, RelationshipResult, Relationships, RemoveMember,
+    RenewAgent, SetAgentVersion, SetClock, TrustDomains, UpdateEntries, UpdateFederatedBundles,
     UpdateRelationships,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
@@ -243,7 +243,7 @@ fn registering() -> [Command; 10] {
     ]
 }
 
-fn keeping_house() -> [Command; 4] {
+fn keeping_house() -> [Command; 5] {
     [
         Command::UpdateEntries(UpdateEntries {
             updates: vec![
@@ -266,6 +266,9 @@ fn keeping_house() -> [Command; 4] {
         Command::PruneJoinTokens(PruneJoinTokens {
             sha256: vec![vec![1; 32]],
             expired_for: 3_600,
+        }),
+        Command::PruneAuthorities(PruneAuthorities {
+            authorities: vec![authority_name()],
         }),
     ]
 }

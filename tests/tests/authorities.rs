@@ -1,4 +1,7 @@
-//! Authorities rotated by hand on a cluster of real processes, keys in SoftHSM.
+//! Authorities rotated by hand and by themselves on clusters of real processes, keys in SoftHSM.
+
+#[path = "authorities/rotation.rs"]
+mod rotation;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

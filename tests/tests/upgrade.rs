@@ -104,7 +104,7 @@ async fn a_data_directory_of_an_earlier_version_goes_on() -> anyhow::Result<()> 
     agents.create_join_token(request).await?;
     eventually("the feature level", LIMIT, || async {
         let level = chancery(&["cluster", "status"])?["feature_level"].as_u64();
-        Ok((level == Some(1)).then_some(()))
+        Ok((level == Some(2)).then_some(()))
     })
     .await?;
     chancery(&["cluster", "token"])?;

@@ -9,16 +9,17 @@ use chancery_identity::key::PublicKey;
 use chancery_identity::x509_svid::Profile;
 use chancery_raft_store::ChangeKind;
 use chancery_raft_store::command::{
-    AbandonKey, AuthorityName, BeginKey, Command, ProveAuthority, RecordAuthority,
-    RecordServerSvid, Refusal,
+    AbandonKey, AuthorityName, BeginKey, Command, ProveAuthority, PruneAuthorities,
+    RecordAuthority, RecordServerSvid, Refusal,
 };
 use chancery_raft_store::model::{Authority, AuthorityKind, KeyIntent};
 
-use super::plan::{self, Scene, Step};
+use super::plan::{self, KINDS, Missing, Overdue, Scene, Step};
 use super::{Custody, change, key_ref};
 use crate::cluster::Consensus;
 use crate::cluster::status::Members;
-use crate::environment::random;
+use crate::environment::{Stopwatch, random};
+use crate::housekeeping::events::pruned_authority;
 use crate::issue::{
     CertificateRequest, Draw, IssueError, IssuedCertificate, Subject, prepare_self_signed,
 };
@@ -27,11 +28,6 @@ use crate::telemetry::rfc3339;
 
 /// The plan is looked at this often at least.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// Members that were seen within this time must have proved a shared key before
-/// it signs.
-pub(super) const PROVERS_SEEN_WITHIN: Duration = Duration::from_secs(600);
-/// A node that was not seen for this long is not there.
-const PRESENT_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes that are signed to try a key.
 const TRIAL_BYTES: usize = 32;
 
@@ -91,23 +87,34 @@ impl Driver {
     /// Plans and acts, on every change of an authority and twice a second. Has no end.
     pub async fn run(self) {
         let mut feed = self.doors.registry().subscribe();
-        let mut told = String::new();
+        let started = self.doors.consensus().clock().boottime();
+        let (mut told, mut warned) = (String::new(), String::new());
         loop {
-            let mut problem = String::new();
-            for step in plan::plan(&self.scene().await) {
-                if let Err(error) = self.act(&step).await {
-                    problem = format!("{step:?}: {}", crate::app::chain(&error));
-                    // Steps of one plan may depend on each other.
+            let scene = self.scene(started).await;
+            let overdue: Vec<_> = KINDS.iter().filter_map(|k| measure(&scene, *k)).collect();
+            let warning = overdue.join("; ");
+            if warning != warned && !warning.is_empty() {
+                tracing::warn!("{warning}");
+            }
+            warned = warning;
+
+            let mut problems = Vec::new();
+            for step in plan::plan(&scene) {
+                let Err(error) = self.act(&step).await else {
+                    continue;
+                };
+                problems.push(format!("{step:?}: {}", crate::app::chain(&error)));
+                // Without a leader the others would only wait as long.
+                if matches!(error, StepError::Write(_)) {
                     break;
                 }
             }
             // The same problem twice a second would hide every other line.
-            if problem != told {
-                if !problem.is_empty() {
-                    tracing::warn!(problem, "an authority cannot be brought forward; trying on");
-                }
-                told = problem;
+            let problem = problems.join("; ");
+            if problem != told && !problem.is_empty() {
+                tracing::warn!(problem, "an authority cannot be brought forward; trying on");
             }
+            told = problem;
             // Running out of time is the other reason to look again.
             let _ = tokio::time::timeout(INTERVAL, change(&mut feed, plan_may_differ)).await;
         }
@@ -133,43 +140,40 @@ impl Driver {
         lost
     }
 
-    async fn scene(&self) -> Scene {
+    async fn scene(&self, started: Duration) -> Scene {
+        let authorities: Vec<Authority> = {
+            let directory = self.doors.local();
+            let all = KINDS.iter().flat_map(|k| directory.authorities(*k));
+            all.map(|a| (*a).clone()).collect()
+        };
+        let lost = self.lost(&authorities).await;
         let consensus = self.doors.consensus();
         let shared = self.custody.is_shared();
         let me = consensus.me();
-        let admitted: BTreeSet<u64> = self.doors.local().members().map(|m| m.node_id).collect();
-        let among = |seen: Vec<u64>| {
-            seen.into_iter()
-                .filter(|id| admitted.contains(id))
-                .collect()
-        };
-        let kinds = [AuthorityKind::X509, AuthorityKind::Jwt];
-        let authorities: Vec<Authority> = kinds
-            .iter()
-            .flat_map(|k| self.doors.local().authorities(*k))
-            .map(|a| (*a).clone())
-            .collect();
-        let lost = self.lost(&authorities).await;
+        let clock = consensus.clock();
         let directory = self.doors.local();
+        let mut seen = self.members.seen_ago();
+        seen.retain(|id, _| directory.member(*id).is_some());
+        let slots = KINDS.map(|kind| plan::slot(kind, (!shared).then_some(me)));
         Scene {
             me,
             leader: consensus.is_leader(),
             shared,
             without_jwt: !self.making.jwt_enabled,
-            now: consensus.clock().now_unix_ms().div_euclid(1000),
+            prunes: directory.cluster().feature_level >= PruneAuthorities::FEATURE_LEVEL,
+            now: clock.now_unix_ms().div_euclid(1000),
+            up_for: whole_seconds(clock.boottime().saturating_sub(started)),
             authorities,
-            intents: kinds
-                .iter()
-                .filter_map(|k| {
-                    directory
-                        .intent(&plan::slot(*k, (!shared).then_some(me)))
-                        .cloned()
-                })
-                .collect(),
-            members: among(self.members.seen_within(PROVERS_SEEN_WITHIN)),
-            present: among(self.members.seen_within(PRESENT_WITHIN)),
-            usable: self.custody.usable(),
             lost,
+            intents: slots
+                .iter()
+                .filter_map(|slot| directory.intent(slot).cloned())
+                .collect(),
+            seen: seen
+                .into_iter()
+                .map(|(id, ago)| (id, whole_seconds(ago)))
+                .collect(),
+            usable: self.custody.usable(),
         }
     }
 
@@ -193,7 +197,9 @@ impl Driver {
                 .await
             }
             Step::Make { kind, intent } => {
+                let watch = Stopwatch::start();
                 let made = self.make(*kind, intent).await;
+                crate::telemetry::spire::prepared(is_jwt(*kind), made.is_ok(), watch.elapsed());
                 if let Err(error) = &made {
                     let why = crate::app::chain(error);
                     self.custody
@@ -214,7 +220,36 @@ impl Driver {
                 }
                 Ok(())
             }
+            Step::Prune { authorities } => self.prune(authorities).await,
         }
+    }
+
+    /// The keys stay in the token, and the log names them: a cluster whose clocks were wrong,
+    /// or that is restored, may need one again.
+    async fn prune(&self, authorities: &[AuthorityName]) -> Result<(), StepError> {
+        let before = KINDS.map(|kind| self.doors.local().authorities(kind));
+        let command = Command::PruneAuthorities(PruneAuthorities {
+            authorities: authorities.to_vec(),
+        });
+        let outcome = self.doors.propose(command).await?;
+        let outcome = outcome.accepted().map_err(StepError::Refused)?;
+        outcome.pruned.iter().for_each(pruned_authority);
+        crate::telemetry::spire::pruned(outcome.pruned.len());
+        let after = KINDS.map(|kind| self.doors.local().authorities(kind));
+        let is_left = |gone: &Authority| {
+            let mut left = after.iter().flatten();
+            left.any(|a| a.kind == gone.kind && a.id == gone.id)
+        };
+        for authority in before.iter().flatten().filter(|a| !is_left(a)) {
+            tracing::info!(
+                local_authority_id = %authority.id,
+                slot = authority.slot,
+                key_id = hex::encode(&authority.key_id),
+                key_label = authority.key_label,
+                "an authority that ended long ago is forgotten; its key stays where it is"
+            );
+        }
+        Ok(())
     }
 
     async fn begin(&self, slot: &str, epoch: u64) -> Result<(), StepError> {
@@ -348,6 +383,42 @@ impl Driver {
     }
 }
 
+/// Measures the authority of a kind that signs here, and says what is wrong if another one
+/// should have taken over from it.
+fn measure(scene: &Scene, kind: AuthorityKind) -> Option<String> {
+    let name = if is_jwt(kind) { "jwt" } else { "x509" };
+    let left = plan::signs_until(scene, kind).map(|end| end.saturating_sub(scene.now));
+    let overdue = plan::overdue(scene, kind);
+    crate::telemetry::authority(name, left.unwrap_or(0), overdue.is_some());
+    let Overdue {
+        id,
+        expires_at,
+        missing,
+    } = overdue?;
+    let why = match missing {
+        Missing::Successor => "the key of the next one could not be made".to_owned(),
+        Missing::Proofs(by) => {
+            let nodes: Vec<_> = by.iter().map(u64::to_string).collect();
+            format!(
+                "the next one's key has not signed on node {}",
+                nodes.join(", ")
+            )
+        }
+    };
+    let end = rfc3339(expires_at);
+    Some(format!(
+        "{name} authority {id} ends at {end} and no other one can take over: {why}"
+    ))
+}
+
+fn is_jwt(kind: AuthorityKind) -> bool {
+    kind == AuthorityKind::Jwt
+}
+
+fn whole_seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
 /// The command that announces a key which this node will make.
 pub(super) fn begin_key(consensus: &Consensus, slot: &str, epoch: u64) -> Command {
     Command::BeginKey(BeginKey {
@@ -376,7 +447,8 @@ pub(super) fn log_activated(authority: &Authority) {
     let (slot, id) = (&authority.slot, &authority.id);
     let issued_at = rfc3339(authority.issued_at);
     let expiration = rfc3339(authority.expires_at);
-    if authority.kind() == AuthorityKind::Jwt {
+    crate::telemetry::spire::activated(is_jwt(authority.kind()));
+    if is_jwt(authority.kind()) {
         tracing::info!(slot, issued_at, expiration, local_authority_id = %id, "JWT key activated");
     } else {
         tracing::info!(slot, issued_at, expiration, local_authority_id = %id, "X509 CA activated");
@@ -396,7 +468,10 @@ fn random_key_id() -> String {
 fn plan_may_differ(kind: &ChangeKind) -> bool {
     matches!(
         kind,
-        ChangeKind::AuthoritySet(_) | ChangeKind::IntentChanged(_) | ChangeKind::MemberSet(_)
+        ChangeKind::AuthoritySet(_)
+            | ChangeKind::AuthorityRemoved(_)
+            | ChangeKind::IntentChanged(_)
+            | ChangeKind::MemberSet(_)
     )
 }
 

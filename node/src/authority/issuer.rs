@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::own_bundle::OwnBundle;
 use super::server_svid::ServerSvid;
-use super::{Custody, key_ref};
+use super::{Custody, key_ref, plan};
 use crate::environment::Stopwatch;
 use crate::issue::{
     BACKDATE_SECONDS, CertificateRequest, Draw, IssueError, JwtAuthority, Subject, TokenRequest,
@@ -21,9 +21,7 @@ use crate::issue::{
 };
 use crate::registry::Doors;
 
-/// Time for agents to learn of a new authority: three of a stock agent's rounds.
-const LEARNING_SECONDS: i64 = 15;
-/// The same when the SVID that is served must be replaced, because its issuer is tainted:
+/// Time for agents to learn of a new authority when the SVID that is served must be replaced, because its issuer is tainted:
 /// one round and what it may be late.
 const LEARNING_SECONDS_TAINTED: i64 = 8;
 
@@ -225,7 +223,7 @@ impl Issuer {
         let learning = if tainted {
             LEARNING_SECONDS_TAINTED
         } else {
-            LEARNING_SECONDS
+            plan::LEARNING
         };
         (signing.issued_at + BACKDATE_SECONDS + learning - self.now()).max(0)
     }

@@ -2,17 +2,42 @@
 //! does next.
 //!
 //! Creating a key is intent, generate, prove, record (see `raft-store`'s
-//! `apply::authority`); an authority signs once every member seen lately has
-//! proved that it can use the key. Any step may be interrupted at any point: the
-//! next plan continues from the replicated state.
+//! `apply::authority`). Half a life before an authority ends (30 days at most) the next one is
+//! made and stands in the bundle; a sixth before the end (7 days at most) it takes over, once every
+//! member seen lately has proved that it can use the key and agents had time to learn of it.
+//! A day after its end an authority is forgotten.
+//!
+//! Promises: any step may be interrupted at any point, repeated, or come late from a leader that
+//! is none any more: the next plan continues from the replicated state, and what comes late is
+//! refused there. While an authority signs nothing takes its place that a member seen lately
+//! cannot use. Where it has ended nothing is lost by going on without such a member.
+//! Refuses to know: keys, tokens, the network.
 
-use std::collections::BTreeSet;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+mod thresholds;
 
-use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus, KeyIntent};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// An intent of a node that was not seen for this long is given up by the leader,
-/// in seconds.
-pub const INTENT_PATIENCE: i64 = 30;
+use chancery_raft_store::command::AuthorityName;
+use chancery_raft_store::model::{
+    Authority, AuthorityKind, AuthorityStatus, BundleAuthority, KeyIntent,
+};
+
+pub(super) use self::thresholds::{LEARNING, PROVERS_SEEN_WITHIN};
+use self::thresholds::{
+    PRESENT_WITHIN, activate_at, is_current, patience, prepare_at, provers_seen_within,
+    takes_over_at,
+};
+
+/// Whoever has just started has not seen everybody that is there: it is given so many seconds.
+const SETTLED_AFTER: i64 = 5;
+/// Authorities that one command forgets at most.
+const PRUNED_MAX: usize = 64;
+/// Both kinds, in the order in which they are planned.
+pub(super) const KINDS: [AuthorityKind; 2] = [AuthorityKind::X509, AuthorityKind::Jwt];
 
 /// What a node sees.
 #[derive(Clone, Debug, Default)]
@@ -25,20 +50,36 @@ pub struct Scene {
     pub shared: bool,
     /// There are no JWT-SVIDs, so no authority for them is made or used.
     pub without_jwt: bool,
+    /// Every member knows the command that forgets authorities.
+    pub prunes: bool,
     /// Cluster clock, Unix seconds.
     pub now: i64,
+    /// Seconds since this node started to look for the others.
+    pub up_for: i64,
     /// Every authority.
     pub authorities: Vec<Authority>,
     /// Intents of the slots in question, open or closed.
     pub intents: Vec<KeyIntent>,
-    /// Members seen in the last ten minutes.
-    pub members: BTreeSet<u64>,
-    /// Members seen in the last seconds.
-    pub present: BTreeSet<u64>,
+    /// Members that this node has seen, itself included, and how many seconds ago.
+    pub seen: BTreeMap<u64, i64>,
     /// Ids of authorities whose key this node holds and has signed with.
     pub usable: BTreeSet<String>,
     /// Ids of this node's own authorities whose key is gone for good.
     pub lost: BTreeSet<String>,
+}
+
+impl Scene {
+    fn seen_within(&self, seconds: i64) -> impl Iterator<Item = u64> {
+        let seen = self.seen.iter();
+        seen.filter(move |(_, ago)| **ago <= seconds)
+            .map(|(id, _)| *id)
+    }
+
+    fn is_present(&self, node: u64) -> bool {
+        self.seen
+            .get(&node)
+            .is_some_and(|ago| *ago <= PRESENT_WITHIN)
+    }
 }
 
 /// What to do next.
@@ -60,7 +101,7 @@ pub enum Step {
         /// The intent.
         intent: KeyIntent,
     },
-    /// Give up an intent of a node that is gone.
+    /// Give up an intent of a node that is gone, or cannot make its key.
     Abandon {
         /// Slot.
         slot: String,
@@ -81,6 +122,31 @@ pub enum Step {
         /// Id of the authority.
         id: String,
     },
+    /// Forget authorities that ended long ago.
+    Prune {
+        /// Which.
+        authorities: Vec<AuthorityName>,
+    },
+}
+
+/// An authority that was to be followed by another one by now, and is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overdue {
+    /// Id of the authority.
+    pub id: String,
+    /// Its end, Unix seconds.
+    pub expires_at: i64,
+    /// What is missing.
+    pub missing: Missing,
+}
+
+/// Why no other authority took over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// There is none: its key was not made.
+    Successor,
+    /// These members cannot sign with it yet.
+    Proofs(BTreeSet<u64>),
 }
 
 /// Slot in which a kind of authority lives.
@@ -104,298 +170,219 @@ pub fn concerns(authority: &Authority, scene: &Scene) -> bool {
     }
 }
 
-/// Every step that is due now, in order.
+/// Every step that is due now, in order. No step needs one before it to have succeeded.
 pub fn plan(scene: &Scene) -> Vec<Step> {
-    [AuthorityKind::X509, AuthorityKind::Jwt]
+    let lives = KINDS
         .into_iter()
         .filter(|kind| !(scene.without_jwt && *kind == AuthorityKind::Jwt))
-        .flat_map(|kind| plan_kind(scene, kind))
-        .collect()
+        .flat_map(|kind| Slot::of(scene, kind).steps());
+    let pruning = KINDS.into_iter().filter_map(|kind| prune(scene, kind));
+    lives.chain(pruning).collect()
 }
 
-fn plan_kind(scene: &Scene, kind: AuthorityKind) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let slot = slot(kind, (!scene.shared).then_some(scene.me));
-    // Slots of one node's own keys are that node's business alone.
-    let in_charge = scene.leader || !scene.shared;
-    let mine: Vec<&Authority> = scene
-        .authorities
-        .iter()
-        .filter(|a| {
-            a.kind() == kind && concerns(a, scene) && a.expires_at > scene.now && !a.tainted
-        })
-        .filter(|a| {
-            matches!(
-                a.status(),
-                AuthorityStatus::Prepared | AuthorityStatus::Active
-            )
-        })
-        .collect();
+/// Whether an authority of a kind, for whose slot this node has to care, is overdue.
+pub fn overdue(scene: &Scene, kind: AuthorityKind) -> Option<Overdue> {
+    if scene.without_jwt && kind == AuthorityKind::Jwt {
+        return None;
+    }
+    Slot::of(scene, kind).overdue()
+}
 
-    let intent = scene.intents.iter().find(|i| i.slot == slot);
-    let open = intent.filter(|i| i.node_id != 0);
-    if let Some(open) = open {
-        if open.node_id == scene.me {
-            steps.push(Step::Make {
-                kind,
-                intent: open.clone(),
-            });
-        } else if in_charge
-            && !scene.present.contains(&open.node_id)
-            && scene.now - open.recorded_at > INTENT_PATIENCE
+/// When the authority of a kind that signs here ends, Unix seconds.
+pub fn signs_until(scene: &Scene, kind: AuthorityKind) -> Option<i64> {
+    let active = Slot::of(scene, kind).active()?;
+    Some(active.expires_at)
+}
+
+/// The slot of a kind that concerns this node.
+struct Slot<'a> {
+    scene: &'a Scene,
+    kind: AuthorityKind,
+    name: String,
+    /// Prepared or active, valid and not tainted.
+    alive: Vec<&'a Authority>,
+    /// Signed last, whether it still does or not.
+    last: Option<&'a Authority>,
+    intent: Option<&'a KeyIntent>,
+}
+
+impl<'a> Slot<'a> {
+    fn of(scene: &'a Scene, kind: AuthorityKind) -> Self {
+        let name = slot(kind, (!scene.shared).then_some(scene.me));
+        let mine = || {
+            let all = scene.authorities.iter();
+            all.filter(|a| a.kind() == kind && concerns(a, scene))
+        };
+        Self {
+            scene,
+            kind,
+            alive: mine()
+                .filter(|a| is_current(a, scene.now) && !a.tainted)
+                .filter(|a| {
+                    let status = a.status();
+                    matches!(status, AuthorityStatus::Prepared | AuthorityStatus::Active)
+                })
+                .collect(),
+            last: mine()
+                .filter(|a| a.status() == AuthorityStatus::Active)
+                .max_by_key(|a| a.epoch),
+            intent: scene.intents.iter().find(|i| i.slot == name),
+            name,
+        }
+    }
+
+    /// Slots of one node's own keys are that node's business alone.
+    fn in_charge(&self) -> bool {
+        self.scene.leader || !self.scene.shared
+    }
+
+    /// A shared key that cannot be used right now is an outage of the token and no
+    /// reason for a new authority, and an own key that was not tried yet is about to be;
+    /// an own key that is not where it was made never comes back.
+    fn is_serviceable(&self, authority: &Authority) -> bool {
+        self.scene.shared || !self.scene.lost.contains(&authority.id)
+    }
+
+    fn newest(&self, status: AuthorityStatus) -> Option<&'a Authority> {
+        let alive = self.alive.iter().copied();
+        alive
+            .filter(|a| a.status() == status && self.is_serviceable(a))
+            .max_by_key(|a| a.epoch)
+    }
+
+    fn active(&self) -> Option<&'a Authority> {
+        self.newest(AuthorityStatus::Active)
+    }
+
+    fn next(&self) -> Option<&'a Authority> {
+        self.newest(AuthorityStatus::Prepared)
+    }
+
+    /// Members that have to prove `next` before it may sign, and have not.
+    fn unproved(&self, next: &Authority) -> BTreeSet<u64> {
+        let scene = self.scene;
+        if !scene.shared {
+            let able = scene.usable.contains(&next.id);
+            return (!able).then_some(scene.me).into_iter().collect();
+        }
+        let proved = |id: &u64| next.proved_by.contains(id);
+        // With the one before it everybody has come to an end: whoever can goes on.
+        if self.active().is_none()
+            && self.last.is_some()
+            && next.proved_by.iter().any(|id| scene.is_present(*id))
         {
-            steps.push(Step::Abandon {
-                slot: slot.clone(),
+            return BTreeSet::new();
+        }
+        let needed = scene.seen_within(provers_seen_within(self.last));
+        needed.filter(|id| !proved(id)).collect()
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let mut steps = self.proofs();
+        if self.in_charge() {
+            steps.extend(self.activation());
+        }
+        steps.extend(self.making());
+        steps
+    }
+
+    fn proofs(&self) -> Vec<Step> {
+        let scene = self.scene;
+        let untried = self
+            .alive
+            .iter()
+            .filter(|a| self.is_serviceable(a))
+            .filter(|a| !a.proved_by.contains(&scene.me) || !scene.usable.contains(&a.id));
+        let prove = |a: &&Authority| Step::Prove {
+            kind: self.kind,
+            id: a.id.clone(),
+        };
+        untried.map(prove).collect()
+    }
+
+    fn activation(&self) -> Option<Step> {
+        let next = self.next()?;
+        let is_time = self.active().is_none_or(|active| {
+            self.scene.now >= takes_over_at(active, next)
+                && (!self.scene.shared || self.scene.up_for >= SETTLED_AFTER)
+        });
+        (is_time && self.unproved(next).is_empty()).then(|| Step::Activate {
+            kind: self.kind,
+            id: next.id.clone(),
+        })
+    }
+
+    fn making(&self) -> Option<Step> {
+        let (scene, slot) = (self.scene, self.name.clone());
+        let open = self.intent.filter(|i| i.node_id != 0);
+        if let Some(open) = open {
+            if open.node_id == scene.me {
+                return Some(Step::Make {
+                    kind: self.kind,
+                    intent: open.clone(),
+                });
+            }
+            let waited = scene.now - open.recorded_at;
+            let given_up = if scene.is_present(open.node_id) {
+                // Its token may be broken while another node's is not.
+                waited > provers_seen_within(self.last)
+            } else {
+                waited > patience(self.last)
+            };
+            return (self.in_charge() && given_up).then_some(Step::Abandon {
+                slot,
                 epoch: open.epoch,
             });
         }
+        let is_time = self
+            .active()
+            .is_none_or(|active| scene.now >= prepare_at(active));
+        (self.in_charge() && is_time && self.next().is_none()).then(|| Step::Begin {
+            kind: self.kind,
+            slot,
+            epoch: self.intent.map_or(0, |i| i.epoch) + 1,
+        })
     }
 
-    // A shared key that cannot be used right now is an outage of the token and no
-    // reason for a new authority, and an own key that was not tried yet is about to be;
-    // an own key that is not where it was made never comes back.
-    let serviceable = |a: &&&Authority| scene.shared || !scene.lost.contains(&a.id);
-    for authority in mine.iter().filter(serviceable) {
-        if !authority.proved_by.contains(&scene.me) || !scene.usable.contains(&authority.id) {
-            steps.push(Step::Prove {
-                kind,
-                id: authority.id.clone(),
-            });
-        }
-    }
-
-    let has_any = mine.iter().any(|a| serviceable(&a));
-    if in_charge && !has_any && open.is_none() {
-        let epoch = intent.map_or(0, |i| i.epoch) + 1;
-        steps.push(Step::Begin { kind, slot, epoch });
-    }
-
-    let signing = mine
-        .iter()
-        .any(|a| a.status() == AuthorityStatus::Active && serviceable(&a));
-    if in_charge && !signing {
-        let proved_enough = |a: &&&Authority| {
-            if scene.shared {
-                scene.members.iter().all(|m| a.proved_by.contains(m))
-            } else {
-                scene.usable.contains(&a.id)
+    fn overdue(&self) -> Option<Overdue> {
+        let last = self
+            .last
+            .filter(|last| self.in_charge() && self.scene.now >= activate_at(last))?;
+        let missing = match self.next() {
+            None => Missing::Successor,
+            Some(next) => {
+                let by = self.unproved(next);
+                (!by.is_empty()).then_some(Missing::Proofs(by))?
             }
         };
-        let next = mine
-            .iter()
-            .filter(|a| a.status() == AuthorityStatus::Prepared)
-            .find(|a| proved_enough(a));
-        steps.extend(next.map(|a| Step::Activate {
-            kind,
-            id: a.id.clone(),
-        }));
+        Some(Overdue {
+            id: last.id.clone(),
+            expires_at: last.expires_at,
+            missing,
+        })
     }
-    steps
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn scene(shared: bool) -> Scene {
-        Scene {
-            me: 1,
-            leader: true,
-            shared,
-            now: 1_000,
-            members: [1, 2, 3].into(),
-            present: [1, 2, 3].into(),
-            ..Scene::default()
-        }
+/// What ended a day ago or earlier, whosever it was, while the bundle has another one of its
+/// kind: the last one stays, and asking for it would only be refused.
+fn prune(scene: &Scene, kind: AuthorityKind) -> Option<Step> {
+    if !scene.leader || !scene.prunes {
+        return None;
     }
-
-    fn authority(id: &str, status: AuthorityStatus, proved_by: &[u64]) -> Authority {
-        let mut a = Authority {
-            id: id.into(),
-            kind: AuthorityKind::X509.into(),
-            expires_at: 2_000,
-            proved_by: proved_by.to_vec(),
-            ..Authority::default()
-        };
-        a.set_status(status);
-        a
-    }
-
-    /// Steps for X.509; JWT has nothing yet in these scenes and begins on its own.
-    fn x509(scene: &Scene) -> Vec<Step> {
-        plan_kind(scene, AuthorityKind::X509)
-    }
-
-    fn intent(node: u64, epoch: u64, at: i64) -> KeyIntent {
-        KeyIntent {
-            slot: "x509".into(),
-            epoch,
-            node_id: node,
-            recorded_at: at,
-            ..KeyIntent::default()
-        }
-    }
-
-    #[test]
-    fn only_the_leader_begins_a_shared_key() {
-        let mut s = scene(true);
-        assert_eq!(
-            x509(&s),
-            [Step::Begin {
-                kind: AuthorityKind::X509,
-                slot: "x509".into(),
-                epoch: 1
-            }]
-        );
-        s.leader = false;
-        assert_eq!(x509(&s), []);
-    }
-
-    #[test]
-    fn without_jwt_svids_there_is_no_authority_for_them() {
-        let mut s = scene(true);
-        let kinds = |s: &Scene| {
-            plan(s)
-                .into_iter()
-                .map(|step| match step {
-                    Step::Begin { kind, .. } => kind,
-                    other => panic!("{other:?}"),
-                })
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(kinds(&s), [AuthorityKind::X509, AuthorityKind::Jwt]);
-        s.without_jwt = true;
-        assert_eq!(kinds(&s), [AuthorityKind::X509]);
-    }
-
-    #[test]
-    fn a_closed_intent_gives_the_next_epoch() {
-        let mut s = scene(true);
-        s.intents = vec![intent(0, 4, 0)];
-        assert_eq!(
-            x509(&s),
-            [Step::Begin {
-                kind: AuthorityKind::X509,
-                slot: "x509".into(),
-                epoch: 5
-            }]
-        );
-    }
-
-    #[test]
-    fn an_open_intent_is_finished_by_its_node_and_abandoned_only_when_that_is_gone() {
-        let mut s = scene(true);
-        s.intents = vec![intent(1, 1, 0)];
-        assert!(matches!(x509(&s)[..], [Step::Make { .. }]));
-        s.intents = vec![intent(2, 1, 0)];
-        assert_eq!(x509(&s), [], "node 2 is here");
-        s.present = [1, 3].into();
-        assert_eq!(
-            x509(&s),
-            [Step::Abandon {
-                slot: "x509".into(),
-                epoch: 1
-            }]
-        );
-        s.intents = vec![intent(2, 1, s.now - 5)];
-        assert_eq!(x509(&s), [], "it may come back");
-        s.leader = false;
-        s.intents = vec![intent(2, 1, 0)];
-        assert_eq!(x509(&s), [], "not the leader");
-    }
-
-    #[test]
-    fn a_shared_authority_signs_only_after_every_member_seen_lately_proved_it() {
-        let mut s = scene(true);
-        s.usable = ["a".to_owned()].into();
-        s.authorities = vec![authority("a", AuthorityStatus::Prepared, &[1, 2])];
-        assert_eq!(x509(&s), []);
-        s.authorities = vec![authority("a", AuthorityStatus::Prepared, &[1, 2, 3])];
-        assert_eq!(
-            x509(&s),
-            [Step::Activate {
-                kind: AuthorityKind::X509,
-                id: "a".into()
-            }]
-        );
-        s.members = [1, 2].into();
-        s.authorities = vec![authority("a", AuthorityStatus::Prepared, &[1, 2])];
-        assert_eq!(x509(&s).len(), 1, "a member that is away does not block");
-    }
-
-    #[test]
-    fn a_member_proves_what_it_has_not_tried_since_it_started() {
-        let mut s = scene(true);
-        s.authorities = vec![authority("a", AuthorityStatus::Active, &[1, 2, 3])];
-        assert_eq!(
-            x509(&s),
-            [Step::Prove {
-                kind: AuthorityKind::X509,
-                id: "a".into()
-            }]
-        );
-    }
-
-    #[test]
-    fn an_unusable_token_makes_no_new_shared_authority() {
-        let mut s = scene(true);
-        s.authorities = vec![authority("a", AuthorityStatus::Active, &[1, 2, 3])];
-        assert!(
-            x509(&s)
-                .iter()
-                .all(|step| !matches!(step, Step::Begin { .. }))
-        );
-    }
-
-    #[test]
-    fn a_restarted_node_goes_on_with_a_key_of_its_own_that_it_still_has() {
-        let mut s = scene(false);
-        s.leader = false;
-        let mut kept = authority("a", AuthorityStatus::Active, &[1]);
-        kept.node_id = 1;
-        s.authorities = vec![kept];
-        let prove = Step::Prove {
-            kind: AuthorityKind::X509,
-            id: "a".into(),
-        };
-        assert_eq!(x509(&s), [prove]);
-        s.usable = ["a".to_owned()].into();
-        assert_eq!(x509(&s), []);
-    }
-
-    #[test]
-    fn a_node_whose_own_key_is_gone_makes_another() {
-        let mut s = scene(false);
-        s.leader = false;
-        s.lost = ["a".to_owned()].into();
-        let mut lost = authority("a", AuthorityStatus::Active, &[1]);
-        lost.node_id = 1;
-        s.authorities = vec![lost.clone()];
-        let begin = Step::Begin {
-            kind: AuthorityKind::X509,
-            slot: "x509/node-1".into(),
-            epoch: 1,
-        };
-        assert_eq!(x509(&s), std::slice::from_ref(&begin), "nothing to prove");
-        let mut fresh = authority("b", AuthorityStatus::Prepared, &[1]);
-        fresh.node_id = 1;
-        s.authorities = vec![lost, fresh];
-        s.usable = ["b".to_owned()].into();
-        assert!(x509(&s).contains(&Step::Activate {
-            kind: AuthorityKind::X509,
-            id: "b".into()
-        }));
-        assert!(!x509(&s).contains(&begin));
-    }
-
-    #[test]
-    fn tainted_and_expired_authorities_do_not_count() {
-        let mut s = scene(true);
-        let mut tainted = authority("a", AuthorityStatus::Active, &[1, 2, 3]);
-        tainted.tainted = true;
-        let mut expired = authority("b", AuthorityStatus::Active, &[1, 2, 3]);
-        expired.expires_at = s.now;
-        s.authorities = vec![tainted, expired];
-        assert!(matches!(x509(&s)[..], [Step::Begin { .. }]));
-    }
+    let before = scene.now.saturating_sub(BundleAuthority::KEPT_AFTER_END);
+    let (ended, kept): (Vec<&Authority>, Vec<&Authority>) = scene
+        .authorities
+        .iter()
+        .filter(|a| a.kind() == kind)
+        .partition(|a| a.expires_at <= before);
+    let stays = kept.iter().any(|a| a.status() != AuthorityStatus::Revoked);
+    let authorities: Vec<_> = ended
+        .into_iter()
+        .take(PRUNED_MAX)
+        .map(|a| AuthorityName {
+            kind: kind.into(),
+            id: a.id.clone(),
+        })
+        .collect();
+    (stays && !authorities.is_empty()).then_some(Step::Prune { authorities })
 }

@@ -1,7 +1,7 @@
 //! What an administrator does with authorities by hand: prepare, activate, taint, revoke.
 //!
 //! Why it exists: a compromise does not wait for the calendar. The four steps follow each other at
-//! once, each through any node; the planner (`plan`) is neither asked nor stopped.
+//! once, each through any node; the planner (`plan`) goes on from what they leave.
 //!
 //! Promises: every step is a command that `apply` rules on, so of two administrators one is first.
 //! Nothing signs before every member seen lately has proved that it can, and no authority leaves
@@ -18,7 +18,7 @@ use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
-use super::driver::{PROVERS_SEEN_WITHIN, begin_key, log_activated};
+use super::driver::{begin_key, log_activated};
 use super::{Custody, plan};
 use crate::cluster::ProposeError;
 use crate::cluster::status::Members;
@@ -26,6 +26,9 @@ use crate::registry::Doors;
 
 /// The state is looked at again after this time at the latest: who was seen is in no change.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Members seen within this time count.
+const SEEN_WITHIN: Duration = Duration::from_secs(plan::PROVERS_SEEN_WITHIN.unsigned_abs());
 
 /// The authorities of a kind that concern this node, by where they are in their life.
 #[derive(Clone, Debug, Default)]
@@ -149,7 +152,7 @@ impl Steward {
 
     /// Members seen lately whose agreement counts.
     fn lately(&self) -> BTreeSet<u64> {
-        let seen = self.members.seen_within(PROVERS_SEEN_WITHIN);
+        let seen = self.members.seen_within(SEEN_WITHIN);
         let directory = self.doors.local();
         seen.into_iter()
             .filter(|id| directory.member(*id).is_some())

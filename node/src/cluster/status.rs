@@ -268,6 +268,16 @@ impl Members {
         ids
     }
 
+    /// Members that answered since this process started, and how long ago; this node with
+    /// them.
+    pub fn seen_ago(&self) -> BTreeMap<u64, Duration> {
+        let now = self.consensus.clock().boottime();
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = seen.iter().map(|(id, s)| (*id, now.saturating_sub(s.at)));
+        let me = (self.consensus.me(), Duration::ZERO);
+        others.chain([me]).collect()
+    }
+
     /// Voters that have room on their disks, those included that were not seen lately;
     /// this one by `own`.
     pub fn voters_with_room(&self, own: bool) -> Vec<u64> {

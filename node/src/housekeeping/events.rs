@@ -23,8 +23,8 @@ pub(crate) fn cascade_deleted(trust_domain: &TrustDomain, entry: &Entry) {
     );
 }
 
-/// An appended or published authority went because it had ended.
-pub(super) fn pruned_authority(pruned: &BundleAuthority) {
+/// An authority left the own bundle because it had ended.
+pub(crate) fn pruned_authority(pruned: &BundleAuthority) {
     let (id, expiration) = (pruned.id.as_str(), pruned.expires_at);
     match pruned.kind() {
         AuthorityKind::Jwt => tracing::info!(

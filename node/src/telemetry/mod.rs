@@ -102,6 +102,14 @@ pub fn disk(free_bytes: u64, short: bool) {
     gauge!(names::DISK_SHORT).set(if short { 1.0 } else { 0.0 });
 }
 
+/// The authority of `kind` (`x509` or `jwt`) that signs here ends in so many seconds, 0 where
+/// there is none; whether it should have been followed by another one.
+pub fn authority(kind: &'static str, seconds_left: i64, overdue: bool) {
+    let left = approximate(u64::try_from(seconds_left).unwrap_or(0));
+    gauge!(names::AUTHORITY_SECONDS, "kind" => kind).set(left);
+    gauge!(names::AUTHORITY_OVERDUE, "kind" => kind).set(u8::from(overdue));
+}
+
 /// A new leader was seen.
 pub fn leader_change() {
     counter!(names::LEADER_CHANGES).increment(1);
@@ -214,6 +222,7 @@ mod tests {
             outage_budget(a_while);
             clock_offset(-3);
             ready(true);
+            authority("x509", 60, false);
         });
         let text = recorder.handle().render();
         // Recorded where it happens: by the transport and by the signer's decorator.

@@ -56,6 +56,11 @@ pub const SIGNATURES: &str = "chancery_signatures_total";
 /// Time to sign a document.
 pub const SIGNATURE_SECONDS: &str = "chancery_signature_seconds";
 
+/// Time until the authority that signs ends.
+pub const AUTHORITY_SECONDS: &str = "chancery_authority_seconds";
+/// Whether another one should have taken over.
+pub const AUTHORITY_OVERDUE: &str = "chancery_authority_overdue";
+
 /// How a metric behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -255,6 +260,18 @@ pub const DECLARED: &[Metric] = &[
         SIGNATURE_SECONDS,
         &["kind", "backend"],
         "Time to sign a document, waiting and verification included",
+    ),
+    gauge(
+        AUTHORITY_SECONDS,
+        Unit::Seconds,
+        &["kind"],
+        "Time until the authority that signs on this node ends (kind x509 or jwt); 0 while none signs",
+    ),
+    gauge(
+        AUTHORITY_OVERDUE,
+        Unit::Count,
+        &["kind"],
+        "1 while that authority should have been followed by another one and cannot be; told by the leader, and by each node of its own keys",
     ),
     counter(
         signer::CALLS,

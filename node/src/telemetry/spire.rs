@@ -22,6 +22,13 @@ const ENTRIES: &str = "spire_server_entry_entries_by_entryid_cache_count";
 const AGENTS: &str = "spire_server_node_agents_by_id_cache_count";
 const CA_EXPIRATION: &str = "spire_server_manager_x509_ca_rotate_expiration";
 const CA_TTL: &str = "spire_server_manager_x509_ca_rotate_ttl";
+const CA_PREPARE: &str = "spire_server_ca_manager_x509_ca_prepare";
+const CA_PREPARE_TIME: &str = "spire_server_ca_manager_x509_ca_prepare_elapsed_time";
+const KEY_PREPARE: &str = "spire_server_ca_manager_jwt_key_prepare";
+const KEY_PREPARE_TIME: &str = "spire_server_ca_manager_jwt_key_prepare_elapsed_time";
+const CA_ACTIVATE: &str = "spire_server_ca_manager_x509_ca_activate";
+const KEY_ACTIVATE: &str = "spire_server_manager_jwt_key_activate";
+const PRUNED: &str = "spire_server_ca_manager_bundle_pruned";
 
 /// A name or a family of names, for the documentation.
 #[cfg(test)]
@@ -79,6 +86,48 @@ pub(super) const DECLARED: &[(&str, &str, &str, &str)] = &[
         "When the X.509 authority that signs ends, in Unix seconds.",
     ),
     (CA_TTL, "gauge", "`trust_domain_id`", "Seconds until then."),
+    (
+        CA_PREPARE,
+        "counter",
+        "`status`",
+        "X.509 authorities made on this node.",
+    ),
+    (
+        CA_PREPARE_TIME,
+        "summary",
+        "`status`",
+        "Their times in milliseconds.",
+    ),
+    (
+        KEY_PREPARE,
+        "counter",
+        "`status`",
+        "JWT authorities made on this node.",
+    ),
+    (
+        KEY_PREPARE_TIME,
+        "summary",
+        "`status`",
+        "Their times in milliseconds.",
+    ),
+    (
+        CA_ACTIVATE,
+        "counter",
+        "",
+        "X.509 authorities that this node let sign.",
+    ),
+    (
+        KEY_ACTIVATE,
+        "counter",
+        "",
+        "JWT authorities that this node let sign.",
+    ),
+    (
+        PRUNED,
+        "counter",
+        "",
+        "Ended authorities of the cluster that this node took out of the bundle.",
+    ),
 ];
 
 /// The names of one method.
@@ -199,6 +248,29 @@ pub fn authority(trust_domain: &str, expires_at: i64, now: i64) {
         .set(expires_at.saturating_sub(now) as f64);
 }
 
+/// The key and certificate of an authority were made here, or not.
+pub fn prepared(jwt: bool, ok: bool, elapsed: Duration) {
+    let (count, time) = if jwt {
+        (KEY_PREPARE, KEY_PREPARE_TIME)
+    } else {
+        (CA_PREPARE, CA_PREPARE_TIME)
+    };
+    call(count, time, if ok { "OK" } else { "Unknown" }, elapsed);
+}
+
+/// An authority began to sign by this node's command.
+pub fn activated(jwt: bool) {
+    let name = if jwt { KEY_ACTIVATE } else { CA_ACTIVATE };
+    counter!(name, "host" => host()).increment(1);
+}
+
+/// So many ended authorities left the bundle by this node's command.
+pub fn pruned(authorities: usize) {
+    if authorities > 0 {
+        counter!(PRUNED, "host" => host()).increment(authorities as u64);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -301,6 +373,11 @@ mod tests {
             running("1.2.3", "example.org", Duration::from_micros(1_999));
             held(3, 2);
             authority("example.org", 1_000, 900);
+            prepared(false, true, a_while);
+            prepared(true, false, a_while);
+            activated(false);
+            activated(true);
+            pruned(2);
         });
         let text = recorder.handle().render();
         let has = |start: &str, label: &str, end: &str| {
@@ -329,6 +406,19 @@ mod tests {
                 " 1",
             ),
             ("spire_server_server_ca_sign_x509_svid{", "host=", " 2"),
+            (
+                "spire_server_ca_manager_x509_ca_prepare{",
+                "status=\"OK\"",
+                " 1",
+            ),
+            (
+                "spire_server_ca_manager_jwt_key_prepare{",
+                "status=\"Unknown\"",
+                " 1",
+            ),
+            ("spire_server_ca_manager_x509_ca_activate{", "host=", " 1"),
+            ("spire_server_manager_jwt_key_activate{", "host=", " 1"),
+            ("spire_server_ca_manager_bundle_pruned{", "host=", " 2"),
             ("spire_server_server_ca_sign_x509_ca_svid{", "host=", " 1"),
             ("spire_server_server_ca_sign_jwt_svid{", "host=", " 1"),
             (

@@ -6,10 +6,11 @@
 
 use super::{Ruling, bundle};
 use crate::command::{
-    AbandonKey, AuthorityName, BeginKey, Outcome, ProveAuthority, RecordAuthority, Refusal,
+    AbandonKey, AuthorityName, BeginKey, Outcome, ProveAuthority, PruneAuthorities,
+    RecordAuthority, Refusal,
 };
 use crate::feed::ChangeKind;
-use crate::model::{AuthorityKind, AuthorityStatus, KeyIntent};
+use crate::model::{Authority, AuthorityKind, AuthorityStatus, BundleAuthority, KeyIntent};
 use crate::view::Txn;
 
 pub(super) fn begin_key(txn: &mut Txn<'_>, command: &BeginKey) -> Ruling {
@@ -159,4 +160,52 @@ pub(super) fn revoke(txn: &mut Txn<'_>, command: &AuthorityName) -> Ruling {
     txn.put_authority(&authority);
     txn.bundle_changed()?;
     Ok(Ok(Outcome::default()))
+}
+
+/// Forgets what ended a day ago or earlier by the cluster clock, whatever it was: nothing that
+/// it signed is valid any more. Refused as a whole where the own bundle would be left without
+/// a root, or without a JWT key where there was one.
+pub(super) fn prune(txn: &mut Txn<'_>, command: &PruneAuthorities) -> Ruling {
+    let before = txn.now().saturating_sub(BundleAuthority::KEPT_AFTER_END);
+    let trusted = |authority: &Authority| authority.status() != AuthorityStatus::Revoked;
+    let mut ended = Vec::new();
+    for kind in [AuthorityKind::X509, AuthorityKind::Jwt].map(i32::from) {
+        let named = |id: &str| {
+            let mut names = command.authorities.iter();
+            names.any(|name| name.kind == kind && name.id == id)
+        };
+        let (going, kept): (Vec<_>, Vec<_>) = txn
+            .authorities(kind)?
+            .into_iter()
+            .partition(|authority| authority.expires_at <= before && named(&authority.id));
+        let shrinks = going.iter().any(trusted);
+        let stays = kept.iter().any(trusted)
+            || txn
+                .bundle_authorities()?
+                .iter()
+                .any(|authority| authority.kind == kind);
+        if shrinks && !stays {
+            return Ok(Err(Refusal::LastAuthority));
+        }
+        ended.extend(going);
+    }
+    let mut outcome = Outcome::default();
+    for authority in ended {
+        txn.remove_authority(&authority);
+        outcome.removed += 1;
+        if trusted(&authority) {
+            outcome.pruned.push(BundleAuthority {
+                kind: authority.kind,
+                id: authority.id,
+                sequence: authority.sequence,
+                expires_at: authority.expires_at,
+                tainted: authority.tainted,
+                ..BundleAuthority::default()
+            });
+        }
+    }
+    if !outcome.pruned.is_empty() {
+        txn.bundle_changed()?;
+    }
+    Ok(Ok(outcome))
 }

@@ -5,6 +5,7 @@
 
 use prost::Message;
 
+use super::AuthorityName;
 use crate::model::Entry;
 
 /// See [`super::Command::UpdateEntries`].
@@ -176,4 +177,17 @@ pub struct PruneJoinTokens {
     /// Seconds that must have passed since the token's end; not negative.
     #[prost(int64, tag = "2")]
     pub expired_for: i64,
+}
+
+/// See [`super::Command::PruneAuthorities`].
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct PruneAuthorities {
+    /// Candidates: authorities that seem to have ended a day ago or earlier.
+    #[prost(message, repeated, tag = "1")]
+    pub authorities: Vec<AuthorityName>,
+}
+
+impl PruneAuthorities {
+    /// Feature level of the command.
+    pub const FEATURE_LEVEL: u32 = 2;
 }

@@ -1,10 +1,11 @@
 //! Authorities: late steps are refused.
 
 use chancery_raft_store::command::{
-    AbandonKey, AuthorityName, BeginKey, ProveAuthority, RecordAuthority,
+    AbandonKey, AppendBundle, AuthorityName, BeginKey, ProveAuthority, PruneAuthorities,
+    RecordAuthority,
 };
-use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus};
-use chancery_raft_store::{Command, Refusal};
+use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus, BundleAuthority};
+use chancery_raft_store::{ChangeKind, Command, Refusal};
 
 use super::{START_MS, World};
 
@@ -313,4 +314,117 @@ fn proofs_are_kept_as_an_ascending_set() {
         world.refused(Command::ProveAuthority(unknown)),
         Refusal::NotFound
     );
+}
+
+/// Brings an authority of the slot through prepared to active; its end is given.
+fn rotate(world: &mut World, epoch: u64, expires_at: i64) {
+    world.ok(Command::BeginKey(begin(epoch)));
+    world.ok(record(Authority {
+        expires_at,
+        ..draft(epoch)
+    }));
+    world.ok(Command::ActivateAuthority(name(epoch)));
+}
+
+fn prune(epochs: &[u64]) -> Command {
+    Command::PruneAuthorities(PruneAuthorities {
+        authorities: epochs.iter().map(|epoch| name(*epoch)).collect(),
+    })
+}
+
+const DAY: i64 = 86_400;
+
+#[test]
+fn an_authority_is_forgotten_a_day_after_its_end_and_not_before() {
+    let mut world = World::new();
+    let end = START_MS / 1000;
+    rotate(&mut world, 1, end);
+    rotate(&mut world, 2, end + 1);
+    rotate(&mut world, 3, end + 10 * DAY);
+    world.time_ms = START_MS + (DAY - 1) * 1000;
+    assert_eq!(world.ok(prune(&[1, 2, 3])).removed, 0);
+    world.time_ms = START_MS + DAY * 1000;
+    let sequence = world.cluster().bundle_sequence;
+    assert_eq!(world.ok(prune(&[3])).removed, 0, "not named");
+    assert_eq!(world.cluster().bundle_sequence, sequence);
+    let outcome = world.ok(prune(&[1, 2, 3]));
+    assert_eq!(outcome.removed, 1);
+    assert_eq!(
+        outcome
+            .pruned
+            .iter()
+            .map(|a| (a.id.as_str(), a.expires_at))
+            .collect::<Vec<_>>(),
+        [("authority-1", end)]
+    );
+    assert_eq!(
+        world.changes,
+        [
+            ChangeKind::AuthorityRemoved("authority-1".into()),
+            ChangeKind::BundleChanged
+        ]
+    );
+    assert_eq!(world.cluster().bundle_sequence, sequence + 1);
+    assert!(
+        world
+            .ask(|t| t.authority(AuthorityKind::X509.into(), &name(1).id))
+            .is_none()
+    );
+    assert_eq!(authority(&world, 2).status(), AuthorityStatus::Old);
+    // The slot goes on where it was.
+    assert_eq!(
+        world.refused(Command::BeginKey(begin(1))),
+        Refusal::Conflict
+    );
+    world.ok(Command::BeginKey(begin(4)));
+}
+
+#[test]
+fn the_last_root_stays_however_long_ago_it_ended() {
+    let mut world = World::new();
+    let end = START_MS / 1000;
+    rotate(&mut world, 1, end);
+    rotate(&mut world, 2, end);
+    world.time_ms = START_MS + 3 * DAY * 1000;
+    assert_eq!(world.refused(prune(&[1, 2])), Refusal::LastAuthority);
+    assert_eq!(world.ok(prune(&[1])).removed, 1);
+    assert_eq!(world.refused(prune(&[2])), Refusal::LastAuthority);
+    // One that is kept elsewhere serves, one of another kind does not.
+    let elsewhere = |kind: AuthorityKind| {
+        Command::AppendBundle(AppendBundle {
+            authorities: vec![BundleAuthority {
+                kind: kind.into(),
+                id: "elsewhere".into(),
+                der: vec![1],
+                ..BundleAuthority::default()
+            }],
+        })
+    };
+    world.ok(elsewhere(AuthorityKind::Jwt));
+    assert_eq!(world.refused(prune(&[2])), Refusal::LastAuthority);
+    world.ok(elsewhere(AuthorityKind::X509));
+    assert_eq!(world.ok(prune(&[2])).removed, 1);
+}
+
+#[test]
+fn a_revoked_authority_is_forgotten_without_a_change_of_the_bundle() {
+    let mut world = World::new();
+    let end = START_MS / 1000;
+    world.ok(Command::BeginKey(begin(1)));
+    world.ok(record(Authority {
+        expires_at: end,
+        ..draft(1)
+    }));
+    // Gives way: it has left the bundle.
+    world.ok(Command::BeginKey(begin(2)));
+    world.ok(record(Authority {
+        expires_at: end,
+        ..draft(2)
+    }));
+    world.time_ms = START_MS + 3 * DAY * 1000;
+    let sequence = world.cluster().bundle_sequence;
+    let outcome = world.ok(prune(&[1]));
+    assert_eq!((outcome.removed, outcome.pruned.len()), (1, 0));
+    assert_eq!(world.cluster().bundle_sequence, sequence);
+    assert_eq!(world.refused(prune(&[2])), Refusal::LastAuthority);
 }

@@ -5,10 +5,10 @@ use chancery_raft_store::command::{
     AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, CreateEntries,
     CreateJoinToken, CreateNodeToken, DeleteEntries, DeleteFederatedBundles, EntryFields,
     EntryUpdate, FEATURE_LEVEL, FederatedBundles, Found, ImportBan, ProveAuthority, PruneAgents,
-    PruneBundle, PruneEntries, PruneJoinTokens, RaiseFeatureLevel, RecordAuthority,
-    RecordDownstreamCa, RecordServerSvid, RelationshipDraft, RelationshipFields, Relationships,
-    RemoveMember, RenewAgent, SetAgentVersion, SetClock, TrustDomains, UpdateEntries,
-    UpdateFederatedBundles, UpdateRelationships,
+    PruneAuthorities, PruneBundle, PruneEntries, PruneJoinTokens, RaiseFeatureLevel,
+    RecordAuthority, RecordDownstreamCa, RecordServerSvid, RelationshipDraft, RelationshipFields,
+    Relationships, RemoveMember, RenewAgent, SetAgentVersion, SetClock, TrustDomains,
+    UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
 };
 use chancery_raft_store::model::{
     Authority, BundleAuthority, BundleCertificate, DownstreamCa, Entry, FederatedBundle,
@@ -211,13 +211,16 @@ fn authority_name() -> impl Strategy<Value = AuthorityName> {
 }
 
 fn authority() -> impl Strategy<Value = Authority> {
-    (authority_name(), slot(), 0u64..4).prop_map(|(name, slot, epoch)| Authority {
+    // Some ended more than a day before the clocks of [`proposal`] begin.
+    let end = prop::sample::select(&[0, -90_000][..]);
+    (authority_name(), slot(), 0u64..4, end).prop_map(|(name, slot, epoch, expires_at)| Authority {
         id: name.id,
         kind: name.kind,
         slot,
         epoch,
         key_id: vec![7; 16],
         public_key: vec![1],
+        expires_at,
         ..Authority::default()
     })
 }
@@ -359,6 +362,8 @@ fn key_command() -> impl Strategy<Value = Command> {
         2 => authority_name().prop_map(Command::ActivateAuthority),
         2 => authority_name().prop_map(Command::TaintAuthority),
         2 => authority_name().prop_map(Command::RevokeAuthority),
+        1 => prop::collection::vec(authority_name(), 1..4)
+            .prop_map(|authorities| Command::PruneAuthorities(PruneAuthorities { authorities })),
         2 => downstream_ca().prop_map(|ca| {
             Command::RecordDownstreamCa(RecordDownstreamCa { ca: Some(ca) })
         }),

@@ -1,0 +1,526 @@
+//! The planners of several nodes over the real `apply`, with everything in their way that a
+//! cluster has: leaders that change or only think that they lead, nodes that are behind, away
+//! or restarted, answers that are lost and commands that come late.
+//!
+//! Every fourth step of time is calm: whoever is up is up to date, one leads, nothing is lost.
+//! That is what a cluster gives in a sixth of an authority's life.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chancery_raft_store::apply::apply;
+use chancery_raft_store::command::{
+    AbandonKey, AdmitMember, BeginKey, ClockTold, FEATURE_LEVEL, Found, ProveAuthority,
+    PruneAuthorities, RecordAuthority,
+};
+use chancery_raft_store::store::{Row, StoreError};
+use chancery_raft_store::view::{View, Writes};
+use chancery_raft_store::{Command, Directory, Proposal};
+use proptest::prelude::*;
+
+use super::*;
+
+const LIFE: i64 = 86_400;
+const DAY: i64 = 86_400;
+/// Time passes in so many steps a life.
+const STEPS: i64 = 60;
+const START: i64 = 1_800_000_000;
+const NODES: u64 = 3;
+
+/// splitmix64: the seed decides everything.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % sides
+    }
+
+    /// True once in `sides`.
+    fn once_in(&mut self, sides: u64) -> bool {
+        self.roll(sides) == 0
+    }
+}
+
+#[derive(Default)]
+struct Rows(BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl View for Rows {
+    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.0.get(key).cloned())
+    }
+
+    fn rows(&self, prefix: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
+        let rows = self.0.range(prefix.to_vec()..);
+        let rows = rows.take_while(|(key, _)| key.starts_with(prefix));
+        let rows = rows.take(limit);
+        Ok(rows.map(|(k, v)| (k.clone(), v.clone())).collect())
+    }
+}
+
+#[derive(Default)]
+struct Node {
+    directory: Directory,
+    applied: usize,
+    usable: BTreeSet<String>,
+    /// Ids of keys in its memory.
+    keys: BTreeSet<Vec<u8>>,
+    up_since: i64,
+    away_since: Option<i64>,
+    restarts: Vec<i64>,
+}
+
+/// What a planner knew when it let an authority sign.
+#[derive(Clone)]
+struct Known {
+    required: BTreeSet<u64>,
+    /// The one that was to be followed, if it was still valid.
+    active: Option<Authority>,
+    next: Authority,
+    at: i64,
+}
+
+struct Cluster {
+    shared: bool,
+    dice: Dice,
+    now: i64,
+    rows: Rows,
+    log: Vec<Writes>,
+    /// The state at the end of the log.
+    head: Directory,
+    nodes: BTreeMap<u64, Node>,
+    leader: u64,
+    /// Commands whose proposers have given up waiting.
+    late: Vec<(Command, Option<Known>)>,
+    most: usize,
+    rotations: usize,
+    pruned: usize,
+}
+
+impl Cluster {
+    fn new(seed: u64, shared: bool) -> Self {
+        let node = |_| Node {
+            up_since: START,
+            ..Node::default()
+        };
+        let mut cluster = Self {
+            shared,
+            dice: Dice(seed),
+            now: START,
+            rows: Rows::default(),
+            log: Vec::new(),
+            head: Directory::default(),
+            nodes: (1..=NODES).map(|id| (id, node(id))).collect(),
+            leader: 1,
+            late: Vec::new(),
+            most: 0,
+            rotations: 0,
+            pruned: 0,
+        };
+        let admission = |id: u64| AdmitMember {
+            peer_address: format!("node-{id}:8443"),
+            api_address: format!("node-{id}:8081"),
+            spki_sha256: id.to_be_bytes().repeat(4),
+            ..AdmitMember::default()
+        };
+        cluster.apply(
+            Command::Found(Found {
+                cluster_id: "cluster".into(),
+                trust_domain: "example.org".into(),
+                founder: Some(admission(1)),
+                founding_peers: (1..=NODES).map(|id| format!("node-{id}:8443")).collect(),
+                feature_level: FEATURE_LEVEL,
+            }),
+            None,
+        );
+        for id in 2..=NODES {
+            cluster.apply(Command::AdmitMember(admission(id)), None);
+        }
+        cluster
+    }
+
+    fn authorities(&self) -> impl Iterator<Item = std::sync::Arc<Authority>> + '_ {
+        KINDS.into_iter().flat_map(|k| self.head.authorities(k))
+    }
+
+    /// The log takes a command; what must hold is looked at.
+    fn apply(&mut self, command: Command, known: Option<Known>) -> bool {
+        let before: Vec<_> = self.authorities().collect();
+        let clock_ms = self.now * 1000;
+        // As with every step of more than an hour.
+        let clocks = (1..=NODES).map(|node_id| ClockTold { node_id, clock_ms });
+        let proposal = Proposal {
+            time_ms: clock_ms,
+            clocks: clocks.collect(),
+            ..Proposal::new(None, command.clone())
+        };
+        let index = self.log.len() as u64 + 1;
+        let applied = apply(&self.rows, &Writes::new(), index, &proposal).unwrap();
+        for (key, value) in &applied.writes {
+            match value {
+                Some(value) => self.rows.0.insert(key.clone(), value.clone()),
+                None => self.rows.0.remove(key),
+            };
+        }
+        self.head.absorb(&applied.writes).unwrap();
+        self.log.push(applied.writes);
+        let accepted = applied.outcome.accepted().is_ok();
+        if accepted {
+            match &command {
+                Command::ActivateAuthority(_) => self.judge_activation(&known.unwrap()),
+                Command::PruneAuthorities(_) => self.judge_pruning(&before),
+                _ => {}
+            }
+        }
+        self.judge_state(&before);
+        accepted
+    }
+
+    fn judge_activation(&mut self, known: &Known) {
+        self.rotations += 1;
+        if !self.shared {
+            return;
+        }
+        let unproved: Vec<_> = known
+            .required
+            .iter()
+            .filter(|id| !known.next.proved_by.contains(id))
+            .collect();
+        let Some(active) = &known.active else {
+            assert!(!known.next.proved_by.is_empty(), "nobody proved it");
+            return;
+        };
+        assert!(unproved.is_empty(), "{unproved:?} did not prove it");
+        // A certificate begins ten seconds before it is made.
+        let backdated = if known.next.kind() == AuthorityKind::Jwt {
+            0
+        } else {
+            10
+        };
+        assert!(
+            known.at >= known.next.issued_at + backdated + 15,
+            "unknown to agents"
+        );
+        assert!(known.at >= active.expires_at - LIFE / 6, "early");
+    }
+
+    fn judge_pruning(&mut self, before: &[std::sync::Arc<Authority>]) {
+        for gone in before {
+            let left = self
+                .authorities()
+                .any(|a| a.kind == gone.kind && a.id == gone.id);
+            if !left {
+                assert!(gone.expires_at + DAY <= self.now, "pruned early: {gone:?}");
+                self.pruned += 1;
+            }
+        }
+    }
+
+    fn judge_state(&mut self, before: &[std::sync::Arc<Authority>]) {
+        let all: Vec<_> = self.authorities().collect();
+        let mut active = BTreeMap::new();
+        for authority in &all {
+            if authority.status() == AuthorityStatus::Active {
+                let other = active.insert(authority.slot.clone(), authority.epoch);
+                assert_eq!(other, None, "two sign in {}", authority.slot);
+            }
+        }
+        for earlier in before {
+            if earlier.status() == AuthorityStatus::Active
+                && let Some(now) = active.get(&earlier.slot)
+            {
+                assert!(*now >= earlier.epoch, "{} went back", earlier.slot);
+            }
+        }
+        for kind in KINDS {
+            let trusted = |a: &&std::sync::Arc<Authority>| {
+                a.kind() == kind && a.status() != AuthorityStatus::Revoked
+            };
+            let had = before.iter().any(|a| trusted(&a));
+            assert!(
+                !had || all.iter().any(|a| trusted(&a)),
+                "no {kind:?} is left"
+            );
+        }
+        self.most = self.most.max(all.len());
+    }
+
+    fn scene(&self, id: u64, believes: bool) -> Scene {
+        let node = &self.nodes[&id];
+        let seen = self
+            .nodes
+            .iter()
+            .filter_map(|(other, n)| match n.away_since {
+                None => Some((*other, 0)),
+                // Whoever started since has never seen it.
+                Some(away) => (away >= node.up_since).then_some((*other, self.now - away)),
+            });
+        let slots = KINDS.map(|k| slot(k, (!self.shared).then_some(id)));
+        let authorities: Vec<Authority> = {
+            let all = KINDS.iter().flat_map(|k| node.directory.authorities(*k));
+            all.map(|a| (*a).clone()).collect()
+        };
+        let own = authorities
+            .iter()
+            .filter(|a| !self.shared && a.node_id == id);
+        let lost = own.filter(|a| !node.keys.contains(&a.key_id));
+        Scene {
+            me: id,
+            lost: lost.map(|a| a.id.clone()).collect(),
+            leader: believes,
+            shared: self.shared,
+            without_jwt: false,
+            prunes: true,
+            now: self.now,
+            up_for: self.now - node.up_since,
+            authorities,
+            intents: slots
+                .iter()
+                .filter_map(|s| node.directory.intent(s).cloned())
+                .collect(),
+            seen: seen.collect(),
+            usable: node.usable.clone(),
+        }
+    }
+
+    fn catch_up(&mut self, id: u64, until: usize) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        for writes in &self.log[node.applied..until.max(node.applied)] {
+            node.directory.absorb(writes).unwrap();
+        }
+        node.applied = node.applied.max(until);
+    }
+
+    /// What a node does in one look at what it knows.
+    fn turn(&mut self, id: u64, believes: bool, calm: bool) {
+        let scene = self.scene(id, believes);
+        for step in plan(&scene) {
+            let Some(command) = self.carry_out(id, &step) else {
+                continue;
+            };
+            let known = match &step {
+                Step::Activate { kind, id: next } => {
+                    let slot = Slot::of(&scene, *kind);
+                    let next = scene.authorities.iter().rfind(|a| a.id == *next).unwrap();
+                    Some(Known {
+                        required: scene.seen_within(600).collect(),
+                        active: slot.active().cloned(),
+                        next: next.clone(),
+                        at: scene.now,
+                    })
+                }
+                _ => None,
+            };
+            let fate = if calm { 0 } else { self.dice.roll(4) };
+            match fate {
+                // It never left.
+                1 => {}
+                // It is applied when nobody expects it any more.
+                2 => self.late.push((command, known)),
+                _ => {
+                    let accepted = self.apply(command.clone(), known);
+                    // With fate 3 the answer is lost.
+                    if accepted && fate == 0 {
+                        self.answered(id, &command);
+                    }
+                }
+            }
+        }
+    }
+
+    fn answered(&mut self, id: u64, command: &Command) {
+        if let Command::RecordAuthority(RecordAuthority { authority: Some(a) }) = command {
+            self.nodes.get_mut(&id).unwrap().usable.insert(a.id.clone());
+        }
+    }
+
+    fn carry_out(&mut self, me: u64, step: &Step) -> Option<Command> {
+        let now = self.now;
+        let name = |kind: &AuthorityKind, id: &str| AuthorityName {
+            kind: (*kind).into(),
+            id: id.into(),
+        };
+        match step {
+            Step::Begin { slot, epoch, .. } => Some(Command::BeginKey(BeginKey {
+                slot: slot.clone(),
+                epoch: *epoch,
+                node_id: me,
+                key_id: (0..2)
+                    .flat_map(|_| self.dice.roll(u64::MAX).to_be_bytes())
+                    .collect(),
+                key_label: format!("chancery/cluster/{slot}/{epoch}"),
+            })),
+            Step::Abandon { slot, epoch } => Some(Command::AbandonKey(AbandonKey {
+                slot: slot.clone(),
+                epoch: *epoch,
+            })),
+            Step::Make { kind, intent } => {
+                let node = self.nodes.get_mut(&me).unwrap();
+                node.keys.insert(intent.key_id.clone());
+                let backdated = if *kind == AuthorityKind::Jwt { 0 } else { 10 };
+                Some(Command::RecordAuthority(RecordAuthority {
+                    authority: Some(Authority {
+                        kind: (*kind).into(),
+                        id: format!("{}/{}", intent.slot, intent.epoch),
+                        slot: intent.slot.clone(),
+                        epoch: intent.epoch,
+                        key_id: intent.key_id.clone(),
+                        node_id: if self.shared { 0 } else { me },
+                        public_key: vec![1],
+                        issued_at: now - backdated,
+                        expires_at: now + LIFE - backdated,
+                        ..Authority::default()
+                    }),
+                }))
+            }
+            Step::Prove { kind, id } => {
+                let node = self.nodes.get_mut(&me).unwrap();
+                let authorities = node.directory.authorities(*kind);
+                let authority = authorities.iter().find(|a| a.id == *id).unwrap();
+                if !self.shared && !node.keys.contains(&authority.key_id) {
+                    return None;
+                }
+                node.usable.insert(id.clone());
+                (!authority.proved_by.contains(&me)).then(|| {
+                    Command::ProveAuthority(ProveAuthority {
+                        authority: Some(name(kind, id)),
+                        node_id: me,
+                    })
+                })
+            }
+            Step::Activate { kind, id } => Some(Command::ActivateAuthority(name(kind, id))),
+            Step::Prune { authorities } => Some(Command::PruneAuthorities(PruneAuthorities {
+                authorities: authorities.clone(),
+            })),
+        }
+    }
+
+    fn restart(&mut self, id: u64) {
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.usable.clear();
+        node.keys.clear();
+        node.away_since = None;
+        node.up_since = self.now;
+        node.restarts.push(self.now);
+    }
+
+    fn up(&self) -> Vec<u64> {
+        let up = self.nodes.iter().filter(|(_, n)| n.away_since.is_none());
+        up.map(|(id, _)| *id).collect()
+    }
+
+    /// What happens to nodes.
+    fn trouble(&mut self) {
+        for id in 1..=NODES {
+            let away = self.nodes[&id].away_since.is_some();
+            if away && self.dice.once_in(12) {
+                self.restart(id);
+            } else if !away && self.dice.once_in(40) {
+                // Only for a moment, or for long; one is always there.
+                if self.up().len() > 1 && self.dice.once_in(2) {
+                    let now = self.now;
+                    self.nodes.get_mut(&id).unwrap().away_since = Some(now);
+                } else {
+                    self.restart(id);
+                }
+            }
+        }
+        let up = self.up();
+        if !up.contains(&self.leader) || self.dice.once_in(5) {
+            self.leader = up[self.dice.roll(up.len() as u64) as usize];
+        }
+    }
+
+    fn step(&mut self, number: i64) {
+        self.now += LIFE / STEPS;
+        let calm = number % 4 == 0;
+        if !calm {
+            self.trouble();
+        }
+        for _ in 0..if calm { 4 } else { 1 } {
+            for id in self.up() {
+                let lag = if calm { 0 } else { self.dice.roll(3) as usize };
+                self.catch_up(id, self.log.len().saturating_sub(lag));
+                let believes = id == self.leader || (!calm && self.dice.once_in(4));
+                self.turn(id, believes, calm);
+            }
+        }
+        while !self.late.is_empty() && self.dice.once_in(3) {
+            let at = self.dice.roll(self.late.len() as u64) as usize;
+            let (command, known) = self.late.swap_remove(at);
+            self.apply(command, known);
+        }
+    }
+
+    /// From the first calm step on there is one that signs, and not more than are needed.
+    fn judge_service(&self) {
+        let all: Vec<_> = self.authorities().collect();
+        for kind in KINDS {
+            let signing = |slot: String, usable: Option<&BTreeSet<String>>| {
+                all.iter().any(|a| {
+                    a.slot == slot
+                        && a.status() == AuthorityStatus::Active
+                        && a.expires_at > self.now
+                        && usable.is_none_or(|ids| ids.contains(&a.id))
+                })
+            };
+            if self.shared {
+                assert!(
+                    signing(slot(kind, None), None),
+                    "no {kind:?} authority signs at {} of {all:#?}",
+                    self.now - START
+                );
+            }
+            for (id, node) in &self.nodes {
+                // It has had a calm step.
+                let settled = self.now - node.up_since >= 5 * LIFE / STEPS;
+                if !self.shared && node.away_since.is_none() && settled {
+                    let own = signing(slot(kind, Some(*id)), Some(&node.usable));
+                    assert!(own, "no {kind:?} authority signs on node {id}");
+                }
+            }
+        }
+        let bound = if self.shared {
+            // Within two lives two and a half are made of each kind, one more in time of need.
+            2 * 5
+        } else {
+            let lately = |at: &&i64| self.now - **at <= 3 * LIFE;
+            let restarts = self.nodes.values().flat_map(|n| &n.restarts);
+            2 * (5 * NODES as usize + 2 * restarts.filter(lately).count())
+        };
+        assert!(
+            all.len() <= bound,
+            "{} authorities, {bound} at most",
+            all.len()
+        );
+    }
+}
+
+fn lives(seed: u64, shared: bool, lives: i64) -> Cluster {
+    let mut cluster = Cluster::new(seed, shared);
+    for number in 0..lives * STEPS {
+        cluster.step(number);
+        cluster.judge_service();
+    }
+    cluster
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn shared_authorities_follow_each_other_whatever_happens(seed: u64) {
+        let cluster = lives(seed, true, 8);
+        // Eight lives of five sixths each, both kinds.
+        prop_assert!(cluster.rotations >= 2 * 8, "{} rotations", cluster.rotations);
+        prop_assert!(cluster.pruned >= 2 * 5, "{} pruned", cluster.pruned);
+    }
+
+    #[test]
+    fn authorities_of_each_node_follow_each_other_whatever_happens(seed: u64) {
+        let cluster = lives(seed, false, 8);
+        prop_assert!(cluster.pruned >= 2 * 5, "{} pruned", cluster.pruned);
+    }
+}
