@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::task::JoinHandle;
 
-use super::clients::issuers::{self, Issuance, Workload};
+use super::clients::issuers::{self, Issuance, Signed, Workload};
 use super::clients::journal::{self, Journal};
 use super::clients::{World, agents, authorities, entries, tokens};
 use super::cluster::Cluster;
@@ -238,7 +238,7 @@ async fn ready(
                 Ok(_) if !written.iter().any(|line| line.node == index) => {
                     Some(format!("node {index} acknowledges no write"))
                 }
-                Ok(_) if !signed.iter().any(|(n, at)| *n == index && *at >= healed) => {
+                Ok(_) if !signed.iter().any(|d| d.node == index && d.asked >= healed) => {
                     Some(format!("node {index} says ready and signs nothing"))
                 }
                 Ok(_) => continue,
@@ -283,17 +283,13 @@ fn issued(
         tally.refusals.len()
     ));
     for node in injection.mute() {
-        let late = |at: &Instant| *at > fault + MUTE_AFTER && *at < ends;
-        let signed = tally
-            .documents
-            .iter()
-            .filter(|(n, at)| *n == node && late(at))
-            .count();
-        if signed > 0 {
+        let last = signed_until(&tally.documents, node, fault, ends);
+        if last > MUTE_AFTER {
             report.violations.push(format!(
-                "node {node}, whose clock is far off, signed {signed} documents later than {MUTE_AFTER:?} after the fault"
+                "node {node}, whose clock is far off, signed {last:.2?} after the fault; the limit is {MUTE_AFTER:?}"
             ));
         }
+        let late = |at: &Instant| *at > fault + MUTE_AFTER && *at < ends;
         if !tally.refusals.iter().any(|(n, at)| *n == node && late(at)) {
             report.no_coverage = Some(format!("node {node} was not asked while its clock was off"));
         }
@@ -305,12 +301,7 @@ fn issued(
         return;
     }
     for node in injection.away() {
-        let signed = tally.documents.iter().filter(|(n, _)| *n == node);
-        let signed: Vec<Duration> = signed
-            .map(|(_, at)| at.saturating_duration_since(fault))
-            .filter(|after| !after.is_zero() && *after < ends - fault)
-            .collect();
-        let last = signed.iter().max().copied().unwrap_or_default();
+        let last = signed_until(&tally.documents, node, fault, ends);
         let refused = tally
             .refusals
             .iter()
@@ -332,6 +323,18 @@ fn issued(
             report.no_coverage = Some(format!("node {node} was not asked after its limit"));
         }
     }
+}
+
+/// For how long after the fault a node surely signed: until the last request whose answer
+/// came before the healing began. A request that waited for a quorum until one was back was
+/// signed by right, however early it was asked.
+fn signed_until(documents: &[Signed], node: usize, fault: Instant, ends: Instant) -> Duration {
+    documents
+        .iter()
+        .filter(|d| d.node == node && d.answered < ends)
+        .map(|d| d.asked.saturating_duration_since(fault))
+        .max()
+        .unwrap_or_default()
 }
 
 /// What must hold once the cluster is whole again.
@@ -396,4 +399,32 @@ fn excerpt(history: &[String]) -> String {
     }
     let (first, last) = (&history[..LINES], &history[history.len() - LINES..]);
     format!("{}\n  ...\n  {}", first.join("\n  "), last.join("\n  "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_counts_when_it_was_asked_for_and_here_during_the_fault() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let signed = |node, asked, answered| Signed {
+            node,
+            asked: at(asked),
+            answered: at(answered),
+        };
+        let (fault, ends) = (at(1_000), at(9_000));
+        let until = |documents: &[Signed]| signed_until(documents, 0, fault, ends);
+        let before = signed(0, 900, 950);
+        assert_eq!(until(&[before]), Duration::ZERO);
+        let early = signed(0, 4_000, 4_010);
+        let other = signed(1, 6_000, 6_010);
+        assert_eq!(until(&[before, early, other]), Duration::from_millis(3_000));
+        // It waited for the quorum that the healing brought back.
+        let waited = signed(0, 8_600, 9_400);
+        assert_eq!(until(&[early, waited]), Duration::from_millis(3_000));
+        let late = signed(0, 8_600, 8_610);
+        assert_eq!(until(&[early, waited, late]), Duration::from_millis(7_600));
+    }
 }

@@ -67,11 +67,22 @@ impl Workload {
     }
 }
 
+/// A document that a node signed some time between the request and the answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Signed {
+    /// The node.
+    pub node: usize,
+    /// When it was asked for.
+    pub asked: Instant,
+    /// When it was here.
+    pub answered: Instant,
+}
+
 /// What came of it.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// Documents, by node and time of the request.
-    pub documents: Vec<(usize, Instant)>,
+    /// Documents.
+    pub documents: Vec<Signed>,
     /// Requests that failed, by node and time of the answer.
     pub refusals: Vec<(usize, Instant)>,
     /// Requests that failed with every retry at a node in touch with a quorum, and why.
@@ -109,10 +120,15 @@ pub async fn client(world: World, place: Place, workload: Workload, issuance: Is
             if attempt > 0 {
                 tokio::time::sleep(PAUSE).await;
             }
-            let began = Instant::now();
+            let asked = Instant::now();
             match one(&workload, &place, &mut channel).await {
                 Ok(()) => {
-                    issuance.note(|t| t.documents.push((place.index, began)));
+                    let signed = Signed {
+                        node: place.index,
+                        asked,
+                        answered: Instant::now(),
+                    };
+                    issuance.note(|t| t.documents.push(signed));
                     why.clear();
                     break;
                 }
