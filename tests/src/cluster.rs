@@ -222,6 +222,13 @@ impl Cluster {
         )
     }
 
+    /// Trust domain and bundle, as a node tells them now.
+    pub fn trust_of(&self, node: &Node) -> anyhow::Result<Trust> {
+        let shown = self.cli(node, &["bundle", "show"])?;
+        ensure!(shown.status.success(), "bundle show: {}", text(&shown));
+        Trust::from_pem(&self.file.trust_domain, &String::from_utf8(shown.stdout)?)
+    }
+
     /// Runs the `chancery` command against a node's admin socket.
     pub fn cli(&self, node: &Node, args: &[&str]) -> anyhow::Result<Output> {
         let mut command = Command::new(bin_dir()?.join("chancery"));

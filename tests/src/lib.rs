@@ -7,5 +7,8 @@ pub mod faults;
 pub mod go;
 pub mod load;
 pub mod planted;
+pub mod secrets;
+pub mod softhsm_file;
 pub mod tls;
+pub mod token_server;
 pub mod x509pop;
