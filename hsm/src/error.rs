@@ -98,8 +98,11 @@ pub enum SignerError {
         bytes: usize,
     },
     /// The queue in front of the sessions is full; the call was not started.
-    #[error("signer queue is full")]
-    Busy,
+    #[error("signer queue is full; there is room in {} ms", .retry_after.as_millis())]
+    Busy {
+        /// What waits is done after this time, at the pace of late.
+        retry_after: Duration,
+    },
     /// Every session is inside a call that outlived its caller; the call was not started.
     #[error("all {sessions} sessions hang inside the module")]
     Stalled {
@@ -297,7 +300,7 @@ impl SignerError {
     #[must_use]
     pub fn retry(&self) -> Retry {
         match self {
-            Self::Busy
+            Self::Busy { .. }
             | Self::Stalled { .. }
             | Self::Deadline { .. }
             | Self::ModuleStuck { .. } => Retry::Retry,
@@ -355,7 +358,7 @@ impl SignerError {
             Self::UnsafeKey { .. } => "unsafe_key",
             Self::WrongSignature { .. } => "wrong_signature",
             Self::SignatureWidth { .. } => "signature_width",
-            Self::Busy => "busy",
+            Self::Busy { .. } => "busy",
             Self::Stalled { .. } => "stalled",
             Self::Deadline { .. } => "deadline",
             Self::Closed => "closed",

@@ -109,6 +109,18 @@ impl<S: Signer> Signer for Metered<S> {
         outcome
     }
 
+    async fn sign_first(
+        &self,
+        key: &KeyRef,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+    ) -> Result<Signature, SignerError> {
+        let began = environment::now();
+        let outcome = self.inner.sign_first(key, algorithm, message).await;
+        self.record("sign_first", began, &outcome);
+        outcome
+    }
+
     async fn delete(&self, key: &KeyRef) -> Result<(), SignerError> {
         let began = environment::now();
         let outcome = self.inner.delete(key).await;

@@ -51,6 +51,21 @@ pub trait Signer: Send + Sync + 'static {
         message: &[u8],
     ) -> Result<Signature, SignerError>;
 
+    /// As [`Signer::sign`], ahead of every document that waits: for work on authorities, such as
+    /// signing an intermediate with a key that signs documents too. Rare by its nature; a storm
+    /// of it would let documents wait for ever.
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    async fn sign_first(
+        &self,
+        key: &KeyRef,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+    ) -> Result<Signature, SignerError> {
+        self.sign(key, algorithm, message).await
+    }
+
     /// Destroys a key for good: both halves, or the half that a crash left. For intents that were
     /// abandoned.
     ///

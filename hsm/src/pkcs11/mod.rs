@@ -260,6 +260,22 @@ impl Pkcs11Signer {
         self.run(lane, self.deadline, work).await
     }
 
+    async fn sign_in(
+        &self,
+        lane: Lane,
+        key: &KeyRef,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+    ) -> Result<Signature, SignerError> {
+        let key = key.clone();
+        // Hashed here: tokens sign any length given to them without protest, and messages are long.
+        let digest = algorithm.digest(message);
+        let work = move |worker: &mut Worker, inside: &Inside<'_>| {
+            worker.sign(&key, algorithm, &digest, inside)
+        };
+        self.run(lane, self.deadline, work).await
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         lane: Lane,
@@ -342,14 +358,17 @@ impl Signer for Pkcs11Signer {
         algorithm: SignatureAlgorithm,
         message: &[u8],
     ) -> Result<Signature, SignerError> {
-        let key = key.clone();
-        // Hashed here: tokens sign any length given to them without protest, and messages are long.
-        let digest = algorithm.digest(message);
-        let lane = Lane::Key(key.id);
-        let work = move |worker: &mut Worker, inside: &Inside<'_>| {
-            worker.sign(&key, algorithm, &digest, inside)
-        };
-        self.run(lane, self.deadline, work).await
+        self.sign_in(Lane::Key(key.id), key, algorithm, message)
+            .await
+    }
+
+    async fn sign_first(
+        &self,
+        key: &KeyRef,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+    ) -> Result<Signature, SignerError> {
+        self.sign_in(Lane::First, key, algorithm, message).await
     }
 
     async fn delete(&self, key: &KeyRef) -> Result<(), SignerError> {

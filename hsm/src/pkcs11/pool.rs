@@ -5,17 +5,23 @@
 //! all are stuck, callers hear so at once instead of after their deadline; when the pool is dropped
 //! its threads have left the module, except those that are stuck in it.
 
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::queue::{Lane, Queue};
+use super::queue::{Lane, Queue, Refused};
 use crate::error::SignerError;
-use crate::lock;
+use crate::{environment, lock};
 
+/// What a call is thought to take before any was measured, in microseconds.
+const CALL_US: u64 = 1_000;
+/// A measured call counts for one in so many.
+const CALLS_WEIGHED: u64 = 16;
+/// Nobody is told to come back later than this.
+const RETRY_MAX: Duration = Duration::from_secs(5);
 /// How long dropping the pool waits for threads that are not stuck.
 const END_SECONDS_MAX: u64 = 2;
 
@@ -30,6 +36,8 @@ pub(super) struct Pool<W> {
 struct Shared<W> {
     queue: Queue<Job<W>>,
     workers: u32,
+    /// What calls take, of late, in microseconds.
+    call_us: AtomicU64,
     /// Threads inside a call that outlived its caller. Signed: a thread may take itself off just
     /// before its caller has counted it.
     stuck: AtomicI64,
@@ -45,6 +53,24 @@ impl<W> Drop for Ending<W> {
     fn drop(&mut self) {
         *lock(&self.0.alive) -= 1;
         self.0.ended.notify_all();
+    }
+}
+
+impl<W> Shared<W> {
+    /// Takes in what a call took. Threads that do it at once may lose one: it is an estimate.
+    fn measured(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let before = self.call_us.load(Ordering::Relaxed);
+        let now = before - before / CALLS_WEIGHED + took / CALLS_WEIGHED;
+        self.call_us.store(now.max(1), Ordering::Relaxed);
+    }
+
+    /// When so many waiting calls are done.
+    fn done_after(&self, queued: usize) -> Duration {
+        let queued = u64::try_from(queued).unwrap_or(u64::MAX);
+        let each = self.call_us.load(Ordering::Relaxed);
+        let us = queued.saturating_mul(each) / u64::from(self.workers.max(1));
+        Duration::from_micros(us).clamp(Duration::from_millis(1), RETRY_MAX)
     }
 }
 
@@ -94,6 +120,7 @@ impl<W: Send + 'static> Pool<W> {
         let shared = Arc::new(Shared {
             queue,
             workers: count,
+            call_us: AtomicU64::new(CALL_US),
             stuck: AtomicI64::new(0),
             alive: Mutex::default(),
             ended: Condvar::new(),
@@ -176,7 +203,9 @@ impl<W: Send + 'static> Caller<W> {
                 if reply.is_closed() || !progress.step(Progress::WAITS, Progress::RUNS) {
                     return;
                 }
+                let began = environment::now();
                 let outcome = work(worker);
+                shared.measured(environment::now().saturating_duration_since(began));
                 if !progress.step(Progress::RUNS, Progress::DONE) {
                     shared.stuck.fetch_sub(1, Ordering::AcqRel);
                 }
@@ -184,7 +213,15 @@ impl<W: Send + 'static> Caller<W> {
                 let _ = reply.send(outcome);
             })
         };
-        shared.queue.push(lane, job)?;
+        shared
+            .queue
+            .push(lane, job)
+            .map_err(|refused| match refused {
+                Refused::Closed => SignerError::Closed,
+                Refused::Full { queued } => SignerError::Busy {
+                    retry_after: shared.done_after(queued),
+                },
+            })?;
         match tokio::time::timeout(after, answer).await {
             Ok(Ok(outcome)) => outcome,
             // Its job was dropped unrun.
@@ -302,9 +339,11 @@ mod tests {
             })
         };
         eventually("the second waits", || pool.load().queued == 1).await;
+        // One waits, at the pace that a call is thought to have.
+        let retry_after = Duration::from_micros(CALL_US);
         assert_eq!(
             pool.run(Lane::Listing, LONG, |_| Ok(())).await,
-            Err(SignerError::Busy)
+            Err(SignerError::Busy { retry_after })
         );
 
         second.abort();
@@ -314,6 +353,20 @@ mod tests {
         eventually("the queue is empty", || pool.load().queued == 0).await;
         // The sender went with the job: it was dropped without having been run.
         assert!(never_out.recv_timeout(LONG).is_err());
+    }
+
+    #[tokio::test]
+    async fn who_is_refused_hears_when_there_is_room() {
+        let pool = pool(4, 8);
+        let slow = Duration::from_millis(80);
+        for _ in 0..200 {
+            pool.shared.measured(slow);
+        }
+        let told = pool.shared.done_after(100);
+        let fair = slow * 100 / 4;
+        assert!(told > fair * 9 / 10 && told <= fair, "{told:?}");
+        assert_eq!(pool.shared.done_after(1_000_000), RETRY_MAX);
+        assert_eq!(pool.shared.done_after(0), Duration::from_millis(1));
     }
 
     #[tokio::test]

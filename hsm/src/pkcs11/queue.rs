@@ -1,4 +1,5 @@
-//! The bounded queue in front of the sessions: one lane a key, served in turn.
+//! The bounded queue in front of the sessions: one lane a key, served in turn, and one for what goes
+//! ahead of them all.
 //!
 //! Fair, so that proving a new key or signing with the bundle's does not wait behind a storm on
 //! another key; and never full for everyone because of one lane: a lane may hold at most
@@ -7,7 +8,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use crate::error::SignerError;
 use crate::lock;
 use crate::signer::KeyId;
 
@@ -17,12 +17,23 @@ const SHARE: usize = 4;
 /// What calls wait behind each other for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Lane {
+    /// Work on authorities: served before any other lane.
+    First,
     /// One key.
     Key(KeyId),
     /// Listing.
     Listing,
     /// Whether the token is back.
     Probe,
+}
+
+/// Why a job was not taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// So many wait already.
+    Full { queued: usize },
+    /// Nobody serves any more.
+    Closed,
 }
 
 #[derive(Debug)]
@@ -59,15 +70,17 @@ impl<J> Queue<J> {
     }
 
     /// Takes a job in, or refuses at once.
-    pub(super) fn push(&self, lane: Lane, job: J) -> Result<(), SignerError> {
+    pub(super) fn push(&self, lane: Lane, job: J) -> Result<(), Refused> {
         let mut state = lock(&self.state);
         if state.closed {
-            return Err(SignerError::Closed);
+            return Err(Refused::Closed);
         }
         let free = self.capacity - state.queued;
         let held = state.lanes.get(&lane).map_or(0, VecDeque::len);
         if held >= free.saturating_mul(SHARE) {
-            return Err(SignerError::Busy);
+            return Err(Refused::Full {
+                queued: state.queued,
+            });
         }
         if held == 0 {
             state.turns.push_back(lane);
@@ -122,7 +135,12 @@ impl<J> Queue<J> {
 
 impl<J> State<J> {
     fn take(&mut self) -> Option<J> {
-        let lane = self.turns.pop_front()?;
+        let first = self.lanes.contains_key(&Lane::First);
+        let at = match first {
+            true => self.turns.iter().position(|lane| *lane == Lane::First)?,
+            false => 0,
+        };
+        let lane = self.turns.remove(at)?;
         let jobs = self.lanes.get_mut(&lane)?;
         let job = jobs.pop_front();
         if jobs.is_empty() {
@@ -157,13 +175,27 @@ mod tests {
     }
 
     #[test]
+    fn work_on_authorities_goes_ahead_of_every_lane() {
+        let queue = Queue::new(100);
+        for job in ["a1", "a2"] {
+            queue.push(lane(1), job).expect("room");
+        }
+        queue.push(lane(2), "b1").expect("room");
+        for job in ["first", "second"] {
+            queue.push(Lane::First, job).expect("room");
+        }
+        let order: Vec<_> = (0..5).filter_map(|_| queue.pop()).collect();
+        assert_eq!(order, ["first", "second", "a1", "b1", "a2"]);
+    }
+
+    #[test]
     fn a_storm_on_one_key_leaves_room_for_another() {
         let queue = Queue::new(100);
         let storm = (0..1000)
             .take_while(|job| queue.push(lane(1), *job).is_ok())
             .count();
         assert_eq!(storm, 80);
-        assert_eq!(queue.push(lane(1), 0), Err(SignerError::Busy));
+        assert_eq!(queue.push(lane(1), 0), Err(Refused::Full { queued: 80 }));
         assert_eq!(queue.push(lane(2), 0), Ok(()));
     }
 
@@ -187,7 +219,7 @@ mod tests {
             .expect("room");
         queue.close();
         assert_eq!(std::sync::Arc::strong_count(&job), 1);
-        assert_eq!(queue.push(lane(1), job), Err(SignerError::Closed));
+        assert_eq!(queue.push(lane(1), job), Err(Refused::Closed));
         assert_eq!(queue.pop(), None);
     }
 }

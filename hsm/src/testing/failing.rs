@@ -202,10 +202,13 @@ mod tests {
         assert_eq!(signer.generate(&spec).await, Err(SignerError::Closed));
         let spki = signer.public_key(&key).await.expect("it was made").spki_der;
 
-        signer.inject(Operation::Sign, Fault::Fail(SignerError::Busy));
+        let busy = SignerError::Busy {
+            retry_after: std::time::Duration::from_millis(3),
+        };
+        signer.inject(Operation::Sign, Fault::Fail(busy.clone()));
         assert_eq!(
             signer.sign(&key, ES256, b"m").await.expect_err("told to"),
-            SignerError::Busy
+            busy
         );
         assert!(!signer.health().usable);
 

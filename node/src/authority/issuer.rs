@@ -1,6 +1,7 @@
 //! Signs with the authority that is active on this node.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use chancery_hsm::SignerError;
 use chancery_identity::bundle::Bundle;
@@ -9,6 +10,7 @@ use chancery_identity::key::PublicKey;
 use chancery_identity::x509_svid::Profile;
 use chancery_raft_store::model::{Authority, AuthorityKind, Entry};
 use tonic::Status;
+use tonic::metadata::MetadataValue;
 use zeroize::Zeroizing;
 
 use super::own_bundle::OwnBundle;
@@ -113,7 +115,7 @@ impl From<IssueFailed> for Status {
         match &failed {
             IssueFailed::NoAuthority(_) => Self::unavailable(format!("{failed}; try another node")),
             IssueFailed::Issue(IssueError::Signer(error)) => match error {
-                SignerError::Busy => Self::resource_exhausted("the signer is busy; try again"),
+                SignerError::Busy { retry_after } => busy(*retry_after),
                 _ => {
                     tracing::warn!(error = %crate::app::chain(&failed), "signing failed");
                     Self::unavailable(
@@ -133,6 +135,18 @@ impl From<IssueFailed> for Status {
             }
         }
     }
+}
+
+/// The queue of the signer is full. Clients that retry by gRPC's rules (gRFC A6) obey the trailer.
+fn busy(retry_after: Duration) -> Status {
+    let ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+    let mut status = Status::resource_exhausted(format!(
+        "the signer is busy; try again in {ms} ms, or another node now"
+    ));
+    status
+        .metadata_mut()
+        .insert("grpc-retry-pushback-ms", MetadataValue::from(ms));
+    status
 }
 
 /// Signs with the authority that is active on this node. Cheap to clone.
@@ -515,11 +529,22 @@ fn asked(ttl: i32, usual: i64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_says_when_to_come_back_in_words_and_for_clients_that_retry() {
+        let busy = SignerError::Busy {
+            retry_after: Duration::from_millis(40),
+        };
+        let status = Status::from(IssueFailed::Issue(IssueError::Signer(busy)));
+        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+        assert!(status.message().contains("40 ms"), "{}", status.message());
+        let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
+        assert_eq!(pushback, "40");
+    }
+
     #[test]
     fn a_lifetime_of_zero_or_less_is_the_usual_one() {
-        assert_eq!(
-            [1, 0, -1, i32::MIN].map(|ttl| super::asked(ttl, 7)),
-            [1, 7, 7, 7]
-        );
+        assert_eq!([1, 0, -1, i32::MIN].map(|ttl| asked(ttl, 7)), [1, 7, 7, 7]);
     }
 }
