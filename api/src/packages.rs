@@ -22,6 +22,11 @@ pub mod chancery {
             tonic::include_proto!("chancery.cluster.v1");
         }
     }
+    pub mod keys {
+        pub mod v1 {
+            tonic::include_proto!("chancery.keys.v1");
+        }
+    }
     pub mod migrate {
         pub mod v1 {
             tonic::include_proto!("chancery.migrate.v1");

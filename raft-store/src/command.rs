@@ -3,6 +3,7 @@
 //! A command carries everything that `apply` must not decide for itself: ids,
 //! serials, random values, signed certificates' facts, and the time.
 
+mod custody;
 mod federation;
 mod housekeeping;
 mod membership;
@@ -11,6 +12,7 @@ use std::fmt;
 
 use prost::{Enumeration, Message, Oneof};
 
+pub use self::custody::AdoptKeys;
 pub use self::federation::{
     AppendBundle, BundleFields, DeleteFederatedBundles, DeleteMode, FederatedBundleResult,
     FederatedBundles, PruneBundle, RelationshipDraft, RelationshipFields, RelationshipResult,
@@ -59,7 +61,7 @@ pub struct Proposal {
     #[prost(
         oneof = "Command",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
-                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, 62, 63, 64, 65, 66"
+                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, 62, 63, 64, 65, 66, 85"
     )]
     pub command: Option<Command>,
 }
@@ -192,6 +194,9 @@ pub enum Command {
     /// bundle leave it.
     #[prost(message, tag = "66")]
     PruneAuthorities(PruneAuthorities),
+    /// This epoch takes over the keys of epochs that ended.
+    #[prost(message, tag = "85")]
+    AdoptKeys(AdoptKeys),
 }
 
 /// See [`Command::CreateEntries`].
@@ -588,6 +593,7 @@ impl Command {
             Self::RaiseFeatureLevel(_) => "raise_feature_level",
             Self::SetClock(_) => "set_clock",
             Self::PruneAuthorities(_) => "prune_authorities",
+            Self::AdoptKeys(_) => "adopt_keys",
         }
     }
 
@@ -600,6 +606,7 @@ impl Command {
             | Self::RemoveMember(_)
             | Self::SetClock(_) => 1,
             Self::PruneAuthorities(_) => PruneAuthorities::FEATURE_LEVEL,
+            Self::AdoptKeys(_) => AdoptKeys::FEATURE_LEVEL,
             // Proposed only when every member has told that it knows the level.
             _ => 0,
         }

@@ -317,6 +317,11 @@ impl Directory {
         found
     }
 
+    /// The key intents of all slots, open and closed.
+    pub fn intents(&self) -> impl Iterator<Item = &KeyIntent> {
+        self.intents.values()
+    }
+
     /// Key intent of a slot.
     pub fn intent(&self, slot: &str) -> Option<&KeyIntent> {
         self.intents.get(slot)

@@ -266,6 +266,7 @@ impl Passage {
             ended_at_ms: beginning.now_ms,
             ended_by: beginning.by.clone(),
             successor: node_id,
+            keys_adopted: false,
         };
         cluster.past_epochs.push(past.clone());
         let kept_from = cluster.past_epochs.len().saturating_sub(PastEpoch::KEPT);

@@ -445,6 +445,10 @@ pub struct PastEpoch {
     /// First node of the next epoch.
     #[prost(uint64, tag = "7")]
     pub successor: u64,
+    /// An administrator said that its keys belong to this cluster now: what made them is gone
+    /// for good.
+    #[prost(bool, tag = "8")]
+    pub keys_adopted: bool,
 }
 
 impl PastEpoch {

@@ -468,6 +468,7 @@ fn says_what_it_was_made_from(registry: &Registry, begun: Begun, last: u64) {
         ended_at_ms: 1_800_000_100_000,
         ended_by: "uid 0 at host".into(),
         successor: 3,
+        keys_adopted: false,
     };
     assert_eq!(cluster.past_epochs, std::slice::from_ref(&past));
     assert_eq!((begun.past, begun.node_id), (past, 3));

@@ -8,11 +8,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use chancery_raft_store::command::{
-    AbandonKey, ActivateAgents, Activation, AdmitMember, AgentPath, AnnounceMember, AppendBundle,
-    AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, ClockTold, CreateEntries,
-    CreateJoinToken, CreateNodeToken, DeleteEntries, DeleteFederatedBundles, DeleteMode,
-    EntryFields, EntryResult, EntryUpdate, FederatedBundleResult, FederatedBundles, Found,
-    ImportBan, ProveAuthority, PruneAgents, PruneAuthorities, PruneBundle, PruneEntries,
+    AbandonKey, ActivateAgents, Activation, AdmitMember, AdoptKeys, AgentPath, AnnounceMember,
+    AppendBundle, AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, ClockTold,
+    CreateEntries, CreateJoinToken, CreateNodeToken, DeleteEntries, DeleteFederatedBundles,
+    DeleteMode, EntryFields, EntryResult, EntryUpdate, FederatedBundleResult, FederatedBundles,
+    Found, ImportBan, ProveAuthority, PruneAgents, PruneAuthorities, PruneBundle, PruneEntries,
     PruneJoinTokens, RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa, RecordServerSvid,
     RelationshipDraft, RelationshipFields, RelationshipResult, Relationships, RemoveMember,
     RenewAgent, SetAgentVersion, SetClock, TrustDomains, UpdateEntries, UpdateFederatedBundles,
@@ -273,8 +273,11 @@ fn keeping_house() -> [Command; 5] {
     ]
 }
 
-fn making_keys() -> [Command; 8] {
+fn making_keys() -> [Command; 9] {
     [
+        Command::AdoptKeys(AdoptKeys {
+            cluster_ids: vec!["b".into()],
+        }),
         Command::BeginKey(BeginKey {
             slot: "jwt".into(),
             epoch: 2,
@@ -603,9 +606,15 @@ fn records() -> Vec<(String, Sample)> {
             ended_at_ms: 1_799_999_900_000,
             ended_by: "uid 0 at host".into(),
             successor: 4,
+            // Younger than the sample.
+            keys_adopted: false,
         }],
         revision_floor: 1_048_577,
         ..cluster.clone()
+    };
+    let adopted = PastEpoch {
+        keys_adopted: true,
+        ..restored.past_epochs[0].clone()
     };
     let published = BundleAuthority {
         publisher: "/nested".into(),
@@ -627,6 +636,7 @@ fn records() -> Vec<(String, Sample)> {
         ("record-member", message(member)),
         ("record-cluster", message(cluster)),
         ("record-cluster-restored", message(restored)),
+        ("record-past-epoch-adopted", message(adopted)),
         ("record-member-to-be", message(member_to_be)),
         ("record-cluster-of-level-1", message(cluster_of_level_1)),
         ("record-node-token", message(node_token())),

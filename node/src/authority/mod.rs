@@ -8,6 +8,7 @@
 mod driver;
 mod foreign_roots;
 mod issuer;
+pub mod keys;
 mod own_bundle;
 mod own_roots;
 pub mod plan;

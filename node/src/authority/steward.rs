@@ -123,6 +123,11 @@ impl Steward {
         }
     }
 
+    /// The keys that the steps are about.
+    pub fn custody(&self) -> &Custody {
+        &self.custody
+    }
+
     fn slot_name(&self, kind: AuthorityKind) -> String {
         let me = self.doors.consensus().me();
         plan::slot(kind, (!self.custody.is_shared()).then_some(me))

@@ -4,9 +4,10 @@
 use chancery_api::METHODS;
 
 /// How the paths begin.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "/chancery.backup.v1.",
     "/chancery.cluster.v1.",
+    "/chancery.keys.v1.",
     "/chancery.migrate.v1.",
     "/grpc.health.v1.",
     "/spire.api.server.",

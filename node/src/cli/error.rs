@@ -138,6 +138,12 @@ pub(super) enum CliError {
         /// How many.
         missing: usize,
     },
+    /// `hsm keys -sweep -yes` left some.
+    #[error("{kept} of the keys above are still there")]
+    KeysKept {
+        /// How many.
+        kept: usize,
+    },
     /// The token did not do what it was asked.
     #[error(transparent)]
     Token(#[from] SignerError),

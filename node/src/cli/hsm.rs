@@ -1,6 +1,9 @@
-//! `hsm init`, `hsm retry`, `hsm check` and `hsm bench`.
+//! `hsm init`, `hsm retry`, `hsm check`, `hsm bench`, `hsm keys` and `hsm adopt`.
 //!
-//! It speaks to the token itself and to no server: a cluster's first start needs the token ready.
+//! The first four speak to the token itself and to no server: a cluster's first start needs the
+//! token ready.
+
+mod keys;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -39,6 +42,17 @@ pub(super) enum Verb {
     /// It makes a key on the token, signs with it by each number of sessions, verifies every
     /// signature, and destroys the key. Servers that sign meanwhile share the token with it.
     Bench(Bench),
+    /// Says what each key behind the asked server's signer belongs to; destroys what belongs to nothing
+    ///
+    /// Orphans are keys that this cluster had made and that no authority has: of a key that was given
+    /// up half made, of a revoked authority, and of one that ended. Keys of other clusters in the same
+    /// token are shown and never touched.
+    Keys(keys::Keys),
+    /// Takes over the keys of a cluster that was restored or recovered
+    ///
+    /// It compares every key that this cluster needs with what the log has, and with -yes lets
+    /// `hsm keys -sweep` destroy orphans that were made before the restore.
+    Adopt(keys::Adopt),
 }
 
 /// `hsm check`.
@@ -110,6 +124,8 @@ impl Verb {
         let said = match self {
             Verb::Check(verb) => return check(&verb.config, host),
             Verb::Bench(verb) => return bench(&verb, host),
+            Verb::Keys(verb) => return verb.run(host),
+            Verb::Adopt(verb) => return verb.run(host),
             Verb::Init(verb) => said(&init(&verb.config, &verb.so_pin_file)?),
             Verb::Retry(verb) => {
                 let token: TokenInfo = retry_login(&configured(&verb.config)?)?;

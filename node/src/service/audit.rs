@@ -4,6 +4,7 @@
 //! Beside each event about a workload or a downstream server stands the line that SPIRE
 //! logs for it, with SPIRE's text, level and field names, so that searches go on working.
 
+use chancery_hsm::KeyRef;
 use chancery_identity::id::SpiffeId;
 use chancery_raft_store::command::ChangeMembers;
 use chancery_raft_store::model::{DownstreamCa, Entry};
@@ -167,6 +168,16 @@ pub(super) fn clock_set(permit: &Permit, before_unix_ms: i64, unix_ms: i64) {
         before_unix_ms,
         unix_ms,
     );
+}
+
+/// A key that belonged to nothing was destroyed.
+pub(super) fn key_destroyed(permit: &Permit, key: &KeyRef) {
+    tracing::warn!(target: TARGET, event = "key_destroyed", caller = who(permit), %key);
+}
+
+/// The keys of epochs that ended were said to be this cluster's.
+pub(super) fn keys_adopted(permit: &Permit, cluster_ids: &[String]) {
+    tracing::warn!(target: TARGET, event = "keys_adopted", caller = who(permit), ?cluster_ids);
 }
 
 /// Leadership was handed over on request.

@@ -23,6 +23,7 @@ pub mod gate;
 mod health;
 mod holds;
 pub mod inputs;
+mod keys;
 mod local_authority;
 mod logger;
 mod migrate;
@@ -35,6 +36,7 @@ mod trust_domain;
 mod wire;
 
 use chancery_api::chancery::backup::v1::backup_server::BackupServer;
+use chancery_api::chancery::keys::v1::keys_server::KeysServer;
 use chancery_api::chancery::migrate::v1::migration_server::MigrationServer;
 use chancery_api::grpc::health::v1::health_server::HealthServer;
 use chancery_api::spire::api::server::agent::v1::agent_server::AgentServer;
@@ -143,6 +145,7 @@ pub fn admin_routes(context: &Context, process: Process) -> Routes {
         .add_service(BackupServer::new(backup::BackupService::new(
             context.clone(),
         )))
+        .add_service(KeysServer::new(keys::KeysService::new(context.clone())))
         .add_service(HealthServer::new(health::HealthService::new(
             context.clone(),
         )))

@@ -6,7 +6,7 @@
 
 use super::{Ruling, bundle};
 use crate::command::{
-    AbandonKey, AuthorityName, BeginKey, Outcome, ProveAuthority, PruneAuthorities,
+    AbandonKey, AdoptKeys, AuthorityName, BeginKey, Outcome, ProveAuthority, PruneAuthorities,
     RecordAuthority, Refusal,
 };
 use crate::feed::ChangeKind;
@@ -208,4 +208,19 @@ pub(super) fn prune(txn: &mut Txn<'_>, command: &PruneAuthorities) -> Ruling {
         txn.bundle_changed()?;
     }
     Ok(Ok(outcome))
+}
+
+/// Marks the keys of epochs that ended as this cluster's. Said again, it changes nothing.
+pub(super) fn adopt_keys(txn: &mut Txn<'_>, command: &AdoptKeys) -> Ruling {
+    let Some(mut cluster) = txn.cluster()? else {
+        return Ok(Err(Refusal::Malformed));
+    };
+    for id in &command.cluster_ids {
+        match cluster.past_epochs.iter_mut().find(|e| e.cluster_id == *id) {
+            Some(epoch) => epoch.keys_adopted = true,
+            None => return Ok(Err(Refusal::NotFound)),
+        }
+    }
+    txn.put_cluster(&cluster);
+    Ok(Ok(Outcome::default()))
 }

@@ -180,6 +180,7 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::TaintAuthority(c) => authority::taint(txn, c),
         Command::RevokeAuthority(c) => authority::revoke(txn, c),
         Command::PruneAuthorities(c) => authority::prune(txn, c),
+        Command::AdoptKeys(c) => authority::adopt_keys(txn, c),
         Command::RecordDownstreamCa(c) => downstream::record(txn, c),
         Command::CreateFederatedBundles(c) => federation::create_bundles(txn, c),
         Command::UpdateFederatedBundles(c) => federation::update_bundles(txn, c),

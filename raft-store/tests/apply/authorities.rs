@@ -1,10 +1,12 @@
 //! Authorities: late steps are refused.
 
 use chancery_raft_store::command::{
-    AbandonKey, AppendBundle, AuthorityName, BeginKey, ProveAuthority, PruneAuthorities,
+    AbandonKey, AdoptKeys, AppendBundle, AuthorityName, BeginKey, ProveAuthority, PruneAuthorities,
     RecordAuthority,
 };
-use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus, BundleAuthority};
+use chancery_raft_store::model::{
+    Authority, AuthorityKind, AuthorityStatus, BundleAuthority, PastEpoch,
+};
 use chancery_raft_store::{ChangeKind, Command, Refusal};
 
 use super::{START_MS, World};
@@ -427,4 +429,30 @@ fn a_revoked_authority_is_forgotten_without_a_change_of_the_bundle() {
     assert_eq!((outcome.removed, outcome.pruned.len()), (1, 0));
     assert_eq!(world.cluster().bundle_sequence, sequence);
     assert_eq!(world.refused(prune(&[2])), Refusal::LastAuthority);
+}
+
+#[test]
+fn keys_are_adopted_from_epochs_that_ended_and_from_no_other_cluster() {
+    let mut world = World::new();
+    let epochs = ["first", "second"].map(|id| PastEpoch {
+        cluster_id: id.into(),
+        ..PastEpoch::default()
+    });
+    world.change_cluster(|cluster| cluster.past_epochs = epochs.into());
+    let adopt = |ids: &[&str]| {
+        let cluster_ids = ids.iter().map(|id| (*id).into()).collect();
+        Command::AdoptKeys(AdoptKeys { cluster_ids })
+    };
+    let adopted = |world: &World| -> Vec<bool> {
+        let epochs = world.cluster().past_epochs;
+        epochs.iter().map(|epoch| epoch.keys_adopted).collect()
+    };
+    for unknown in [&["first", "elsewhere"][..], &["cluster"]] {
+        assert_eq!(world.refused(adopt(unknown)), Refusal::NotFound);
+        assert_eq!(adopted(&world), [false, false], "all or none");
+    }
+    world.ok(adopt(&["second"]));
+    assert_eq!(adopted(&world), [false, true]);
+    world.ok(adopt(&["first", "second"]));
+    assert_eq!(adopted(&world), [true, true]);
 }

@@ -93,6 +93,19 @@ impl World {
         self.ask(|t| t.cluster()).unwrap()
     }
 
+    /// Changes what no command changes.
+    fn change_cluster(&mut self, change: impl FnOnce(&mut Cluster)) {
+        let mut cluster = self.cluster();
+        change(&mut cluster);
+        let (writes, _) = {
+            let (view, none) = (Map(&self.rows), Writes::new());
+            let mut txn = Txn::new(&view, &none, self.index, self.time_ms);
+            txn.put_cluster(&cluster);
+            txn.finish()
+        };
+        write_to(&mut self.rows, writes);
+    }
+
     fn create(&mut self, entries: Vec<Entry>) -> Vec<EntryResult> {
         self.ok(Command::CreateEntries(CreateEntries { entries }))
             .entries

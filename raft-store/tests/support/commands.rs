@@ -1,8 +1,8 @@
 //! Random commands over few names, so that they meet each other often.
 
 use chancery_raft_store::command::{
-    AbandonKey, ActivateAgents, Activation, AdmitMember, AgentPath, AnnounceMember, AppendBundle,
-    AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, CreateEntries,
+    AbandonKey, ActivateAgents, Activation, AdmitMember, AdoptKeys, AgentPath, AnnounceMember,
+    AppendBundle, AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, CreateEntries,
     CreateJoinToken, CreateNodeToken, DeleteEntries, DeleteFederatedBundles, EntryFields,
     EntryUpdate, FEATURE_LEVEL, FederatedBundles, Found, ImportBan, ProveAuthority, PruneAgents,
     PruneAuthorities, PruneBundle, PruneEntries, PruneJoinTokens, RaiseFeatureLevel,
@@ -364,6 +364,8 @@ fn key_command() -> impl Strategy<Value = Command> {
         2 => authority_name().prop_map(Command::RevokeAuthority),
         1 => prop::collection::vec(authority_name(), 1..4)
             .prop_map(|authorities| Command::PruneAuthorities(PruneAuthorities { authorities })),
+        1 => prop::collection::vec("c|other", 0..2)
+            .prop_map(|cluster_ids| Command::AdoptKeys(AdoptKeys { cluster_ids })),
         2 => downstream_ca().prop_map(|ca| {
             Command::RecordDownstreamCa(RecordDownstreamCa { ca: Some(ca) })
         }),

@@ -46,8 +46,9 @@ const ON_THE_NETWORK: [&str; 8] = [
 ];
 
 /// Services that only the admin socket has beside them.
-const ON_THE_SOCKET: [&str; 4] = [
+const ON_THE_SOCKET: [&str; 5] = [
     "/chancery.backup.v1.Backup/",
+    "/chancery.keys.v1.Keys/",
     "/grpc.health.v1.Health/",
     "/spire.api.server.debug.v1.Debug/",
     "/spire.api.server.logger.v1.Logger/",

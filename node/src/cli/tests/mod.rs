@@ -6,6 +6,7 @@ mod backup;
 mod bundle;
 mod entry;
 mod federation;
+mod hsm;
 mod line;
 mod logger;
 mod migrate;
