@@ -11,7 +11,8 @@ use crate::model::NodeToken;
 /// * 0: everything up to federated bundles and bans.
 /// * 1: node tokens, changes of members, clocks that bear a step of time out.
 /// * 2: authorities that ended are pruned.
-pub const FEATURE_LEVEL: u32 = 2;
+/// * 3: logins on tokens are claimed.
+pub const FEATURE_LEVEL: u32 = 3;
 
 /// See [`super::Command::Found`].
 #[derive(Clone, PartialEq, Eq, Message)]
