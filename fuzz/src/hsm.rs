@@ -2,10 +2,11 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use chancery_hsm::disk::{KeyFileProblem, inspect};
+use chancery_hsm::pkcs11::parse_record;
 use chancery_hsm::{KeyRef, PublicKeyInfo};
 
 /// The targets of this module.
-pub const TARGETS: &[super::Target] = &[("key_file", key_file)];
+pub const TARGETS: &[super::Target] = &[("key_file", key_file), ("pin_record", pin_record)];
 
 /// A key file as it is, and with its checksum mended, so that what lies behind it is reached.
 pub fn key_file(data: &[u8]) {
@@ -32,4 +33,21 @@ fn judge(data: &[u8]) {
     }
     let longer = [data, &[0]].concat();
     assert_eq!(inspect(&longer), Err(KeyFileProblem::Trailing { bytes: 1 }));
+}
+
+/// A record of PINs that were tried: one that was cut off is none, so that it counts as a try.
+pub fn pin_record(data: &[u8]) {
+    let Some(tried) = parse_record(data) else {
+        return;
+    };
+    assert!(tried.len() <= 16);
+    for (n, one) in tried.iter().enumerate() {
+        assert!(one.serial.len() <= 64);
+        let said = one.said.as_deref().unwrap_or_default();
+        assert!(said.len() <= 64 && said.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+        assert!(tried[..n].iter().all(|other| other.serial != one.serial));
+    }
+    if let Some((_, shorter)) = data.split_last() {
+        assert!(shorter.is_empty() || parse_record(shorter).is_none());
+    }
 }

@@ -11,6 +11,7 @@ use cryptoki::error::{Error as CryptokiError, RvError};
 
 use crate::ckr::{Ckr, Loss};
 use crate::disk::{KeyDirectoryProblem, KeyFileProblem};
+use crate::pkcs11::{LoginBarred, PinRecordProblem};
 use crate::signer::{KeyId, KeyRef, KeyType, SignatureAlgorithm};
 
 /// Why a signer did not do what it was asked.
@@ -232,6 +233,23 @@ pub enum SignerError {
         /// What it shows.
         warning: PinWarning,
     },
+    /// No login was tried, because of one that was or is.
+    #[error(transparent)]
+    Login(#[from] LoginBarred),
+    /// The record of PINs that were tried cannot be used; no login was tried.
+    #[error("no login tried: the record of PIN attempts {} {problem}", .path.display())]
+    PinRecord {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        problem: PinRecordProblem,
+    },
+    /// Since this start the module has not come back from a call.
+    #[error("PKCS#11 module {} has not answered since this server started", .module.display())]
+    NoAnswerYet {
+        /// The path as configured.
+        module: PathBuf,
+    },
     /// A token to be initialised is named by its serial alone.
     #[error("a new token needs a label: a serial is the token's own choice")]
     LabelNeeded,
@@ -310,7 +328,8 @@ impl SignerError {
                 Loss::None => Retry::GiveUp,
             },
             Self::WrongSignature { .. } | Self::TokenNotFound { .. } => Retry::Reopen,
-            Self::Thread { .. } => Retry::Retry,
+            Self::Thread { .. } | Self::NoAnswerYet { .. } => Retry::Retry,
+            Self::Login(barred) if barred.passes() => Retry::Retry,
             Self::NotFound { .. }
             | Self::Ambiguous { .. }
             | Self::PublicHalfMissing { .. }
@@ -334,6 +353,8 @@ impl SignerError {
             | Self::KeyFile { .. }
             | Self::PinRefused { .. }
             | Self::PinGuarded { .. }
+            | Self::Login(_)
+            | Self::PinRecord { .. }
             | Self::LabelNeeded
             | Self::NoBlankToken { .. }
             | Self::SoPinRefused { .. }
@@ -369,9 +390,10 @@ impl SignerError {
             },
             Self::Answer { .. } => "answer",
             Self::Crypto { .. } => "crypto",
-            Self::ModuleMissing { .. } | Self::ModuleUnusable { .. } | Self::ModuleStuck { .. } => {
-                "module"
-            }
+            Self::ModuleMissing { .. }
+            | Self::ModuleUnusable { .. }
+            | Self::ModuleStuck { .. }
+            | Self::NoAnswerYet { .. } => "module",
             Self::TokenNotFound { .. } => "token_not_found",
             Self::TokenAmbiguous { .. } => "token_ambiguous",
             Self::TooFewSessions { .. } => "too_few_sessions",
@@ -381,6 +403,8 @@ impl SignerError {
             Self::KeyFile { .. } => "key_file",
             Self::PinRefused { .. } => "pin_refused",
             Self::PinGuarded { .. } => "pin_guarded",
+            Self::Login(barred) => barred.kind(),
+            Self::PinRecord { .. } => "pin_record",
             Self::LabelNeeded => "label_needed",
             Self::NoBlankToken { .. } => "no_blank_token",
             Self::SoPinRefused { .. } => "so_pin_refused",

@@ -32,7 +32,7 @@ pub use error::{
 };
 pub use memory::MemorySigner;
 pub use metered::Metered;
-pub use pkcs11::{Pkcs11Config, Pkcs11Signer, TokenSelector};
+pub use pkcs11::{AwaitedSigner, Pkcs11Config, Pkcs11Signer, TokenSelector};
 pub use public_key::PublicKeyInfo;
 pub use signature::{Signature, verify};
 pub use signer::{

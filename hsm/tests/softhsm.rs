@@ -225,7 +225,10 @@ fn a_wrong_pin_is_tried_once_whatever_is_asked_later() {
             assert_eq!(info.pin_warning, Some(PinWarning::CountLow));
 
             // The operator's way out: one attempt, and all is forgotten.
-            assert_eq!(retry_login(&config).expect("the right PIN").label, "ca");
+            assert_eq!(
+                retry_login(&config, false).expect("the right PIN").label,
+                "ca"
+            );
             assert_eq!(logins_tried(&config.module), 2);
             let signer = open(&config).await;
             generate(&signer, &fresh_key("k")).await;
@@ -273,7 +276,7 @@ fn the_pin_shows_nowhere() {
             matches!(error, SignerError::PinRefused { .. }),
             "the PIN was used: {error}"
         );
-        retry_login(&config).expect("the right PIN");
+        retry_login(&config, false).expect("the right PIN");
         let shown = [
             format!("{error} {error:?}"),
             format!("{config:?}"),
@@ -561,7 +564,7 @@ fn a_login_lost_with_a_pin_made_wrong_is_not_tried_twice() {
 
             // Corrected, and allowed by the operator: the same signer goes on.
             assert_eq!(hsm.write_pin("ca.pin", PIN), config.pin_file);
-            retry_login(&config).expect("the right PIN");
+            retry_login(&config, false).expect("the right PIN");
             signer.sign(&key, ES256, b"m").await.expect("signs again");
             assert!(signer.health().usable);
         },

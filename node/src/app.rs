@@ -19,7 +19,7 @@ use chancery_api::chancery::cluster::v1::cluster_server::ClusterServer;
 use chancery_api::chancery::peer::v1::bootstrap_server::BootstrapServer;
 use chancery_api::chancery::peer::v1::control_server::ControlServer;
 use chancery_api::chancery::peer::v1::raft_server::RaftServer;
-use chancery_hsm::{DiskSigner, MemorySigner, Metered, Pkcs11Signer, Signer};
+use chancery_hsm::{AwaitedSigner, DiskSigner, MemorySigner, Metered, Signer};
 use chancery_raft_store::command::{AnnounceMember, Command};
 use chancery_raft_store::identity_record::IdentityRecord;
 use chancery_raft_store::snapshot::Snapshots;
@@ -44,8 +44,8 @@ use self::settings::{
     agent_pruning, ca_subject, disk_config, formation_plan, lifetimes, pace, seconds,
 };
 use crate::authority::{
-    Custody, Driver, Issuer, Making, ServerSvid, Steward, keep_foreign_roots, keep_own_roots,
-    keep_server_svid,
+    Custody, Driver, Issuer, Logins, Making, ServerSvid, Steward, keep_foreign_roots,
+    keep_own_roots, keep_server_svid,
 };
 use crate::authz::layer::GateLayer;
 use crate::cluster::formation::{self, Admission, VERSION};
@@ -115,7 +115,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let metrics = telemetry::install(config.spire_metric_names)
         .context("cannot install the metrics recorder")?;
     no_core_dumps();
-    config.check_environment().map_err(|problems| {
+    config.check_start().map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow::anyhow!(lines.join("; "))
     })?;
@@ -258,14 +258,18 @@ async fn bind(config: &Config) -> anyhow::Result<Bound> {
     })
 }
 
-async fn open_signer(keys: &Keys) -> anyhow::Result<Arc<dyn Signer>> {
-    match keys {
+/// The signer, and the token behind it if there is one: that one is looked for once the cluster
+/// can be asked.
+async fn open_signer(
+    config: &Config,
+) -> anyhow::Result<(Arc<dyn Signer>, Option<Arc<AwaitedSigner>>)> {
+    Ok(match &config.keys {
         Keys::Memory => {
             tracing::warn!(
                 "keys are in memory: this node has its own authorities and makes new ones at every start; \
                  use [keys] backend = \"pkcs11\" or \"disk\" for keys that stay"
             );
-            Ok(Arc::new(Metered::new(MemorySigner::new())))
+            (Arc::new(Metered::new(MemorySigner::new())), None)
         }
         Keys::Disk(disk) => {
             if disk.passphrase_file.is_none() {
@@ -278,15 +282,16 @@ async fn open_signer(keys: &Keys) -> anyhow::Result<Arc<dyn Signer>> {
             let signer = DiskSigner::open(disk_config(disk))
                 .await
                 .context("[keys.disk]")?;
-            Ok(Arc::new(Metered::new(signer)))
+            (Arc::new(Metered::new(signer)), None)
         }
         Keys::Pkcs11(pkcs11) => {
-            let signer = Pkcs11Signer::open(pkcs11_config(pkcs11))
-                .await
-                .context("[keys.pkcs11]")?;
-            Ok(Arc::new(Metered::new(signer)))
+            let config = pkcs11_config(pkcs11, &config.data_dir)
+                .map_err(|problem| anyhow::anyhow!(problem.to_string()))?;
+            let token = AwaitedSigner::new(config).context("[keys.pkcs11]")?;
+            let token = Arc::new(token);
+            (Arc::new(Metered::new(Arc::clone(&token))), Some(token))
         }
-    }
+    })
 }
 
 async fn serve(
@@ -318,7 +323,7 @@ async fn serve(
     })?;
     let mut record = identity(&config)?;
     check_mark(&config.data_dir, &record)?;
-    let signer = open_signer(&config.keys).await?;
+    let (signer, token) = open_signer(&config).await?;
     let peer_tls = PeerTls::new(&PeerKey::from_pkcs8(&record.peer_key)?, Arc::clone(&clock))?;
 
     let peer_port = if record.node_id == 0 {
@@ -494,6 +499,11 @@ async fn serve(
         record.boot,
     ));
 
+    // A PIN is tried only once it is known what others that share the token have tried.
+    if let Some(token) = &token {
+        let logins = Logins::start(doors.clone(), record.boot);
+        token.start(Arc::new(logins)).context("[keys.pkcs11]")?;
+    }
     let making = Making {
         key_type: key_type(config.issuance.ca_key_type),
         ttl: seconds(config.issuance.ca_ttl),
@@ -550,7 +560,7 @@ async fn serve(
         server_svid,
     };
     let admin_routes = service::admin_routes(&context, process).add_service(ClusterServer::new(
-        ClusterService::new(context.clone(), this),
+        ClusterService::new(context.clone(), this, token),
     ));
     let admin = tokio::spawn(bound.admin.serve(
         Limits::of_admins().beside(&descriptors),

@@ -6,6 +6,7 @@
 mod custody;
 mod federation;
 mod housekeeping;
+mod login;
 mod membership;
 
 use std::fmt;
@@ -23,6 +24,7 @@ pub use self::housekeeping::{
     UpdateEntries,
 };
 
+pub use self::login::{ClaimLogin, LoginEnd, SettleLogin};
 pub use self::membership::{
     AdmitMember, AnnounceMember, ChangeMembers, ClockTold, CreateNodeToken, FEATURE_LEVEL, Found,
     RaiseFeatureLevel, RemoveMember, SetClock,
@@ -61,7 +63,8 @@ pub struct Proposal {
     #[prost(
         oneof = "Command",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
-                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, 62, 63, 64, 65, 66, 85"
+                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, \
+                62, 63, 64, 65, 66, 70, 71, 85"
     )]
     pub command: Option<Command>,
 }
@@ -197,6 +200,12 @@ pub enum Command {
     /// This epoch takes over the keys of epochs that ended.
     #[prost(message, tag = "85")]
     AdoptKeys(AdoptKeys),
+    /// A node is about to try its PIN on a token; others wait.
+    #[prost(message, tag = "70")]
+    ClaimLogin(ClaimLogin),
+    /// What came of it.
+    #[prost(message, tag = "71")]
+    SettleLogin(SettleLogin),
 }
 
 /// See [`Command::CreateEntries`].
@@ -461,6 +470,12 @@ pub enum Refusal {
     VoterCount = 62,
     /// Time would step forward by more than an hour without a majority of clocks that say so.
     ClockStep = 63,
+    /// The token refused a PIN: an administrator has to order the next try.
+    LoginRefused = 70,
+    /// Another login on the token is under way.
+    LoginUnderWay = 71,
+    /// Logins on as many tokens as may be are under way or were refused.
+    TooManyTokens = 72,
 }
 
 /// Result of one item of a batch.
@@ -594,6 +609,8 @@ impl Command {
             Self::SetClock(_) => "set_clock",
             Self::PruneAuthorities(_) => "prune_authorities",
             Self::AdoptKeys(_) => "adopt_keys",
+            Self::ClaimLogin(_) => "claim_login",
+            Self::SettleLogin(_) => "settle_login",
         }
     }
 
@@ -607,6 +624,7 @@ impl Command {
             | Self::SetClock(_) => 1,
             Self::PruneAuthorities(_) => PruneAuthorities::FEATURE_LEVEL,
             Self::AdoptKeys(_) => AdoptKeys::FEATURE_LEVEL,
+            Self::ClaimLogin(_) | Self::SettleLogin(_) => ClaimLogin::FEATURE_LEVEL,
             // Proposed only when every member has told that it knows the level.
             _ => 0,
         }

@@ -15,7 +15,7 @@ use self::expiry::Expiry;
 pub use self::federation::Federation;
 use crate::model::{
     Agent, Authority, AuthorityKind, Cluster, DownstreamCa, Entry, JoinToken, KeyIntent, Member,
-    Selector,
+    Selector, TokenLogin,
 };
 use crate::store::StoreError;
 use crate::view::{Table, Writes, decode, meta};
@@ -51,6 +51,7 @@ pub struct Directory {
     node_tokens: BTreeSet<Vec<u8>>,
     /// By row key, which begins with their end.
     downstream_cas: BTreeMap<Vec<u8>, Arc<DownstreamCa>>,
+    token_logins: BTreeMap<String, TokenLogin>,
     federation: Federation,
     digest: Vec<u8>,
 }
@@ -150,6 +151,13 @@ impl Directory {
                 match value_of::<DownstreamCa>(table, value)? {
                     Some(ca) => self.downstream_cas.insert(key.to_vec(), Arc::new(ca)),
                     None => self.downstream_cas.remove(key),
+                };
+            }
+            Table::TokenLogins => {
+                let serial = text(table, key)?;
+                match value_of::<TokenLogin>(table, value)? {
+                    Some(login) => self.token_logins.insert(serial, login),
+                    None => self.token_logins.remove(&serial),
                 };
             }
             Table::FederatedBundles | Table::Relationships | Table::BundleAuthorities => {
@@ -325,6 +333,12 @@ impl Directory {
     /// Key intent of a slot.
     pub fn intent(&self, slot: &str) -> Option<&KeyIntent> {
         self.intents.get(slot)
+    }
+
+    /// What is known of logins on a token, by its serial; nothing where none is under way and none
+    /// was refused.
+    pub fn token_login(&self, serial: &str) -> Option<&TokenLogin> {
+        self.token_logins.get(serial)
     }
 
     /// Bundles and relationships of other trust domains, and the authorities of the own

@@ -27,7 +27,7 @@ use crate::log::key;
 use crate::machine::transfer::{build, cleared, current_column, for_each_row, load};
 use crate::machine::{Registry, StateMachine};
 use crate::model::{
-    Authority, AuthorityStatus, Cluster, Entry, EpochEnd, KeyIntent, Member, PastEpoch,
+    Authority, AuthorityStatus, Cluster, Entry, EpochEnd, KeyIntent, Member, PastEpoch, TokenLogin,
 };
 use crate::snapshot::{self, Header, SnapshotFile, Snapshots};
 use crate::store::{Batch, Column, Durability, Row, Store, StoreError};
@@ -214,6 +214,14 @@ impl Passage {
             | Table::RemovedMembers => return Ok(None),
             Table::Intents => closed(decode(table, &value)?),
             Table::Authorities => left_behind(decode(table, &value)?),
+            // Whoever was about to log in is gone; what a token refused it refuses still.
+            Table::TokenLogins => {
+                let mut login: TokenLogin = decode(table, &value)?;
+                if login.refusal.is_none() {
+                    return Ok(None);
+                }
+                login.attempt.take().map(|_| login.encode_to_vec())
+            }
             Table::Entries => {
                 let entry: Entry = decode(table, &value)?;
                 self.revision_max = self.revision_max.max(entry.revision_number);

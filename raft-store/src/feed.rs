@@ -51,6 +51,8 @@ pub enum ChangeKind {
     RelationshipSet(String),
     /// A federation relationship was deleted.
     RelationshipRemoved(String),
+    /// A login on the token of this serial was begun or came to an end.
+    TokenLoginChanged(String),
     /// A snapshot took the place of the state: whatever was read before is old.
     StateReplaced,
 }

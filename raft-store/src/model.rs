@@ -5,7 +5,11 @@
 //! they hold was checked at the edge (`chancery-identity`), so paths are SPIFFE
 //! paths of the cluster's own trust domain and selectors are valid.
 
+mod login;
+
 use prost::{Enumeration, Message};
+
+pub use self::login::{LoginAttempt, LoginRefused, TokenLogin};
 
 /// A selector of an entry or an agent.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Message)]

@@ -5,6 +5,7 @@
 //! own writes and a refused one leaves nothing behind.
 
 mod federation;
+mod login;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -66,6 +67,8 @@ pub enum Table {
     NodeTokens = 21,
     /// SHA-256 of the peer key, by node id, of members that were removed.
     RemovedMembers = 22,
+    /// [`crate::model::TokenLogin`] by serial of the token.
+    TokenLogins = 23,
 }
 
 /// Names of the single rows of [`Table::Meta`].
@@ -93,7 +96,7 @@ impl Table {
 
     /// Table of a row key, if it is one that this version knows.
     pub fn of(row_key: &[u8]) -> Option<(Self, &[u8])> {
-        const ALL: [Table; 22] = [
+        const ALL: [Table; 23] = [
             Table::Meta,
             Table::Entries,
             Table::EntrySequence,
@@ -116,6 +119,7 @@ impl Table {
             Table::DownstreamCas,
             Table::NodeTokens,
             Table::RemovedMembers,
+            Table::TokenLogins,
         ];
         let (tag, key) = row_key.split_first()?;
         ALL.into_iter().find(|t| *t as u8 == *tag).map(|t| (t, key))

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use chancery_raft_store::command::{
-    AttestAgent, BeginKey, CreateEntries, CreateJoinToken, EntryFields, EntryUpdate,
-    RecordAuthority, UpdateEntries,
+    AttestAgent, BeginKey, ClaimLogin, CreateEntries, CreateJoinToken, EntryFields, EntryUpdate,
+    LoginEnd, RecordAuthority, SettleLogin, UpdateEntries,
 };
 use chancery_raft_store::epoch::{
     Beginning, Begun, GAP, begin_from_backup, begin_from_replay, replay, survivor,
@@ -121,6 +121,16 @@ fn authority(id: &str, slot: &str, node_id: u64) -> Command {
     })
 }
 
+fn login(serial: &str, ordered: bool) -> Command {
+    Command::ClaimLogin(ClaimLogin {
+        serial: serial.into(),
+        node_id: 1,
+        boot: 1,
+        sequence: 1 + u64::from(ordered),
+        ordered,
+    })
+}
+
 fn name(id: &str) -> chancery_raft_store::command::AuthorityName {
     chancery_raft_store::command::AuthorityName {
         kind: AuthorityKind::X509.into(),
@@ -184,6 +194,18 @@ fn history() -> Vec<LogEntry> {
         authority("prepared", "x509/node-1", 1),
         // An intent that nobody is left to finish.
         key("jwt", 1, 2),
+        // Logins that nobody is left to finish, one after a refusal.
+        login("open", false),
+        login("refused", false),
+        Command::SettleLogin(SettleLogin {
+            serial: "refused".into(),
+            node_id: 1,
+            boot: 1,
+            sequence: 1,
+            end: LoginEnd::Refused.into(),
+            why: "CKR_PIN_INCORRECT".into(),
+        }),
+        login("refused", true),
     ];
     let mut log = vec![membership(1, 0, &[1, 2])];
     for (index, command) in (1u64..).zip(commands) {
@@ -481,6 +503,9 @@ fn says_what_it_was_made_from(registry: &Registry, begun: Begun, last: u64) {
     assert_eq!(status("prepared"), AuthorityStatus::Revoked);
     let intent = directory.intent("jwt").unwrap();
     assert_eq!((intent.node_id, intent.epoch), (0, 1), "nobody finishes it");
+    assert_eq!(directory.token_login("open"), None);
+    let refused = directory.token_login("refused").unwrap();
+    assert!(refused.attempt.is_none() && refused.refusal.is_some());
 }
 
 fn log_id_of(node_id: u64, term: u64, index: u64) -> chancery_raft_store::types::LogId {

@@ -9,21 +9,21 @@ use std::path::PathBuf;
 
 use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AdmitMember, AdoptKeys, AgentPath, AnnounceMember,
-    AppendBundle, AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, ClockTold,
-    CreateEntries, CreateJoinToken, CreateNodeToken, DeleteEntries, DeleteFederatedBundles,
-    DeleteMode, EntryFields, EntryResult, EntryUpdate, FederatedBundleResult, FederatedBundles,
-    Found, ImportBan, ProveAuthority, PruneAgents, PruneAuthorities, PruneBundle, PruneEntries,
-    PruneJoinTokens, RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa, RecordServerSvid,
-    RelationshipDraft, RelationshipFields, RelationshipResult, Relationships, RemoveMember,
-    RenewAgent, SetAgentVersion, SetClock, TrustDomains, UpdateEntries, UpdateFederatedBundles,
-    UpdateRelationships,
+    AppendBundle, AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, ClaimLogin,
+    ClockTold, CreateEntries, CreateJoinToken, CreateNodeToken, DeleteEntries,
+    DeleteFederatedBundles, DeleteMode, EntryFields, EntryResult, EntryUpdate,
+    FederatedBundleResult, FederatedBundles, Found, ImportBan, LoginEnd, ProveAuthority,
+    PruneAgents, PruneAuthorities, PruneBundle, PruneEntries, PruneJoinTokens, RaiseFeatureLevel,
+    RecordAuthority, RecordDownstreamCa, RecordServerSvid, RelationshipDraft, RelationshipFields,
+    RelationshipResult, Relationships, RemoveMember, RenewAgent, SetAgentVersion, SetClock,
+    SettleLogin, TrustDomains, UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
     Agent, Authority, AuthorityKind, AuthorityStatus, BundleAuthority, BundleCertificate,
     BundleJwtKey, Cluster, DownstreamCa, EndpointProfile, Entry, EpochEnd, FederatedBundle,
-    FederationRelationship, JoinToken, KeyIntent, Member, MemberRole, NodeToken, PastEpoch,
-    PendingSvid, RequestMemory, Selector,
+    FederationRelationship, JoinToken, KeyIntent, LoginAttempt, LoginRefused, Member, MemberRole,
+    NodeToken, PastEpoch, PendingSvid, RequestMemory, Selector, TokenLogin,
 };
 use chancery_raft_store::snapshot::{self, Encoder, Header, Origin};
 use chancery_raft_store::types::{LogEntry, StoredMembership, Vote};
@@ -305,6 +305,43 @@ fn making_keys() -> [Command; 9] {
     ]
 }
 
+fn logging_in() -> [Command; 2] {
+    [
+        Command::ClaimLogin(ClaimLogin {
+            serial: "5b1d6e0a2f3c4d7e".into(),
+            node_id: 2,
+            boot: 3,
+            sequence: 4,
+            ordered: true,
+        }),
+        Command::SettleLogin(SettleLogin {
+            serial: "5b1d6e0a2f3c4d7e".into(),
+            node_id: 2,
+            boot: 3,
+            sequence: 4,
+            end: LoginEnd::Refused.into(),
+            why: "CKR_PIN_INCORRECT".into(),
+        }),
+    ]
+}
+
+fn token_login() -> TokenLogin {
+    TokenLogin {
+        serial: "5b1d6e0a2f3c4d7e".into(),
+        attempt: Some(LoginAttempt {
+            node_id: 2,
+            boot: 3,
+            sequence: 4,
+            begun_at: 1_800_000_000,
+        }),
+        refusal: Some(LoginRefused {
+            node_id: 1,
+            why: "CKR_PIN_INCORRECT".into(),
+            at: 1_799_999_000,
+        }),
+    }
+}
+
 fn federated_bundle() -> FederatedBundle {
     FederatedBundle {
         trust_domain: "other.example".into(),
@@ -411,6 +448,7 @@ fn commands() -> Vec<(String, Sample)> {
         .chain(registering())
         .chain(keeping_house())
         .chain(making_keys())
+        .chain(logging_in())
         .chain(federating());
     all.map(|command| {
         let name = format!("command-{}", command.name());
@@ -640,6 +678,7 @@ fn records() -> Vec<(String, Sample)> {
         ("record-member-to-be", message(member_to_be)),
         ("record-cluster-of-level-1", message(cluster_of_level_1)),
         ("record-node-token", message(node_token())),
+        ("record-token-login", message(token_login())),
         (
             "proposal-with-clocks",
             message(Proposal {

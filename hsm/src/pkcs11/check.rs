@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use cryptoki::mechanism::MechanismType;
 use cryptoki::slot::Slot;
 
+use super::login::LoginPolicy;
 use super::module::{self, Module};
 use super::objects;
-use super::token::{LoginPolicy, Token, TokenInfo};
+use super::token::{Token, TokenInfo};
 use super::{Pkcs11Config, worker};
 use crate::environment;
 use crate::error::SignerError;
@@ -52,11 +53,7 @@ pub fn survey(config: &Pkcs11Config, prefix: &str) -> Result<Survey, SignerError
     let module = module::load(&config.module)?;
     let inside = module.enter();
     let library = library(&module)?;
-    let token = Token::new(
-        std::sync::Arc::clone(&module),
-        &config.token,
-        &config.pin_file,
-    )?;
+    let token = Token::new(std::sync::Arc::clone(&module), config, None)?;
     let mut survey = Survey {
         library,
         token: token.info().clone(),

@@ -1,7 +1,7 @@
 //! Keys on a PKCS#11 token.
 //!
 //! Promises: a module is initialised once in a process; a token and a key are found by name and
-//! never by position; a PIN is tried once; each session belongs to one thread; callers wait no
+//! never by position; a PIN is tried once, by one of all who share the token; each session belongs to one thread; callers wait no
 //! longer than their deadline; what a lost session breaks is found anew; no signature leaves that
 //! the key's public half does not verify.
 //!
@@ -12,15 +12,18 @@
 //! initialised anew with no thread inside. While the token is away it is looked for five times a
 //! second, so that it is used again within a second of its return.
 
+mod awaited;
 mod bench;
 mod check;
 mod gate;
 mod init;
+mod login;
 mod module;
 mod objects;
 mod pin;
 mod pool;
 mod queue;
+mod record;
 mod token;
 mod worker;
 
@@ -36,13 +39,17 @@ use crate::error::{SignerError, TokenName};
 use crate::public_key::PublicKeyInfo;
 use crate::signature::Signature;
 use crate::signer::{BackendKind, Health, KeyListing, KeyRef, KeySpec, SignatureAlgorithm, Signer};
+pub use awaited::{AwaitedSigner, Retried};
 pub use bench::{Pace, pace};
 pub use check::{KeySeen, Survey, survey};
 use gate::Inside;
 pub use init::InitOutcome;
+use login::LoginPolicy;
+pub use login::{ClaimRefused, Council, LoginBarred, LoginEnd};
 use pool::{Caller, Pool};
 use queue::Lane;
-use token::{LoginPolicy, Token};
+pub use record::{PinRecordProblem, Tried, parse as parse_record};
+use token::Token;
 pub use token::{TokenInfo, TokenSelector};
 use worker::{Condition, Worker};
 
@@ -64,6 +71,8 @@ pub struct Pkcs11Config {
     pub token: TokenSelector,
     /// A file with the user PIN, readable by its owner only.
     pub pin_file: PathBuf,
+    /// Directory for the record of PINs that were tried, where none can be beside the PIN file.
+    pub record_dir: Option<PathBuf>,
     /// Sessions that sign, each with a thread: 1 to 64.
     pub sessions: u32,
     /// Calls that may wait for a session: 1 to 65,536.
@@ -85,6 +94,7 @@ impl Pkcs11Config {
             module: module.into(),
             token,
             pin_file: pin_file.into(),
+            record_dir: None,
             sessions: 4,
             queue_max: 1024,
             deadline: Duration::from_secs(5),
@@ -123,22 +133,34 @@ impl Pkcs11Config {
 pub fn probe(config: &Pkcs11Config) -> Result<TokenInfo, SignerError> {
     config.check()?;
     let module = module::load(&config.module)?;
-    let token = Token::new(module, &config.token, &config.pin_file)?;
+    let token = Token::new(module, config, None)?;
     Ok(token.info().clone())
 }
 
-/// The operator's way out after a refused PIN: one login, whatever was refused before and however
-/// many attempts the token says are left (unless it is locked). Success clears what this process
-/// remembers. Blocks; the module decides for how long.
+/// The operator's way out after a refused PIN, where nobody else shares the token: one login,
+/// whatever was refused before and however many attempts the token says are left (unless it is
+/// locked). Success clears what was remembered. The login ends with this call, unless this process
+/// has others on the token. Blocks; the module decides for how long.
 ///
 /// # Errors
-/// [`SignerError::PinRefused`] where the token refuses again; and as [`probe`].
-pub fn retry_login(config: &Pkcs11Config) -> Result<TokenInfo, SignerError> {
+/// [`SignerError::PinRefused`] where the token refuses again; [`LoginBarred::SamePin`] for the PIN
+/// that was refused, without `same_pin`; and as [`probe`].
+pub fn retry_login(config: &Pkcs11Config, same_pin: bool) -> Result<TokenInfo, SignerError> {
+    let token = operators_login(config, None, same_pin)?;
+    Ok(token.info().clone())
+}
+
+/// The same among those who share the token; the login lasts as long as what is returned.
+fn operators_login(
+    config: &Pkcs11Config,
+    council: Option<Arc<dyn Council>>,
+    same_pin: bool,
+) -> Result<Token, SignerError> {
     config.check()?;
     let module = module::load(&config.module)?;
-    let token = Token::new(module, &config.token, &config.pin_file)?;
-    token.ensure_login(LoginPolicy::Operator, &token.module().enter())?;
-    Ok(token.info().clone())
+    let token = Token::new(module, config, council)?;
+    token.ensure_login(LoginPolicy::Operator { same_pin }, &token.module().enter())?;
+    Ok(token)
 }
 
 /// Makes a token ready for [`Pkcs11Signer::open`]: initialises the first blank one under the
@@ -201,21 +223,28 @@ impl Pkcs11Signer {
         // A thread of its own: a module may hang, and must not take a runtime's thread with it.
         pool::spawn("hsm-open".into(), move || {
             // Nobody waits any more: the signer just opened is dropped, which closes it.
-            let _ = reply.send(Self::open_blocking(&config));
+            let _ = reply.send(Self::open_blocking(&config, None));
         })?;
         let after = Duration::from_secs(OPEN_SECONDS_MAX);
         let signer: Self = match tokio::time::timeout(after, answer).await {
             Ok(answered) => answered.unwrap_or(Err(SignerError::Closed))?,
             Err(_) => return Err(SignerError::Deadline { after }),
         };
-        let (pool, condition) = (signer.pool.caller(), Arc::clone(&signer.condition));
-        tokio::spawn(look_for_token(pool, condition));
+        tokio::spawn(signer.look_for_token());
         Ok(signer)
     }
 
-    fn open_blocking(config: &Pkcs11Config) -> Result<Self, SignerError> {
+    /// Asks the token whether it is back while it is not usable. Ends with the signer.
+    fn look_for_token(&self) -> impl Future<Output = ()> + Send + use<> {
+        look_for_token(self.pool.caller(), Arc::clone(&self.condition))
+    }
+
+    fn open_blocking(
+        config: &Pkcs11Config,
+        council: Option<Arc<dyn Council>>,
+    ) -> Result<Self, SignerError> {
         let module = module::load(&config.module)?;
-        let token = Arc::new(Token::new(module, &config.token, &config.pin_file)?);
+        let token = Arc::new(Token::new(module, config, council)?);
         token.ensure_login(LoginPolicy::Guarded, &token.module().enter())?;
 
         let wanted = allowed_sessions(token.info(), u64::from(config.sessions))?;
@@ -242,6 +271,12 @@ impl Pkcs11Signer {
             deadline: config.deadline,
             generate_deadline: config.generate_deadline,
         })
+    }
+
+    /// Asks the token now whether it is usable; one that needs a login gets one by the rules of any.
+    async fn look(&self) -> Result<(), SignerError> {
+        let look = |worker: &mut Worker| worker.attempt(Worker::probe);
+        self.pool.run(Lane::Probe, LOOK_DEADLINE, look).await
     }
 
     /// Signs, and says how long that took in the session's thread: the wait for one is not in it.

@@ -12,11 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
 
 use super::gate::{Gate, Inside};
+use super::pin::Pin;
 use crate::ckr::Ckr;
+use crate::environment;
 use crate::error::SignerError;
 use crate::lock;
 
@@ -35,6 +38,9 @@ pub(super) struct Module {
     logging_in: Mutex<()>,
     /// Tokens (by serial) that refused their PIN, and how.
     refusals: Mutex<BTreeMap<String, Ckr>>,
+    /// The PIN that each token took last, under a key that nobody else has.
+    taken: Mutex<BTreeMap<String, hmac::Tag>>,
+    known_by: hmac::Key,
 }
 
 impl Module {
@@ -88,8 +94,20 @@ impl Module {
         lock(&self.refusals).insert(serial.to_owned(), ckr);
     }
 
-    pub(super) fn forget_refusal(&self, serial: &str) {
+    /// The token took a PIN: what it refused before does not matter any more.
+    pub(super) fn remember_taken(&self, serial: &str, pin: &Pin) {
+        let tag = hmac::sign(&self.known_by, pin.bytes());
+        lock(&self.taken).insert(serial.to_owned(), tag);
         lock(&self.refusals).remove(serial);
+    }
+
+    /// Whether this is the PIN that the token took last from this process.
+    pub(super) fn has_taken(&self, serial: &str, pin: &Pin) -> bool {
+        let taken = lock(&self.taken);
+        // Compared in constant time.
+        taken
+            .get(serial)
+            .is_some_and(|tag| hmac::verify(&self.known_by, pin.bytes(), tag.as_ref()).is_ok())
     }
 }
 
@@ -174,6 +192,8 @@ fn initialise(real: &Path, path: &Path) -> Result<Module, SignerError> {
         logins_tried: AtomicU64::new(0),
         logging_in: Mutex::default(),
         refusals: Mutex::default(),
+        taken: Mutex::default(),
+        known_by: hmac::Key::new(hmac::HMAC_SHA256, &environment::random::<32>()?),
     })
 }
 

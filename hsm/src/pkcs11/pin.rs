@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use cryptoki::types::{AuthPin, RawAuthPin};
+use zeroize::Zeroizing;
 
 use crate::error::{SecretFileProblem, SignerError};
 use crate::secret_file;
@@ -12,18 +13,28 @@ use crate::secret_file;
 const PIN_BYTES_MAX: usize = 255;
 
 /// A PIN. Cannot be shown, cloned or compared; wiped when dropped.
-#[derive(Debug)]
-pub(super) struct Pin(RawAuthPin);
+pub(super) struct Pin(Zeroizing<Vec<u8>>);
+
+impl std::fmt::Debug for Pin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pin")
+    }
+}
 
 impl Pin {
     /// Reads the PIN anew: an operator may have corrected the file. One line ending is cut off.
     pub(super) fn read(path: &Path) -> Result<Self, SignerError> {
-        let mut bytes =
-            secret_file::read(path, PIN_BYTES_MAX).map_err(|problem| unusable(path, problem))?;
-        Ok(Self(RawAuthPin::new(Box::new(std::mem::take(&mut *bytes)))))
+        let bytes = secret_file::read(path, PIN_BYTES_MAX);
+        Ok(Self(bytes.map_err(|problem| unusable(path, problem))?))
     }
 
-    pub(super) fn for_login(&self) -> &RawAuthPin {
+    /// For the module, wiped when dropped as well.
+    pub(super) fn for_login(&self) -> RawAuthPin {
+        RawAuthPin::new(Box::new(self.0.to_vec()))
+    }
+
+    /// To know it again by.
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }
 }

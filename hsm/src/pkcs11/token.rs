@@ -1,13 +1,13 @@
 //! One token: found by label and serial, logged in once, its login kept.
 //!
 //! Login belongs to the token and to the whole process: it ends with the last session, and private
-//! handles die with it. So one session does nothing but keep it. A PIN is tried once; a refusal is
-//! remembered for the life of the process, and while the token shows that attempts were lost none
-//! is made at all. The only way past either is the operator's.
+//! handles die with it. So one session does nothing but keep it. A PIN is tried once ([`super::login`]
+//! keeps that across processes and machines); while the token shows that attempts were lost none is
+//! made at all. The only way past either is the operator's.
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,7 +15,9 @@ use cryptoki::error::{Error as CryptokiError, RvError};
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Limit, Slot, TokenInfo as RawTokenInfo};
 
+use super::Pkcs11Config;
 use super::gate::Inside;
+use super::login::{Council, Gatekeeper, LoginPolicy};
 use super::module::Module;
 use super::pin::Pin;
 use crate::ckr::Ckr;
@@ -186,15 +188,6 @@ pub(super) fn find(
     }
 }
 
-/// Who asks for a login.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LoginPolicy {
-    /// The program: not after a refusal, not while the token shows lost attempts.
-    Guarded,
-    /// The operator, once: only a locked PIN stops it.
-    Operator,
-}
-
 /// One token and its login.
 #[derive(Debug)]
 pub(super) struct Token {
@@ -204,6 +197,7 @@ pub(super) struct Token {
     /// Label and serial, so that another token with the same label never takes its place.
     selector: TokenSelector,
     pin_file: PathBuf,
+    gatekeeper: Gatekeeper,
     /// The session that keeps the login, and the generation of the module in which it was opened.
     /// Held while logging in: one thread tries, others wait.
     login: Mutex<Option<(Session, u64)>>,
@@ -222,11 +216,11 @@ impl Token {
     /// first one that does may come at the worst time.
     pub(super) fn new(
         module: Arc<Module>,
-        selector: &TokenSelector,
-        pin_file: &Path,
+        config: &Pkcs11Config,
+        council: Option<Arc<dyn Council>>,
     ) -> Result<Self, SignerError> {
-        let (_, info) = find(&module, selector)?;
-        Pin::read(pin_file)?;
+        let (_, info) = find(&module, &config.token)?;
+        Pin::read(&config.pin_file)?;
         let name = info.name();
         let selector = TokenSelector::LabelAndSerial {
             label: name.label.clone(),
@@ -237,7 +231,8 @@ impl Token {
             info,
             name,
             selector,
-            pin_file: pin_file.to_owned(),
+            pin_file: config.pin_file.clone(),
+            gatekeeper: Gatekeeper::new(config, council),
             login: Mutex::default(),
             epoch: AtomicU64::new(0),
             changing: Mutex::default(),
@@ -376,26 +371,39 @@ impl Token {
                     return Err(stopped(warning));
                 }
             }
-            (LoginPolicy::Operator, Some(PinWarning::Locked)) => {
+            (LoginPolicy::Operator { .. }, Some(PinWarning::Locked)) => {
                 return Err(stopped(PinWarning::Locked));
             }
-            (LoginPolicy::Operator, _) => {}
+            (LoginPolicy::Operator { .. }, _) => {}
         }
         // Read for this login only, and wiped when this function ends.
         let pin = Pin::read(&self.pin_file)?;
+        let taken_before = self.module.has_taken(&self.name.serial, &pin);
+        let attempt = self
+            .gatekeeper
+            .leave(&self.name, &pin, policy, taken_before)?;
         self.module.count_login();
-        let outcome = session.login_with_raw(UserType::User, pin.for_login());
+        let outcome = session.login_with_raw(UserType::User, &pin.for_login());
         match outcome.map_err(SignerError::from_cryptoki) {
             Ok(()) => tracing::info!(token = %self.name, "logged in"),
-            Err(SignerError::Call { ckr, .. }) if ckr.code() == RvError::UserAlreadyLoggedIn => {}
+            Err(SignerError::Call { ckr, .. }) if ckr.code() == RvError::UserAlreadyLoggedIn => {
+                // The token did not look at the PIN.
+                attempt.not_tried();
+                return Ok(());
+            }
             Err(SignerError::Call { ckr, .. }) if !never_reached_the_pin(ckr) => {
                 tracing::error!(token = %self.name, %ckr, "login refused; not tried again");
                 self.module.remember_refusal(&self.name.serial, ckr);
+                attempt.refused(ckr);
                 return Err(refused(ckr));
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                attempt.not_tried();
+                return Err(error);
+            }
         }
-        self.module.forget_refusal(&self.name.serial);
+        self.module.remember_taken(&self.name.serial, &pin);
+        attempt.accepted();
         Ok(())
     }
 }

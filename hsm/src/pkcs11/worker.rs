@@ -279,7 +279,9 @@ impl Worker {
             }
             SignerError::PinRefused { .. }
             | SignerError::PinGuarded { .. }
-            | SignerError::PinFile { .. } => Remedy::Later,
+            | SignerError::PinFile { .. }
+            | SignerError::PinRecord { .. }
+            | SignerError::Login(_) => Remedy::Later,
             _ => Remedy::None,
         }
     }

@@ -1,5 +1,6 @@
 //! What the configuration means to the rooms that are made from it.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::authority::Lifetimes;
 use crate::cluster::formation::Plan;
-use crate::config::{CaKeyType, CaSubject, Config, DiskKeys, Pkcs11, TokenName};
+use crate::config::{CaKeyType, CaSubject, Config, DiskKeys, Pkcs11, Problem, TokenName};
 use crate::housekeeping::{AgentPruning, Pace};
 use crate::issue::Subject;
 
@@ -16,7 +17,10 @@ use crate::issue::Subject;
 const SECRET_BYTES_MIN: usize = 16;
 
 /// The token of a configuration, as the custody room names it.
-pub fn pkcs11_config(pkcs11: &Pkcs11) -> Pkcs11Config {
+///
+/// # Errors
+/// The PIN is a credential, and this process has none.
+pub fn pkcs11_config(pkcs11: &Pkcs11, data_dir: &Path) -> Result<Pkcs11Config, Problem> {
     let token = match &pkcs11.token {
         TokenName::Label(label) => TokenSelector::Label(label.clone()),
         TokenName::Serial(serial) => TokenSelector::Serial(serial.clone()),
@@ -25,11 +29,12 @@ pub fn pkcs11_config(pkcs11: &Pkcs11) -> Pkcs11Config {
             serial: serial.clone(),
         },
     };
-    let mut config = Pkcs11Config::new(&pkcs11.module, token, &pkcs11.pin_file);
+    let mut config = Pkcs11Config::new(&pkcs11.module, token, pkcs11.pin_file()?);
+    config.record_dir = Some(data_dir.to_owned());
     config.sessions = pkcs11.sessions;
     config.queue_max = pkcs11.queue;
     config.deadline = pkcs11.deadline;
-    config
+    Ok(config)
 }
 
 /// The directory of keys of a configuration, likewise.

@@ -28,6 +28,8 @@ use crate::telemetry::rfc3339;
 
 /// The plan is looked at this often at least.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// And this often while the keys cannot be used: agents wait for them.
+const INTERVAL_WITHOUT_KEYS: Duration = Duration::from_millis(100);
 /// Bytes that are signed to try a key.
 const TRIAL_BYTES: usize = 32;
 
@@ -99,7 +101,12 @@ impl Driver {
             warned = warning;
 
             let mut problems = Vec::new();
+            let usable = self.custody.signer().health().usable;
             for step in plan::plan(&scene) {
+                // A key that cannot be made here would keep other nodes from making it.
+                if !usable && matches!(step, Step::Begin { .. }) {
+                    continue;
+                }
                 let Err(error) = self.act(&step).await else {
                     continue;
                 };
@@ -115,8 +122,13 @@ impl Driver {
                 tracing::warn!(problem, "an authority cannot be brought forward; trying on");
             }
             told = problem;
+            let interval = if usable {
+                INTERVAL
+            } else {
+                INTERVAL_WITHOUT_KEYS
+            };
             // Running out of time is the other reason to look again.
-            let _ = tokio::time::timeout(INTERVAL, change(&mut feed, plan_may_differ)).await;
+            let _ = tokio::time::timeout(interval, change(&mut feed, plan_may_differ)).await;
         }
     }
 

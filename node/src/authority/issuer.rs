@@ -215,6 +215,11 @@ impl Issuer {
         self.signing(AuthorityKind::X509).map(|a| a.id.clone())
     }
 
+    /// Waits until another authority has been seen to sign here. For one who waits.
+    pub(super) async fn another_usable(&self) {
+        self.inner.custody.another_usable().await;
+    }
+
     /// Seconds until agents can be expected to know the authority that signs on this
     /// node; zero where no agent is there to meet it. `served` is the issuer of the
     /// server SVID that is shown until then.

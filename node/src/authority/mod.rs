@@ -9,6 +9,7 @@ mod driver;
 mod foreign_roots;
 mod issuer;
 pub mod keys;
+mod logins;
 mod own_bundle;
 mod own_roots;
 pub mod plan;
@@ -21,11 +22,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use chancery_hsm::{BackendKind, KeyId, KeyRef, Signer};
 use chancery_raft_store::model::{Authority, AuthorityStatus};
 use chancery_raft_store::{Change, ChangeKind};
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 pub use driver::{Driver, Making};
 pub use foreign_roots::keep_foreign_roots;
 pub use issuer::{IssueFailed, Issuer, JwtSvid, Lifetimes, Mint, X509Svid};
+pub use logins::Logins;
 pub use own_roots::keep_own_roots;
 pub use server_svid::{ServerSvid, keep_server_svid};
 pub use steward::{OtherKey, Slot, StepFailed, Steward};
@@ -37,6 +39,7 @@ pub struct Custody {
     shared: bool,
     usable: Arc<RwLock<BTreeSet<String>>>,
     making: Arc<Mutex<Option<MakingFailed>>>,
+    tried: Arc<Notify>,
 }
 
 /// The last key that could not be made here.
@@ -56,6 +59,7 @@ impl Custody {
             shared,
             usable: Arc::default(),
             making: Arc::default(),
+            tried: Arc::default(),
         }
     }
 
@@ -77,6 +81,11 @@ impl Custody {
             .clone()
     }
 
+    /// Waits until an authority has become usable since it was waited for last. For one who waits.
+    async fn another_usable(&self) {
+        self.tried.notified().await;
+    }
+
     fn is_usable(&self, id: &str) -> bool {
         self.usable
             .read()
@@ -87,7 +96,9 @@ impl Custody {
     fn set_usable(&self, id: &str, usable: bool) {
         let mut ids = self.usable.write().unwrap_or_else(PoisonError::into_inner);
         if usable {
-            ids.insert(id.to_owned());
+            if ids.insert(id.to_owned()) {
+                self.tried.notify_one();
+            }
         } else {
             ids.remove(id);
         }

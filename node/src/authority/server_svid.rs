@@ -64,7 +64,11 @@ pub async fn keep_server_svid(
     let mut told = String::new();
     let mut recorded = String::new();
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // The first one opens the agent port.
+            () = issuer.another_usable() => {}
+        }
         let now = doors.consensus().clock().now_unix_ms().div_euclid(1000);
         let current = served.get();
         if current.as_ref().is_some_and(|c| now >= c.not_after) {

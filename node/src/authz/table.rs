@@ -108,6 +108,7 @@ pub(super) const TABLE: &[Row] = &[
     row("/chancery.backup.v1.Backup/Save", LOCAL, Shared),
     row("/chancery.cluster.v1.Cluster/ChangeMembers", ADMIN_OR_LOCAL, Named),
     row("/chancery.cluster.v1.Cluster/CreateToken", ADMIN_OR_LOCAL, Named),
+    row("/chancery.cluster.v1.Cluster/RetryLogin", LOCAL, Shared),
     row("/chancery.cluster.v1.Cluster/SetClock", ADMIN_OR_LOCAL, Shared),
     row("/chancery.cluster.v1.Cluster/Status", ADMIN_OR_LOCAL, Shared),
     row("/chancery.cluster.v1.Cluster/TransferLeader", ADMIN_OR_LOCAL, Named),

@@ -1,7 +1,7 @@
 //! `hsm init`, `hsm retry`, `hsm check`, `hsm bench`, `hsm keys` and `hsm adopt`.
 //!
-//! The first four speak to the token itself and to no server: a cluster's first start needs the
-//! token ready.
+//! `init`, `check` and `bench` speak to the token itself and to no server: a cluster's first start
+//! needs the token ready.
 
 mod keys;
 
@@ -9,14 +9,16 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use chancery_hsm::pkcs11::{
-    InitOutcome, Pace, Survey, TokenInfo, init_token, pace, retry_login, survey,
-};
+use chancery_api::chancery::cluster::v1::cluster_client::ClusterClient;
+use chancery_api::chancery::cluster::v1::{RetryLoginRequest, RetryLoginResponse};
+use chancery_hsm::pkcs11::{InitOutcome, Pace, Survey, init_token, pace, survey};
 use chancery_hsm::{KeyId, KeyRef, KeyType, Pkcs11Config};
 use clap::{Args, Subcommand};
 
 use super::error::CliError;
 use super::host::Host;
+use super::output;
+use super::session::{Common, Session, request};
 use crate::config::{Config, Keys};
 
 /// What can be done with the token that keeps the authorities' keys.
@@ -27,10 +29,11 @@ pub(super) enum Verb {
     /// The first uninitialised token of keys.pkcs11.module gets the label keys.pkcs11.token_label and
     /// the user PIN of keys.pkcs11.pin_file. Run it on one node; run again, it changes nothing.
     Init(Init),
-    /// Tries the PIN of the configuration once, after an earlier one was refused
+    /// Has the asked server try its PIN once, after one was refused
     ///
-    /// A server does not try a refused PIN again, nor any PIN while the token says that few tries are
-    /// left. Correct keys.pkcs11.pin_file first: each wrong try brings the token nearer to its lock.
+    /// No server of the cluster tries a PIN by itself once the token refused one, nor while the token
+    /// says that few tries are left. Correct the PIN file first: each wrong try brings the token nearer
+    /// to its lock. Success lets the other servers log in by themselves again.
     Retry(Retry),
     /// Says whether module, token, PIN and keys are fit for this configuration, and what is missing
     ///
@@ -112,11 +115,52 @@ pub(super) struct Init {
 /// `hsm retry`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  \
-        chancery hsm retry -config /etc/chancery/chancery.toml")]
+        chancery hsm retry -socketPath /run/chancery/api.sock")]
 pub(super) struct Retry {
-    /// Configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    /// Also with the PIN that was refused: the token's PIN has been changed to it
+    #[arg(long = "samePin")]
+    same_pin: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Retry {
+    async fn order(&self, session: &mut Session<'_, '_>) -> Result<(), CliError> {
+        let mut client = ClusterClient::new(session.channel().await?);
+        let asked = RetryLoginRequest {
+            same_pin: self.same_pin,
+        };
+        let call = client.retry_login(request(asked));
+        let answer = session.call(call).await?;
+        if session.is_json() {
+            let value = serde_json::json!({
+                "token_label": answer.token_label,
+                "token_serial": answer.token_serial,
+                "not_needed": answer.not_needed,
+                "refused_elsewhere": answer.refused_elsewhere,
+            });
+            return session.out(&output::value_json(&value)?);
+        }
+        session.out(&retried(&answer))
+    }
+}
+
+fn retried(answer: &RetryLoginResponse) -> String {
+    let token = format!(
+        "Token \"{}\" (serial {})",
+        answer.token_label, answer.token_serial
+    );
+    match (answer.not_needed, answer.refused_elsewhere.as_str()) {
+        (false, _) => format!(
+            "{token} took the PIN. This server signs again; the others log in by themselves, except where \
+             their own PIN was refused: correct it there and run this command there.\n"
+        ),
+        (true, "") => format!("{token} is in use by this server; nothing was tried.\n"),
+        (true, elsewhere) => format!(
+            "{token} is in use by this server; nothing was tried. It refused another server ({elsewhere}): \
+             correct the PIN there and run this command there.\n"
+        ),
+    }
 }
 
 impl Verb {
@@ -128,8 +172,9 @@ impl Verb {
             Verb::Adopt(verb) => return verb.run(host),
             Verb::Init(verb) => said(&init(&verb.config, &verb.so_pin_file)?),
             Verb::Retry(verb) => {
-                let token: TokenInfo = retry_login(&configured(&verb.config)?)?;
-                format!("Token {} took the PIN; servers may start.\n", token.name())
+                return Session::run(&verb.common, host, async |session| {
+                    verb.order(session).await
+                });
             }
         };
         host.stdout
@@ -141,8 +186,10 @@ impl Verb {
 /// The token of a configuration. Without a look at the machine: the directories of a
 /// server are of no matter here.
 fn configured(config: &Path) -> Result<Pkcs11Config, CliError> {
-    match Config::load(config)?.keys {
-        Keys::Pkcs11(token) => Ok(crate::app::pkcs11_config(&token)),
+    let config = Config::load(config)?;
+    match config.keys {
+        Keys::Pkcs11(token) => crate::app::pkcs11_config(&token, &config.data_dir)
+            .map_err(|problem| CliError::Said(problem.to_string())),
         Keys::Memory => Err(CliError::NoToken("memory")),
         Keys::Disk(_) => Err(CliError::NoToken("disk")),
     }
@@ -321,7 +368,54 @@ fn said(outcome: &InitOutcome) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::testing::run;
+    use chancery_hsm::pkcs11::TokenInfo;
+
+    use crate::cli::testing::{Answer, FakeServer, run};
+
+    #[test]
+    fn a_retry_says_what_happened_and_what_to_do_next() {
+        const PATH: &str = "/chancery.cluster.v1.Cluster/RetryLogin";
+        let took = RetryLoginResponse {
+            token_label: "ca".into(),
+            token_serial: "42".into(),
+            ..RetryLoginResponse::default()
+        };
+        let not_needed = RetryLoginResponse {
+            not_needed: true,
+            ..took.clone()
+        };
+        let elsewhere = RetryLoginResponse {
+            refused_elsewhere: "node 3: CKR_PIN_INCORRECT".into(),
+            ..not_needed.clone()
+        };
+        for (answer, wanted) in [
+            (
+                took,
+                "Token \"ca\" (serial 42) took the PIN. This server signs again",
+            ),
+            (not_needed, "is in use by this server; nothing was tried.\n"),
+            (
+                elsewhere,
+                "It refused another server (node 3: CKR_PIN_INCORRECT): correct the PIN there",
+            ),
+        ] {
+            let server = FakeServer::start([Answer::ok(PATH, &answer)]);
+            let outcome = server.run("hsm retry");
+            assert!(outcome.out.contains(wanted), "{}", outcome.out);
+        }
+        let server = FakeServer::start([Answer::refusal(PATH, 9, "nothing was tried")]);
+        let outcome = server.run("hsm retry -samePin");
+        assert!(!outcome.success);
+        assert!(
+            outcome
+                .err
+                .contains("FailedPrecondition desc = nothing was tried"),
+            "{}",
+            outcome.err
+        );
+        let sent = server.requests();
+        assert_eq!(sent.len(), 1);
+    }
 
     fn init_with(keys: &str) -> (String, bool) {
         let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::error::CliError;
 use super::host::Host;
-use crate::config::{Config, ConfigErrors, Overrides};
+use crate::config::{Config, ConfigErrors, Overrides, Problem};
 
 /// Where SPIRE's server looks, from where it is started: who starts servers without `-config` puts
 /// our file there.
@@ -81,14 +81,14 @@ struct Flags {
 impl Run {
     /// Blocks until the server has stopped.
     pub(super) fn run(self, host: &Host<'_>) -> Result<(), CliError> {
-        let config = self.flags.load(host)?;
+        let config = self.flags.load(host, Config::check_start)?;
         crate::app::run(config).map_err(CliError::Server)
     }
 }
 
 impl Validate {
     pub(super) fn run(self, host: &mut Host<'_>) -> Result<(), CliError> {
-        self.flags.load(host)?;
+        self.flags.load(host, Config::check_environment)?;
         writeln!(host.stdout, "Chancery server configuration file is valid.")
             .map_err(CliError::Output)
     }
@@ -96,7 +96,11 @@ impl Validate {
 
 impl Flags {
     /// What validates also starts: both verbs check the file and the machine it is used on.
-    fn load(self, host: &Host<'_>) -> Result<Config, CliError> {
+    fn load(
+        self,
+        host: &Host<'_>,
+        check: fn(&Config) -> Result<(), Vec<Problem>>,
+    ) -> Result<Config, CliError> {
         let overrides = Overrides {
             trust_domain: self.trust_domain,
             data_dir: self.data_dir,
@@ -110,12 +114,10 @@ impl Flags {
         };
         let variable = self.expand_env.then_some(host.variable);
         let config = Config::load_with(&self.config, &overrides, variable)?;
-        config
-            .check_environment()
-            .map_err(|problems| ConfigErrors {
-                origin: self.config.display().to_string(),
-                problems,
-            })?;
+        check(&config).map_err(|problems| ConfigErrors {
+            origin: self.config.display().to_string(),
+            problems,
+        })?;
         Ok(config)
     }
 }

@@ -321,6 +321,8 @@ fn speaks_for_another(proposal: &Proposal, from: u64) -> bool {
         Some(Command::RecordServerSvid(c)) => c.node_id,
         Some(Command::ProveAuthority(c)) => c.node_id,
         Some(Command::BeginKey(c)) => c.node_id,
+        Some(Command::ClaimLogin(c)) => c.node_id,
+        Some(Command::SettleLogin(c)) => c.node_id,
         _ => from,
     };
     node != from

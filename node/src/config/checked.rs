@@ -245,6 +245,15 @@ pub struct DiskKeys {
     pub passphrase_file: Option<PathBuf>,
 }
 
+/// Where the PIN of a token is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PinSource {
+    /// In a file.
+    File(PathBuf),
+    /// In the systemd credential of this name.
+    Credential(String),
+}
+
 /// A PKCS#11 token and how it is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pkcs11 {
@@ -252,8 +261,8 @@ pub struct Pkcs11 {
     pub module: PathBuf,
     /// Which token.
     pub token: TokenName,
-    /// File with the user PIN.
-    pub pin_file: PathBuf,
+    /// Where the user PIN is.
+    pub pin: PinSource,
     /// Sessions that sign at once.
     pub sessions: u32,
     /// Longest wait for a signature.
@@ -663,6 +672,7 @@ fn check_keys(raw: RawKeys, data_dir: Option<&Path>, problems: &mut Vec<Problem>
         ("pkcs11", "token_label", token.token_label.is_some()),
         ("pkcs11", "token_serial", token.token_serial.is_some()),
         ("pkcs11", "pin_file", token.pin_file.is_some()),
+        ("pkcs11", "pin_credential", token.pin_credential.is_some()),
     ];
     let backend = match raw.backend {
         RawBackend::Memory => "memory",
@@ -710,18 +720,22 @@ fn check_keys(raw: RawKeys, data_dir: Option<&Path>, problems: &mut Vec<Problem>
                 (None, Some(serial)) => Some(TokenName::Serial(serial)),
                 (None, None) => None,
             };
+            let pin = pin_source(token.pin_file, token.pin_credential, problems);
             for (key, missing) in [
                 ("module", token.module.is_none()),
                 ("token_label", name.is_none()),
-                ("pin_file", token.pin_file.is_none()),
+                ("pin_file", pin.is_none()),
             ] {
                 // A value that was there but wrong is already reported.
                 let path = format!("keys.pkcs11.{key}");
-                if missing && !problems.iter().any(|p| p.path == path) {
-                    let or = if key == "token_label" {
-                        " (or token_serial)"
-                    } else {
-                        ""
+                let told = |p: &Problem| {
+                    p.path == path || key == "pin_file" && p.path == "keys.pkcs11.pin_credential"
+                };
+                if missing && !problems.iter().any(told) {
+                    let or = match key {
+                        "token_label" => " (or token_serial)",
+                        "pin_file" => " (or pin_credential)",
+                        _ => "",
                     };
                     problems.push(Problem::new(
                         path,
@@ -732,12 +746,35 @@ fn check_keys(raw: RawKeys, data_dir: Option<&Path>, problems: &mut Vec<Problem>
             Some(Keys::Pkcs11(Pkcs11 {
                 module: token.module?,
                 token: name?,
-                pin_file: token.pin_file?,
+                pin: pin?,
                 sessions: token.sessions,
                 deadline: token.deadline.0,
                 queue: token.queue,
             }))
         }
+    }
+}
+
+fn pin_source(
+    file: Option<PathBuf>,
+    credential: Option<String>,
+    problems: &mut Vec<Problem>,
+) -> Option<PinSource> {
+    const CREDENTIAL: &str = "keys.pkcs11.pin_credential";
+    match (file, credential) {
+        (Some(_), Some(_)) => {
+            let why = "and keys.pkcs11.pin_file exclude each other: name one place of the PIN";
+            problems.push(Problem::new(CREDENTIAL, why));
+            None
+        }
+        (Some(file), None) => Some(PinSource::File(file)),
+        (None, Some(name)) if matches!(&*name, "" | "." | "..") || name.contains(['/', '\0']) => {
+            let why = "is the name of a credential, as in LoadCredential=, and no path";
+            problems.push(Problem::new(CREDENTIAL, why));
+            None
+        }
+        (None, Some(name)) => Some(PinSource::Credential(name)),
+        (None, None) => None,
     }
 }
 

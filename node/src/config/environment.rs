@@ -1,19 +1,22 @@
 //! What only the machine can tell about a configuration: directories, files
 //! and their modes.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
 use super::Problem;
-use super::checked::{Config, Keys};
+use super::checked::{Config, Keys, PinSource};
 use super::secret::read_secret_file;
 
 /// Shortest cluster secret, in bytes: 128 bits, were they random.
 const CLUSTER_SECRET_BYTES_MIN: usize = 16;
 const PIN_BYTES_MIN: usize = 1;
+/// Variable in which systemd says where a service's credentials are.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 /// As the custody room wants it.
 const PASSPHRASE_BYTES_MIN: usize = 16;
 
@@ -51,9 +54,14 @@ pub(super) fn check(config: &Config) -> Result<(), Vec<Problem>> {
         }
         Keys::Pkcs11(token) => {
             report("keys.pkcs11.module", check_module(&token.module));
+            let key = match &token.pin {
+                PinSource::File(_) => "keys.pkcs11.pin_file",
+                PinSource::Credential(_) => "keys.pkcs11.pin_credential",
+            };
+            let file = pin_file(&token.pin);
             report(
-                "keys.pkcs11.pin_file",
-                check_secret(&token.pin_file, PIN_BYTES_MIN),
+                key,
+                file.and_then(|file| check_secret(&file, PIN_BYTES_MIN)),
             );
         }
     }
@@ -64,6 +72,31 @@ pub(super) fn check(config: &Config) -> Result<(), Vec<Problem>> {
         Ok(())
     } else {
         Err(problems)
+    }
+}
+
+/// The file with the PIN.
+pub(super) fn pin_file(pin: &PinSource) -> Result<PathBuf, String> {
+    match pin {
+        PinSource::File(file) => Ok(file.clone()),
+        PinSource::Credential(name) => {
+            credential(name, std::env::var_os(CREDENTIALS_DIRECTORY).as_deref())
+        }
+    }
+}
+
+/// Where systemd puts the credential `name` (systemd.exec(5), `LoadCredential=`).
+fn credential(name: &str, directory: Option<&OsStr>) -> Result<PathBuf, String> {
+    match directory.map(Path::new) {
+        Some(directory) if directory.is_absolute() => Ok(directory.join(name)),
+        Some(directory) => Err(format!(
+            "{CREDENTIALS_DIRECTORY} is {}, which is no absolute path",
+            directory.display()
+        )),
+        None => Err(format!(
+            "{CREDENTIALS_DIRECTORY} is not set, so there is no credential {name:?}: run the server as a systemd service \
+             with LoadCredential={name}:FILE, or name the file in keys.pkcs11.pin_file"
+        )),
     }
 }
 
@@ -164,4 +197,23 @@ fn writable(path: &Path) -> Result<(), String> {
 
 fn allowed(path: &Path, how: Access) -> Result<(), String> {
     access(path, how).map_err(|e| format!("{} is not writable by this user: {e}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_credential_is_looked_for_where_systemd_says() {
+        let at = |directory: Option<&str>| credential("pin", directory.map(OsStr::new));
+        assert_eq!(
+            at(Some("/run/credentials/chancery.service")),
+            Ok("/run/credentials/chancery.service/pin".into())
+        );
+        let missing = at(None).unwrap_err();
+        assert!(missing.contains("LoadCredential=pin:FILE"), "{missing}");
+        for wrong in ["", "credentials"] {
+            assert!(at(Some(wrong)).unwrap_err().contains("no absolute path"));
+        }
+    }
 }

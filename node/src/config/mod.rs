@@ -24,11 +24,12 @@ pub mod schema;
 mod secret;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use checked::{
     Agents, Api, CaKeyType, CaSubject, Cluster, Config, DiskKeys, HealthPaths, HostPort, Issuance,
-    Keys, LogFormat, LogLevel, Peer, Pkcs11, Raft, RaftProfile, RateLimit, Storage, TokenName,
+    Keys, LogFormat, LogLevel, Peer, PinSource, Pkcs11, Raft, RaftProfile, RateLimit, Storage,
+    TokenName,
 };
 pub use cidr::Cidr;
 pub use duration::{DurationError, format_duration, parse_duration};
@@ -190,6 +191,36 @@ impl Config {
     /// Every problem found, each by the key that names the file.
     pub fn check_environment(&self) -> Result<(), Vec<Problem>> {
         environment::check(self)
+    }
+}
+
+impl Pkcs11 {
+    /// The file with the user PIN.
+    ///
+    /// # Errors
+    /// It is a credential, and this process has none.
+    pub fn pin_file(&self) -> Result<PathBuf, Problem> {
+        environment::pin_file(&self.pin)
+            .map_err(|why| Problem::new("keys.pkcs11.pin_credential", why))
+    }
+}
+
+impl Config {
+    /// The same less what does not keep a server from starting: without its module it signs nothing,
+    /// and takes part in the cluster.
+    ///
+    /// # Errors
+    /// As [`Config::check_environment`].
+    pub fn check_start(&self) -> Result<(), Vec<Problem>> {
+        let Err(mut problems) = self.check_environment() else {
+            return Ok(());
+        };
+        problems.retain(|problem| problem.path != "keys.pkcs11.module");
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        }
     }
 }
 

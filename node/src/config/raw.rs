@@ -184,6 +184,7 @@ pub(super) struct RawPkcs11 {
     pub(super) token_label: Option<String>,
     pub(super) token_serial: Option<String>,
     pub(super) pin_file: Option<PathBuf>,
+    pub(super) pin_credential: Option<String>,
     pub(super) sessions: u32,
     pub(super) deadline: RawDuration,
     pub(super) queue: u32,

@@ -239,6 +239,40 @@ fn token_keys_live_a_year_by_default_and_need_their_settings() {
 }
 
 #[test]
+fn a_pin_is_in_a_file_or_in_a_credential() {
+    let with_pin = |pin: &str| {
+        let keys =
+            "[keys]\nbackend = 'pkcs11'\n[keys.pkcs11]\nmodule = '/m.so'\ntoken_label = 'x'\n";
+        with("", &format!("{keys}{pin}"))
+    };
+    let config = parse(&with_pin("pin_credential = 'chancery.pin'")).unwrap();
+    let Keys::Pkcs11(pkcs11) = &config.keys else {
+        panic!("{:?}", config.keys)
+    };
+    assert_eq!(pkcs11.pin, PinSource::Credential("chancery.pin".into()));
+    assert_eq!(
+        problems(&with_pin("pin_file = '/pin'\npin_credential = 'pin'")),
+        [
+            "keys.pkcs11.pin_credential: and keys.pkcs11.pin_file exclude each other: name one place of the PIN"
+        ]
+    );
+    assert_eq!(
+        problems(&with_pin("")),
+        [
+            "keys.pkcs11.pin_file: is required (or pin_credential), because keys.backend is \"pkcs11\""
+        ]
+    );
+    for no_name in ["..", "/etc/pin", "a/b"] {
+        assert_eq!(
+            problems(&with_pin(&format!("pin_credential = '{no_name}'"))),
+            [
+                "keys.pkcs11.pin_credential: is the name of a credential, as in LoadCredential=, and no path"
+            ]
+        );
+    }
+}
+
+#[test]
 fn keys_on_disk_live_a_day_by_default_and_apart_from_the_data_directory() {
     let keys = |disk: &str| format!("[keys]\nbackend = 'disk'\n[keys.disk]\n{disk}");
     let config = parse(&with(

@@ -66,6 +66,7 @@ pub(super) const TABLE: &[Row] = &[
     free("/chancery.backup.v1.Backup/Save"),
     free("/chancery.cluster.v1.Cluster/ChangeMembers"),
     free("/chancery.cluster.v1.Cluster/CreateToken"),
+    free("/chancery.cluster.v1.Cluster/RetryLogin"),
     free("/chancery.cluster.v1.Cluster/SetClock"),
     free("/chancery.cluster.v1.Cluster/Status"),
     free("/chancery.cluster.v1.Cluster/TransferLeader"),

@@ -13,6 +13,7 @@ use crate::authority::{JwtSvid, X509Svid};
 use crate::authz::Permit;
 use crate::issue::Subject;
 use crate::telemetry::rfc3339;
+use crate::transport::LocalCaller;
 
 /// Target of audit events.
 const TARGET: &str = "chancery::audit";
@@ -178,6 +179,31 @@ pub(super) fn key_destroyed(permit: &Permit, key: &KeyRef) {
 /// The keys of epochs that ended were said to be this cluster's.
 pub(super) fn keys_adopted(permit: &Permit, cluster_ids: &[String]) {
     tracing::warn!(target: TARGET, event = "keys_adopted", caller = who(permit), ?cluster_ids);
+}
+
+/// A login on the token was ordered; said before it is tried, so that a try that ends the process
+/// is known of as well.
+pub(super) fn login_ordered(permit: &Permit, by: Option<&LocalCaller>, same_pin: bool) {
+    tracing::warn!(
+        target: TARGET,
+        event = "login_ordered",
+        caller = who(permit),
+        uid = by.map(LocalCaller::uid),
+        pid = by.and_then(LocalCaller::pid),
+        same_pin,
+    );
+}
+
+/// What came of it.
+pub(super) fn login_retried(permit: &Permit, by: Option<&LocalCaller>, outcome: &str) {
+    tracing::warn!(
+        target: TARGET,
+        event = "login_retried",
+        caller = who(permit),
+        uid = by.map(LocalCaller::uid),
+        pid = by.and_then(LocalCaller::pid),
+        outcome,
+    );
 }
 
 /// Leadership was handed over on request.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use chancery_api::chancery::cluster::v1 as api;
 use chancery_api::chancery::cluster::v1::cluster_server::Cluster;
 use chancery_api::chancery::peer::v1::Pin as WirePin;
+use chancery_hsm::AwaitedSigner;
+use chancery_hsm::pkcs11::Retried;
 use chancery_raft_store::command::{ChangeMembers, Command, CreateNodeToken, SetClock};
 use chancery_raft_store::identity_record::Pin;
 use chancery_raft_store::model::NodeToken as TokenRecord;
@@ -16,6 +18,7 @@ use super::{Context, audit, permit, status};
 use crate::cluster::status::SelfStatus;
 use crate::cluster::token::{NodeToken, SECRET_BYTES};
 use crate::environment::random;
+use crate::transport::Caller;
 
 /// A token lives this long unless told otherwise, in seconds.
 const TTL_DEFAULT: i64 = 3_600;
@@ -30,12 +33,30 @@ const SEEN_WITHIN: Duration = Duration::from_secs(2);
 pub struct ClusterService {
     context: Context,
     this: Arc<dyn SelfStatus>,
+    token: Option<Arc<AwaitedSigner>>,
 }
 
 impl ClusterService {
     /// A service over what this node knows.
-    pub fn new(context: Context, this: Arc<dyn SelfStatus>) -> Self {
-        Self { context, this }
+    pub fn new(
+        context: Context,
+        this: Arc<dyn SelfStatus>,
+        token: Option<Arc<AwaitedSigner>>,
+    ) -> Self {
+        Self {
+            context,
+            this,
+            token,
+        }
+    }
+
+    /// What another node was refused with by a token, if it still stands.
+    fn refused_elsewhere(&self, serial: &str) -> String {
+        let state = self.context.doors.local();
+        let refusal = state.token_login(serial).and_then(|l| l.refusal.as_ref());
+        refusal.map_or_else(String::new, |refused| {
+            format!("node {}: {}", refused.node_id, refused.why)
+        })
     }
 
     /// Whether the voters that would be left can carry the change out: without a majority
@@ -211,6 +232,49 @@ impl Cluster for ClusterService {
             before_unix_ms,
             unix_ms: clock_ms,
         }))
+    }
+
+    async fn retry_login(
+        &self,
+        request: Request<api::RetryLoginRequest>,
+    ) -> Result<Response<api::RetryLoginResponse>, Status> {
+        let permit = permit(&request)?;
+        let by = match request.extensions().get::<Caller>() {
+            Some(Caller::Local(by)) => Some(by),
+            _ => None,
+        };
+        let token = self.token.as_ref().ok_or_else(|| {
+            Status::failed_precondition("this node keeps no keys in a PKCS#11 token")
+        })?;
+        let same_pin = request.get_ref().same_pin;
+        audit::login_ordered(permit, by, same_pin);
+        let retried = match token.retry(same_pin).await {
+            Ok(retried) => retried,
+            Err(error) => {
+                audit::login_retried(permit, by, &error.to_string());
+                return Err(Status::failed_precondition(error.to_string()));
+            }
+        };
+        let answer = match retried {
+            Retried::LoggedIn(token) => {
+                audit::login_retried(permit, by, "the token took the PIN");
+                api::RetryLoginResponse {
+                    token_label: token.label,
+                    token_serial: token.serial,
+                    ..api::RetryLoginResponse::default()
+                }
+            }
+            Retried::NotNeeded(token) => {
+                audit::login_retried(permit, by, "nothing was tried: the token is in use");
+                api::RetryLoginResponse {
+                    refused_elsewhere: self.refused_elsewhere(&token.serial),
+                    token_label: token.label,
+                    token_serial: token.serial,
+                    not_needed: true,
+                }
+            }
+        };
+        Ok(Response::new(answer))
     }
 
     async fn transfer_leader(

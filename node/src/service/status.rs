@@ -59,6 +59,13 @@ pub(super) fn refused(refusal: Refusal, subject: &str) -> Status {
             "the cluster's time would step forward by more than an hour, and no majority of clocks bears that out: \
              look at the members' clocks (chancery cluster status)",
         ),
+        Refusal::LoginRefused => Status::failed_precondition("the token refused a PIN"),
+        Refusal::LoginUnderWay => {
+            Status::failed_precondition("another login on the token is under way")
+        }
+        Refusal::TooManyTokens => Status::resource_exhausted(
+            "logins on as many tokens as may be are under way or were refused",
+        ),
         // Neither can come of a request: the node made a command that it must not make.
         Refusal::None | Refusal::Malformed => {
             Status::internal("this node proposed a malformed command")

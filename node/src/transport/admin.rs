@@ -157,7 +157,11 @@ impl AdminSocket {
                 refused(PORT, "limit");
                 continue;
             };
-            let caller = Caller::Local(LocalCaller::new(credentials.uid(), credentials.gid()));
+            let caller = Caller::Local(LocalCaller::new(
+                credentials.uid(),
+                credentials.gid(),
+                credentials.pid(),
+            ));
             let (service, limits, closing) = (service.clone(), limits.clone(), shutdown.clone());
             connections.spawn(async move {
                 let open = metrics::gauge!(names::CONNECTIONS, "port" => PORT);

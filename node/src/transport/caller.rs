@@ -25,6 +25,7 @@ pub enum Caller {
 pub struct LocalCaller {
     uid: u32,
     gid: u32,
+    pid: Option<i32>,
 }
 
 /// A TLS client without a certificate.
@@ -43,8 +44,13 @@ pub struct CertificateCaller {
 }
 
 impl LocalCaller {
-    pub(in crate::transport) fn new(uid: u32, gid: u32) -> Self {
-        Self { uid, gid }
+    pub(in crate::transport) fn new(uid: u32, gid: u32, pid: Option<i32>) -> Self {
+        Self { uid, gid, pid }
+    }
+
+    /// The process when it connected, where the system tells.
+    pub fn pid(&self) -> Option<i32> {
+        self.pid
     }
 
     /// Effective user of the process when it connected.
@@ -144,7 +150,7 @@ pub(crate) mod testing {
     }
 
     pub(crate) fn local() -> Caller {
-        Caller::Local(LocalCaller::new(0, 0))
+        Caller::Local(LocalCaller::new(0, 0, None))
     }
 
     pub(crate) fn anonymous() -> Caller {

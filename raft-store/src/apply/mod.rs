@@ -13,6 +13,7 @@ pub mod clock;
 mod downstream;
 mod entry;
 mod federation;
+mod login;
 pub mod member;
 
 use prost::Message;
@@ -181,6 +182,8 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::RevokeAuthority(c) => authority::revoke(txn, c),
         Command::PruneAuthorities(c) => authority::prune(txn, c),
         Command::AdoptKeys(c) => authority::adopt_keys(txn, c),
+        Command::ClaimLogin(c) => login::claim(txn, c),
+        Command::SettleLogin(c) => login::settle(txn, c),
         Command::RecordDownstreamCa(c) => downstream::record(txn, c),
         Command::CreateFederatedBundles(c) => federation::create_bundles(txn, c),
         Command::UpdateFederatedBundles(c) => federation::update_bundles(txn, c),

@@ -12,6 +12,7 @@ use crate::model::NodeToken;
 /// * 1: node tokens, changes of members, clocks that bear a step of time out.
 /// * 2: authorities that ended are pruned.
 /// * 3: keys of epochs that ended are adopted.
+/// * 3: logins on tokens are claimed.
 pub const FEATURE_LEVEL: u32 = 3;
 
 /// See [`super::Command::Found`].

@@ -15,7 +15,7 @@ use crate::codec;
 use crate::command::{FEATURE_LEVEL, Outcome, RequestId};
 use crate::model::{
     Agent, Authority, BundleAuthority, Cluster, DownstreamCa, Entry, FederatedBundle,
-    FederationRelationship, JoinToken, KeyIntent, Member, NodeToken, RequestMemory,
+    FederationRelationship, JoinToken, KeyIntent, Member, NodeToken, RequestMemory, TokenLogin,
 };
 use crate::store::StoreError;
 use crate::types::LogId;
@@ -179,6 +179,7 @@ fn check_row(header: &Header, table: Table, key: &[u8], value: &[u8]) -> Result<
             message::<RequestId>(table, value)?;
             key.len() == 8
         }
+        Table::TokenLogins => message::<TokenLogin>(table, value)?.serial.as_bytes() == key,
         Table::NodeTokens => message::<NodeToken>(table, value)?.sha256 == key,
         Table::RemovedMembers => key.len() == 8 && value.len() == 32,
         Table::DeletedEntries => std::str::from_utf8(key).is_ok() && value.len() == 8,

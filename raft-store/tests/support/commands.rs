@@ -2,12 +2,12 @@
 
 use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AdmitMember, AdoptKeys, AgentPath, AnnounceMember,
-    AppendBundle, AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, CreateEntries,
-    CreateJoinToken, CreateNodeToken, DeleteEntries, DeleteFederatedBundles, EntryFields,
-    EntryUpdate, FEATURE_LEVEL, FederatedBundles, Found, ImportBan, ProveAuthority, PruneAgents,
-    PruneAuthorities, PruneBundle, PruneEntries, PruneJoinTokens, RaiseFeatureLevel,
+    AppendBundle, AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, ClaimLogin,
+    CreateEntries, CreateJoinToken, CreateNodeToken, DeleteEntries, DeleteFederatedBundles,
+    EntryFields, EntryUpdate, FEATURE_LEVEL, FederatedBundles, Found, ImportBan, ProveAuthority,
+    PruneAgents, PruneAuthorities, PruneBundle, PruneEntries, PruneJoinTokens, RaiseFeatureLevel,
     RecordAuthority, RecordDownstreamCa, RecordServerSvid, RelationshipDraft, RelationshipFields,
-    Relationships, RemoveMember, RenewAgent, SetAgentVersion, SetClock, TrustDomains,
+    Relationships, RemoveMember, RenewAgent, SetAgentVersion, SetClock, SettleLogin, TrustDomains,
     UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
 };
 use chancery_raft_store::model::{
@@ -372,12 +372,38 @@ fn key_command() -> impl Strategy<Value = Command> {
     ]
 }
 
+fn login_command() -> impl Strategy<Value = Command> {
+    let attempt = || ("s[12]", 0u64..4, 1u64..3, 0u64..4);
+    let claim =
+        (attempt(), any::<bool>()).prop_map(|((serial, node_id, boot, sequence), ordered)| {
+            Command::ClaimLogin(ClaimLogin {
+                serial,
+                node_id,
+                boot,
+                sequence,
+                ordered,
+            })
+        });
+    let settle = (attempt(), 0i32..4).prop_map(|((serial, node_id, boot, sequence), end)| {
+        Command::SettleLogin(SettleLogin {
+            serial,
+            node_id,
+            boot,
+            sequence,
+            end,
+            why: "no".into(),
+        })
+    });
+    prop_oneof![claim, settle]
+}
+
 fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         4 => entry_command(),
         4 => agent_command(),
         1 => cluster_command(),
         2 => key_command(),
+        1 => login_command(),
         3 => federation_command(),
     ]
 }

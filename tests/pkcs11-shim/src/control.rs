@@ -39,6 +39,8 @@ pub struct Control {
     pub pin_tries: Option<u32>,
     /// The token's flags tell of wrong PINs.
     pub pin_flags: bool,
+    /// The token's flags tell nothing of wrong PINs, as those of some tokens.
+    pub pin_flags_hidden: bool,
     /// Another key of the same type signs than the one that was asked for, if there is one.
     pub swapped_keys: bool,
 }

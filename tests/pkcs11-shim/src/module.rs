@@ -359,6 +359,15 @@ mod special {
         let (shim, passage) = enter!(GetTokenInfo, None);
         // SAFETY: the arguments as the caller gave them.
         let rv = unsafe { real!(shim.C_GetTokenInfo)(slot, info) };
+        let hidden = shim.faults.as_ref().map(|f| f.control().pin_flags_hidden);
+        if rv == sys::CKR_OK && hidden == Some(true) {
+            // SAFETY: the module behind has just filled it in.
+            if let Some(info) = unsafe { info.as_mut() } {
+                info.flags &= !(sys::CKF_USER_PIN_COUNT_LOW
+                    | sys::CKF_USER_PIN_FINAL_TRY
+                    | sys::CKF_USER_PIN_LOCKED);
+            }
+        }
         if rv == sys::CKR_OK
             && let Some(faults) = &shim.faults
             && let Some(tries) = faults.control().pin_tries

@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use chancery_hsm::pkcs11::{logins_tried, restarts, retry_login};
+use chancery_hsm::pkcs11::{LoginBarred, logins_tried, restarts, retry_login};
 use chancery_hsm::testing::{SoftHsm, conformance, fresh_key, in_own_process_with};
 use chancery_hsm::{
     KeyRef, KeySpec, KeyType, Pkcs11Config, Pkcs11Signer, PublicKeyInfo, SignatureAlgorithm,
@@ -211,7 +211,8 @@ fn a_login_that_is_refused_is_tried_once_whatever_the_code() {
                     ..Control::default()
                 });
                 if matches!(last, Err(SignerError::PinRefused { .. })) {
-                    retry_login(&bench.config).expect("the operator's one try");
+                    // The PIN is the right one: it was the answer that was wrong.
+                    retry_login(&bench.config, true).expect("the operator's one try");
                 }
                 key.sign_again(&signer, code).await;
             }
@@ -357,8 +358,14 @@ fn a_wrong_pin_costs_one_try_however_often_the_token_is_opened() {
                 );
             }
             assert_eq!(bench.steering.counts().expect("counts")[&Call::Login], 1);
+            let same = retry_login(&bench.config, false).expect_err("the PIN that was refused");
+            assert!(
+                matches!(same, SignerError::Login(LoginBarred::SamePin { .. })),
+                "{same}"
+            );
+            assert_eq!(bench.steering.counts().expect("counts")[&Call::Login], 1);
             std::fs::write(&bench.config.pin_file, format!("{PIN}\n")).expect("a PIN file");
-            retry_login(&bench.config).expect("the operator's one try");
+            retry_login(&bench.config, false).expect("the operator's one try");
             bench.open().await;
         },
     );
