@@ -5,6 +5,7 @@
 
 mod federation;
 mod housekeeping;
+mod issuance;
 mod membership;
 
 use std::fmt;
@@ -20,6 +21,7 @@ pub use self::housekeeping::{
     EntryFields, EntryUpdate, PruneAgents, PruneAuthorities, PruneEntries, PruneJoinTokens,
     UpdateEntries,
 };
+pub use self::issuance::SetIssuanceMode;
 
 pub use self::membership::{
     AdmitMember, AnnounceMember, ChangeMembers, ClockTold, CreateNodeToken, FEATURE_LEVEL, Found,
@@ -59,7 +61,8 @@ pub struct Proposal {
     #[prost(
         oneof = "Command",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
-                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, 62, 63, 64, 65, 66"
+                28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, 62, 63, 64, 65, 66, \
+                75"
     )]
     pub command: Option<Command>,
 }
@@ -192,6 +195,9 @@ pub enum Command {
     /// bundle leave it.
     #[prost(message, tag = "66")]
     PruneAuthorities(PruneAuthorities),
+    /// Says which key signs X.509-SVIDs from now on.
+    #[prost(message, tag = "75")]
+    SetIssuanceMode(SetIssuanceMode),
 }
 
 /// See [`Command::CreateEntries`].
@@ -353,6 +359,10 @@ pub struct ProveAuthority {
     /// Who proved it.
     #[prost(uint64, tag = "2")]
     pub node_id: u64,
+    /// The authority certified an intermediate that the node holds: what counts as a proof of
+    /// one that signs certificates, where the mode is `intermediate`.
+    #[prost(bool, tag = "3")]
+    pub with_intermediate: bool,
 }
 
 /// Names an authority.
@@ -588,6 +598,7 @@ impl Command {
             Self::RaiseFeatureLevel(_) => "raise_feature_level",
             Self::SetClock(_) => "set_clock",
             Self::PruneAuthorities(_) => "prune_authorities",
+            Self::SetIssuanceMode(_) => "set_issuance_mode",
         }
     }
 
@@ -600,6 +611,7 @@ impl Command {
             | Self::RemoveMember(_)
             | Self::SetClock(_) => 1,
             Self::PruneAuthorities(_) => PruneAuthorities::FEATURE_LEVEL,
+            Self::SetIssuanceMode(_) => 3,
             // Proposed only when every member has told that it knows the level.
             _ => 0,
         }

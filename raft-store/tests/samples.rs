@@ -15,15 +15,15 @@ use chancery_raft_store::command::{
     ImportBan, ProveAuthority, PruneAgents, PruneAuthorities, PruneBundle, PruneEntries,
     PruneJoinTokens, RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa, RecordServerSvid,
     RelationshipDraft, RelationshipFields, RelationshipResult, Relationships, RemoveMember,
-    RenewAgent, SetAgentVersion, SetClock, TrustDomains, UpdateEntries, UpdateFederatedBundles,
-    UpdateRelationships,
+    RenewAgent, SetAgentVersion, SetClock, SetIssuanceMode, TrustDomains, UpdateEntries,
+    UpdateFederatedBundles, UpdateRelationships,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
     Agent, Authority, AuthorityKind, AuthorityStatus, BundleAuthority, BundleCertificate,
     BundleJwtKey, Cluster, DownstreamCa, EndpointProfile, Entry, EpochEnd, FederatedBundle,
-    FederationRelationship, JoinToken, KeyIntent, Member, MemberRole, NodeToken, PastEpoch,
-    PendingSvid, RequestMemory, Selector,
+    FederationRelationship, IssuanceMode, JoinToken, KeyIntent, Member, MemberRole, NodeToken,
+    PastEpoch, PendingSvid, RequestMemory, Selector,
 };
 use chancery_raft_store::snapshot::{self, Encoder, Header, Origin};
 use chancery_raft_store::types::{LogEntry, StoredMembership, Vote};
@@ -144,6 +144,7 @@ fn joining() -> [Command; 4] {
             founding_peers: vec!["a:1".into(), "b:1".into()],
             // Younger than the sample.
             feature_level: 0,
+            issuance_mode: 0,
         }),
         Command::AdmitMember(admission(2)),
         Command::AnnounceMember(AnnounceMember {
@@ -273,8 +274,11 @@ fn keeping_house() -> [Command; 5] {
     ]
 }
 
-fn making_keys() -> [Command; 8] {
+fn making_keys() -> [Command; 9] {
     [
+        Command::SetIssuanceMode(SetIssuanceMode {
+            mode: IssuanceMode::Intermediate.into(),
+        }),
         Command::BeginKey(BeginKey {
             slot: "jwt".into(),
             epoch: 2,
@@ -292,6 +296,7 @@ fn making_keys() -> [Command; 8] {
         Command::ProveAuthority(ProveAuthority {
             authority: Some(authority_name()),
             node_id: 2,
+            with_intermediate: false,
         }),
         Command::ActivateAuthority(authority_name()),
         Command::TaintAuthority(authority_name()),
@@ -537,6 +542,7 @@ fn records() -> Vec<(String, Sample)> {
         feature_level: 0,
         past_epochs: Vec::new(),
         revision_floor: 0,
+        issuance_mode: 0,
     };
     let cluster_of_level_1 = Cluster {
         feature_level: 1,
@@ -654,6 +660,32 @@ fn records() -> Vec<(String, Sample)> {
                 cluster_id: "c".into(),
                 feature_level: 1,
                 ..Found::default()
+            }),
+        ),
+        (
+            "record-founding-with-intermediates",
+            message(Found {
+                cluster_id: "c".into(),
+                feature_level: 3,
+                issuance_mode: IssuanceMode::Intermediate.into(),
+                ..Found::default()
+            }),
+        ),
+        (
+            "record-cluster-with-intermediates",
+            message(Cluster {
+                id: "c".into(),
+                feature_level: 3,
+                issuance_mode: IssuanceMode::Intermediate.into(),
+                ..Cluster::default()
+            }),
+        ),
+        (
+            "record-proof-by-intermediate",
+            message(ProveAuthority {
+                authority: Some(authority_name()),
+                node_id: 3,
+                with_intermediate: true,
             }),
         ),
         (

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use chancery_api::spire::api::server::agent::v1::CreateJoinTokenRequest;
 use chancery_api::spire::api::server::agent::v1::agent_client::AgentClient;
+use chancery_raft_store::command::FEATURE_LEVEL;
 use chancery_tests::cluster::{Cluster, Options, bin_dir, eventually, long, root, text};
 use chancery_tests::load::{Load, nothing_is_lost};
 use chancery_tests::tls::connect_admin;
@@ -104,7 +105,7 @@ async fn a_data_directory_of_an_earlier_version_goes_on() -> anyhow::Result<()> 
     agents.create_join_token(request).await?;
     eventually("the feature level", LIMIT, || async {
         let level = chancery(&["cluster", "status"])?["feature_level"].as_u64();
-        Ok((level == Some(2)).then_some(()))
+        Ok((level == Some(u64::from(FEATURE_LEVEL))).then_some(()))
     })
     .await?;
     chancery(&["cluster", "token"])?;

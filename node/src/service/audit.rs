@@ -6,7 +6,7 @@
 
 use chancery_identity::id::SpiffeId;
 use chancery_raft_store::command::ChangeMembers;
-use chancery_raft_store::model::{DownstreamCa, Entry};
+use chancery_raft_store::model::{DownstreamCa, Entry, IssuanceMode};
 
 use crate::authority::{JwtSvid, X509Svid};
 use crate::authz::Permit;
@@ -166,6 +166,17 @@ pub(super) fn clock_set(permit: &Permit, before_unix_ms: i64, unix_ms: i64) {
         caller = who(permit),
         before_unix_ms,
         unix_ms,
+    );
+}
+
+/// The issuance mode was set.
+pub(super) fn issuance_mode_set(permit: &Permit, before: IssuanceMode, mode: IssuanceMode) {
+    tracing::warn!(
+        target: TARGET,
+        event = "issuance_mode_set",
+        caller = who(permit),
+        before = before.as_str(),
+        mode = mode.as_str(),
     );
 }
 

@@ -13,6 +13,7 @@ pub mod clock;
 mod downstream;
 mod entry;
 mod federation;
+mod issuance;
 pub mod member;
 
 use prost::Message;
@@ -180,6 +181,7 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::TaintAuthority(c) => authority::taint(txn, c),
         Command::RevokeAuthority(c) => authority::revoke(txn, c),
         Command::PruneAuthorities(c) => authority::prune(txn, c),
+        Command::SetIssuanceMode(c) => issuance::set_mode(txn, c),
         Command::RecordDownstreamCa(c) => downstream::record(txn, c),
         Command::CreateFederatedBundles(c) => federation::create_bundles(txn, c),
         Command::UpdateFederatedBundles(c) => federation::update_bundles(txn, c),

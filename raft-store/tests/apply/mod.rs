@@ -8,6 +8,7 @@ mod clock;
 mod downstream;
 mod entries;
 mod federation;
+mod issuance;
 mod members;
 mod membership;
 mod pruning;
