@@ -22,6 +22,7 @@ use chancery_api::chancery::peer::v1::raft_server::RaftServer;
 use chancery_hsm::{AwaitedSigner, DiskSigner, MemorySigner, Metered, Signer};
 use chancery_raft_store::command::{AnnounceMember, Command};
 use chancery_raft_store::identity_record::IdentityRecord;
+use chancery_raft_store::model::IssuanceMode;
 use chancery_raft_store::snapshot::Snapshots;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -44,8 +45,8 @@ use self::settings::{
     agent_pruning, ca_subject, disk_config, formation_plan, lifetimes, pace, seconds,
 };
 use crate::authority::{
-    Custody, Driver, Issuer, Logins, Making, ServerSvid, Steward, keep_foreign_roots,
-    keep_own_roots, keep_server_svid,
+    Custody, Driver, Intermediates, Issuer, Logins, Making, ServerSvid, Steward,
+    keep_foreign_roots, keep_intermediates, keep_own_roots, keep_server_svid,
 };
 use crate::authz::layer::GateLayer;
 use crate::cluster::formation::{self, Admission, VERSION};
@@ -414,7 +415,11 @@ async fn serve(
         stale_limit,
         members.clone(),
     );
-    let custody = Custody::new(signer);
+    let intermediates = Intermediates::new(
+        config.trust_domain.clone(),
+        seconds(config.issuance.intermediate_ttl),
+    );
+    let custody = Custody::new(signer, intermediates);
     let tls = TlsState::new(
         config.trust_domain.clone(),
         config.admin_ids.iter().cloned(),
@@ -488,7 +493,12 @@ async fn serve(
         consensus.initialise(plan.own.clone()).await?;
         tasks.spawn(found(
             doors.clone(),
-            formation::found(&plan, &record.cluster_id, &peer_tls),
+            formation::found(
+                &plan,
+                &record.cluster_id,
+                &peer_tls,
+                config.issuance.mode.unwrap_or(IssuanceMode::Direct),
+            ),
             record.clone(),
             config.data_dir.clone(),
         ));
@@ -497,6 +507,7 @@ async fn serve(
         doors.clone(),
         plan.api_address.clone(),
         record.boot,
+        config.issuance.mode,
     ));
 
     // A PIN is tried only once it is known what others that share the token have tried.
@@ -515,6 +526,7 @@ async fn serve(
     if config.issuance.disable_jwt_svids {
         tracing::info!("JWT-SVID profile is disabled");
     }
+    tasks.spawn(keep_intermediates(custody.clone(), doors.clone()));
     tasks.spawn(Driver::new(doors.clone(), members.clone(), custody, making).run());
     tasks.spawn(keep_server_svid(
         issuer.clone(),
@@ -677,7 +689,7 @@ async fn found(
 }
 
 /// Tells the cluster of this start until it is known.
-async fn announce(doors: Doors, api_address: String, boot: u64) {
+async fn announce(doors: Doors, api_address: String, boot: u64, mode: Option<IssuanceMode>) {
     let node_id = doors.consensus().me();
     let command = Command::AnnounceMember(AnnounceMember {
         node_id,
@@ -691,11 +703,23 @@ async fn announce(doors: Doors, api_address: String, boot: u64) {
             .await
             .map(|outcome| outcome.accepted())
         {
-            Ok(Ok(_)) => return,
+            Ok(Ok(_)) => return notice_other_mode(&doors, mode),
             Ok(Err(refusal)) => tracing::debug!(?refusal, "this start is not recorded yet"),
             Err(error) => tracing::debug!(%error, "this start is not recorded yet"),
         }
         tokio::time::sleep(ANNOUNCE_PAUSE).await;
+    }
+}
+
+/// The file's mode counts when the cluster is founded: what it says later is worth a word.
+fn notice_other_mode(doors: &Doors, of_file: Option<IssuanceMode>) {
+    let mode = doors.local().cluster().issuance_mode();
+    if let Some(of_file) = of_file.filter(|of_file| *of_file != mode) {
+        tracing::warn!(
+            file = of_file.as_str(),
+            cluster = mode.as_str(),
+            "[issuance] mode is another than the cluster's, which counts: `chancery issuance mode` sets it"
+        );
     }
 }
 

@@ -99,16 +99,21 @@ impl Health {
         found
     }
 
-    /// Seconds until this node stops issuing if the quorum is lost now: the
-    /// earliest of the freshness limit, its authorities' and its server SVID's end.
-    pub fn outage_budget(&self) -> Duration {
-        let left = self
+    /// What this node stops issuing by if everything outside of it is lost now, the first to
+    /// come first: the freshness limit, and its authority's and its server SVID's end, or its
+    /// intermediate's.
+    pub fn outage_parts(&self) -> Vec<(&'static str, Duration)> {
+        let fresh_for = self
             .doors
             .stale_limit()
             .saturating_sub(self.doors.age().unwrap_or(Duration::MAX));
-        self.issuer
-            .seconds_left()
-            .map_or(Duration::ZERO, |s| left.min(Duration::from_secs(s)))
+        let ends = self.issuer.ends().into_iter();
+        let mut parts: Vec<_> = ends
+            .map(|(part, seconds)| (part, Duration::from_secs(seconds)))
+            .chain([("freshness", fresh_for)])
+            .collect();
+        parts.sort_by_key(|(_, left)| *left);
+        parts
     }
 
     /// Keeps the gauges up to date. Has no end.
@@ -120,7 +125,7 @@ impl Health {
             ticks.tick().await;
             crate::telemetry::freshness(self.doors.age());
             crate::telemetry::ready(self.obstacles().is_empty());
-            crate::telemetry::outage_budget(self.outage_budget());
+            crate::telemetry::outage_budget(&self.outage_parts());
             self.measure_as_spire(start.elapsed());
         }
     }
@@ -158,6 +163,7 @@ impl SelfStatus for Health {
                 .age()
                 .map(|a| u64::try_from(a.as_millis()).unwrap_or(u64::MAX)),
             not_ready: self.obstacles().join("; "),
+            shortfall: self.issuer.shortfall().unwrap_or_default(),
             no_room: consensus.disk().short().unwrap_or_default(),
             feature_level: FEATURE_LEVEL,
             members: consensus.pins(),
@@ -165,8 +171,11 @@ impl SelfStatus for Health {
         }
     }
 
-    fn outage_budget_seconds(&self) -> i64 {
-        i64::try_from(self.outage_budget().as_secs()).unwrap_or(i64::MAX)
+    fn outage_parts(&self) -> Vec<(&'static str, i64)> {
+        let parts = Self::outage_parts(self).into_iter();
+        parts
+            .map(|(part, left)| (part, i64::try_from(left.as_secs()).unwrap_or(i64::MAX)))
+            .collect()
     }
 
     fn stale_limit(&self) -> Duration {

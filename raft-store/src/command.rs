@@ -6,6 +6,7 @@
 mod custody;
 mod federation;
 mod housekeeping;
+mod issuance;
 mod login;
 mod membership;
 
@@ -23,6 +24,7 @@ pub use self::housekeeping::{
     EntryFields, EntryUpdate, PruneAgents, PruneAuthorities, PruneEntries, PruneJoinTokens,
     UpdateEntries,
 };
+pub use self::issuance::SetIssuanceMode;
 
 pub use self::login::{ClaimLogin, LoginEnd, SettleLogin};
 pub use self::membership::{
@@ -64,7 +66,7 @@ pub struct Proposal {
         oneof = "Command",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
                 28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, \
-                62, 63, 64, 65, 66, 70, 71, 85"
+                62, 63, 64, 65, 66, 70, 71, 75, 85"
     )]
     pub command: Option<Command>,
 }
@@ -206,6 +208,9 @@ pub enum Command {
     /// What came of it.
     #[prost(message, tag = "71")]
     SettleLogin(SettleLogin),
+    /// Says which key signs X.509-SVIDs from now on.
+    #[prost(message, tag = "75")]
+    SetIssuanceMode(SetIssuanceMode),
 }
 
 /// See [`Command::CreateEntries`].
@@ -367,6 +372,10 @@ pub struct ProveAuthority {
     /// Who proved it.
     #[prost(uint64, tag = "2")]
     pub node_id: u64,
+    /// The authority certified an intermediate that the node holds: what counts as a proof of
+    /// one that signs certificates, where the mode is `intermediate`.
+    #[prost(bool, tag = "3")]
+    pub with_intermediate: bool,
 }
 
 /// Names an authority.
@@ -611,6 +620,7 @@ impl Command {
             Self::AdoptKeys(_) => "adopt_keys",
             Self::ClaimLogin(_) => "claim_login",
             Self::SettleLogin(_) => "settle_login",
+            Self::SetIssuanceMode(_) => "set_issuance_mode",
         }
     }
 
@@ -625,6 +635,7 @@ impl Command {
             Self::PruneAuthorities(_) => PruneAuthorities::FEATURE_LEVEL,
             Self::AdoptKeys(_) => AdoptKeys::FEATURE_LEVEL,
             Self::ClaimLogin(_) | Self::SettleLogin(_) => ClaimLogin::FEATURE_LEVEL,
+            Self::SetIssuanceMode(_) => 3,
             // Proposed only when every member has told that it knows the level.
             _ => 0,
         }

@@ -35,6 +35,8 @@ pub enum ChangeKind {
     AuthorityRemoved(String),
     /// Trust bundle changed.
     BundleChanged,
+    /// X.509-SVIDs are signed in another way from now on.
+    IssuanceModeSet,
     /// A key intent opened or closed.
     IntentChanged(String),
     /// A member came or told of itself.

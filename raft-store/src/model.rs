@@ -374,6 +374,33 @@ pub struct NodeToken {
     pub replaces: u64,
 }
 
+/// Which key signs X.509-SVIDs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum IssuanceMode {
+    /// The authority's own.
+    Direct = 0,
+    /// A short-lived one of the node's, which the authority certifies.
+    Intermediate = 1,
+}
+
+impl IssuanceMode {
+    /// The name used in configuration, commands and messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Intermediate => "intermediate",
+        }
+    }
+
+    /// The mode of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Direct, Self::Intermediate]
+            .into_iter()
+            .find(|mode| mode.as_str() == name)
+    }
+}
+
 /// Facts that hold for the cluster as a whole.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Cluster {
@@ -410,6 +437,9 @@ pub struct Cluster {
     /// have seen greater ones than the state has, of changes that were lost.
     #[prost(int64, tag = "21")]
     pub revision_floor: i64,
+    /// Which key signs X.509-SVIDs. From feature level 3 on.
+    #[prost(enumeration = "IssuanceMode", tag = "75")]
+    pub issuance_mode: i32,
 }
 
 /// How an epoch of a cluster ended.

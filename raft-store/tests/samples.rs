@@ -16,14 +16,15 @@ use chancery_raft_store::command::{
     PruneAgents, PruneAuthorities, PruneBundle, PruneEntries, PruneJoinTokens, RaiseFeatureLevel,
     RecordAuthority, RecordDownstreamCa, RecordServerSvid, RelationshipDraft, RelationshipFields,
     RelationshipResult, Relationships, RemoveMember, RenewAgent, SetAgentVersion, SetClock,
-    SettleLogin, TrustDomains, UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
+    SetIssuanceMode, SettleLogin, TrustDomains, UpdateEntries, UpdateFederatedBundles,
+    UpdateRelationships,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
     Agent, Authority, AuthorityKind, AuthorityStatus, BundleAuthority, BundleCertificate,
     BundleJwtKey, Cluster, DownstreamCa, EndpointProfile, Entry, EpochEnd, FederatedBundle,
-    FederationRelationship, JoinToken, KeyIntent, LoginAttempt, LoginRefused, Member, MemberRole,
-    NodeToken, PastEpoch, PendingSvid, RequestMemory, Selector, TokenLogin,
+    FederationRelationship, IssuanceMode, JoinToken, KeyIntent, LoginAttempt, LoginRefused, Member,
+    MemberRole, NodeToken, PastEpoch, PendingSvid, RequestMemory, Selector, TokenLogin,
 };
 use chancery_raft_store::snapshot::{self, Encoder, Header, Origin};
 use chancery_raft_store::types::{LogEntry, StoredMembership, Vote};
@@ -144,6 +145,7 @@ fn joining() -> [Command; 4] {
             founding_peers: vec!["a:1".into(), "b:1".into()],
             // Younger than the sample.
             feature_level: 0,
+            issuance_mode: 0,
         }),
         Command::AdmitMember(admission(2)),
         Command::AnnounceMember(AnnounceMember {
@@ -273,10 +275,13 @@ fn keeping_house() -> [Command; 5] {
     ]
 }
 
-fn making_keys() -> [Command; 9] {
+fn making_keys() -> [Command; 10] {
     [
         Command::AdoptKeys(AdoptKeys {
             cluster_ids: vec!["b".into()],
+        }),
+        Command::SetIssuanceMode(SetIssuanceMode {
+            mode: IssuanceMode::Intermediate.into(),
         }),
         Command::BeginKey(BeginKey {
             slot: "jwt".into(),
@@ -295,6 +300,7 @@ fn making_keys() -> [Command; 9] {
         Command::ProveAuthority(ProveAuthority {
             authority: Some(authority_name()),
             node_id: 2,
+            with_intermediate: false,
         }),
         Command::ActivateAuthority(authority_name()),
         Command::TaintAuthority(authority_name()),
@@ -578,6 +584,7 @@ fn records() -> Vec<(String, Sample)> {
         feature_level: 0,
         past_epochs: Vec::new(),
         revision_floor: 0,
+        issuance_mode: 0,
     };
     let cluster_of_level_1 = Cluster {
         feature_level: 1,
@@ -703,6 +710,32 @@ fn records() -> Vec<(String, Sample)> {
                 cluster_id: "c".into(),
                 feature_level: 1,
                 ..Found::default()
+            }),
+        ),
+        (
+            "record-founding-with-intermediates",
+            message(Found {
+                cluster_id: "c".into(),
+                feature_level: 3,
+                issuance_mode: IssuanceMode::Intermediate.into(),
+                ..Found::default()
+            }),
+        ),
+        (
+            "record-cluster-with-intermediates",
+            message(Cluster {
+                id: "c".into(),
+                feature_level: 3,
+                issuance_mode: IssuanceMode::Intermediate.into(),
+                ..Cluster::default()
+            }),
+        ),
+        (
+            "record-proof-by-intermediate",
+            message(ProveAuthority {
+                authority: Some(authority_name()),
+                node_id: 3,
+                with_intermediate: true,
             }),
         ),
         (

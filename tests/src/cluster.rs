@@ -77,6 +77,15 @@ pub fn root() -> PathBuf {
         .unwrap_or_default()
 }
 
+/// SoftHSM's PKCS#11 module, where distributions put it.
+pub fn softhsm_module() -> anyhow::Result<PathBuf> {
+    let mut candidates = vec![PathBuf::from("/usr/lib/softhsm/libsofthsm2.so")];
+    let folders = std::fs::read_dir("/usr/lib")?.flatten();
+    candidates.extend(folders.map(|e| e.path().join("softhsm/libsofthsm2.so")));
+    let module = candidates.into_iter().find(|p| p.is_file());
+    module.context("libsofthsm2.so is missing: `make setup` installs it")
+}
+
 /// Whether the full counts are wanted.
 pub fn long() -> bool {
     std::env::var_os("CHANCERY_TEST_LONG").is_some()
@@ -137,6 +146,8 @@ pub struct Options<'a> {
     pub extra: &'a str,
     /// Its trust domain.
     pub trust_domain: &'a str,
+    /// PKCS#11 module to load in the place of SoftHSM's own.
+    pub module: Option<&'a Path>,
 }
 
 impl Default for Options<'_> {
@@ -148,6 +159,7 @@ impl Default for Options<'_> {
             head: "",
             extra: "",
             trust_domain: "example.org",
+            module: None,
         }
     }
 }
@@ -184,7 +196,11 @@ impl Cluster {
             "--head",
             &head,
         ];
-        let args = [args.as_slice(), &["--trust-domain", trust_domain]].concat();
+        let mut args = [args.as_slice(), &["--trust-domain", trust_domain]].concat();
+        let module = options.module.map(|module| module.display().to_string());
+        if let Some(module) = &module {
+            args.extend(["--module", module]);
+        }
         let output = up(dir.path(), options.env, &args)?;
         ensure!(
             output.status.success(),

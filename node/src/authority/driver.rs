@@ -71,6 +71,8 @@ enum StepError {
     OtherKey,
     #[error("the token's signature does not verify with the recorded key")]
     BadSignature,
+    #[error("no intermediate of it could be certified: {0}")]
+    Intermediate(String),
     #[error("the new certificate cannot be made")]
     Certificate(#[from] IssueError),
 }
@@ -163,7 +165,12 @@ impl Driver {
         let shared = self.custody.is_shared();
         let me = consensus.me();
         let clock = consensus.clock();
+        let now = clock.now_unix_ms().div_euclid(1000);
         let directory = self.doors.local();
+        let mode = directory.cluster().issuance_mode();
+        let can_sign = |a: &&Authority| self.custody.can_sign(a, mode, now);
+        let usable = authorities.iter().filter(can_sign);
+        let usable = usable.map(|a| a.id.clone()).collect();
         let mut seen = self.members.seen_ago();
         seen.retain(|id, _| directory.member(*id).is_some());
         let slots = KINDS.map(|kind| plan::slot(kind, (!shared).then_some(me)));
@@ -173,7 +180,7 @@ impl Driver {
             shared,
             without_jwt: !self.making.jwt_enabled,
             prunes: directory.cluster().feature_level >= PruneAuthorities::FEATURE_LEVEL,
-            now: clock.now_unix_ms().div_euclid(1000),
+            now,
             up_for: whole_seconds(clock.boottime().saturating_sub(started)),
             authorities,
             lost,
@@ -185,7 +192,7 @@ impl Driver {
                 .into_iter()
                 .map(|(id, ago)| (id, whole_seconds(ago)))
                 .collect(),
-            usable: self.custody.usable(),
+            usable,
         }
     }
 
@@ -369,6 +376,21 @@ impl Driver {
         }
         self.try_key(&key, &public).await?;
         self.custody.set_usable(id, true);
+        // What is to be shown is what will sign: an intermediate where intermediates do.
+        let mode = self.doors.local().cluster().issuance_mode();
+        let now = self
+            .doors
+            .consensus()
+            .clock()
+            .now_unix_ms()
+            .div_euclid(1000);
+        if !self.custody.can_sign(authority, mode, now) {
+            self.custody
+                .intermediates()
+                .certify(&self.custody, &self.doors, authority)
+                .await
+                .map_err(StepError::Intermediate)?;
+        }
         if !authority.proved_by.contains(&me) {
             let name = AuthorityName {
                 kind: kind.into(),
@@ -377,6 +399,7 @@ impl Driver {
             self.write(Command::ProveAuthority(ProveAuthority {
                 authority: Some(name),
                 node_id: me,
+                with_intermediate: self.custody.intermediates().of(id, now).is_some(),
             }))
             .await?;
         }
@@ -483,6 +506,7 @@ fn plan_may_differ(kind: &ChangeKind) -> bool {
         ChangeKind::AuthoritySet(_)
             | ChangeKind::AuthorityRemoved(_)
             | ChangeKind::IntentChanged(_)
+            | ChangeKind::IssuanceModeSet
             | ChangeKind::MemberSet(_)
     )
 }

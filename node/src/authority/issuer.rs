@@ -8,13 +8,14 @@ use chancery_identity::bundle::Bundle;
 use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_identity::key::PublicKey;
 use chancery_identity::x509_svid::Profile;
-use chancery_raft_store::model::{Authority, AuthorityKind, Entry};
+use chancery_raft_store::model::{Authority, AuthorityKind, Entry, IssuanceMode};
 use tonic::Status;
 use tonic::metadata::MetadataValue;
 use zeroize::Zeroizing;
 
 use super::own_bundle::OwnBundle;
 use super::server_svid::ServerSvid;
+use super::source::Source;
 use super::{Custody, key_ref, plan};
 use crate::environment::Stopwatch;
 use crate::issue::{
@@ -71,7 +72,7 @@ pub struct X509Svid {
     pub chain: Vec<Vec<u8>>,
     /// Decimal.
     pub serial: String,
-    /// Authority that signed it.
+    /// Authority of the cluster that signed it, or its issuer.
     pub authority_id: String,
     /// Unix seconds.
     pub issued_at: i64,
@@ -103,6 +104,9 @@ pub enum IssueFailed {
     /// The room of issuing refused or failed.
     #[error(transparent)]
     Issue(#[from] IssueError),
+    /// Intermediates sign, and this node holds none and got none.
+    #[error("this node holds no intermediate to sign with and got none: {0}")]
+    NoIntermediate(String),
     /// A stored id or server key is not what it must be.
     #[error("{0}")]
     Profile(String),
@@ -113,14 +117,16 @@ impl From<IssueFailed> for Status {
     /// our own mistakes are internal and logged, never told in detail.
     fn from(failed: IssueFailed) -> Self {
         match &failed {
-            IssueFailed::NoAuthority(_) => Self::unavailable(format!("{failed}; try another node")),
+            IssueFailed::NoAuthority(_) | IssueFailed::NoIntermediate(_) => {
+                Self::unavailable(format!("{failed}; try another node"))
+            }
             IssueFailed::Issue(IssueError::Signer(error)) => match error {
                 SignerError::Busy { retry_after } => busy(*retry_after),
                 _ => {
                     tracing::warn!(error = %crate::app::chain(&failed), "signing failed");
-                    Self::unavailable(
-                        "the signing key cannot be used on this node now; try another node",
-                    )
+                    Self::unavailable(format!(
+                        "the signing key cannot be used on this node now: {error}; try another node"
+                    ))
                 }
             },
             IssueFailed::Issue(
@@ -195,7 +201,15 @@ impl Issuer {
         &self.inner.trust_domain
     }
 
-    fn now(&self) -> i64 {
+    pub(super) fn doors(&self) -> &Doors {
+        &self.inner.doors
+    }
+
+    pub(super) fn custody(&self) -> &Custody {
+        &self.inner.custody
+    }
+
+    pub(super) fn now(&self) -> i64 {
         self.inner
             .doors
             .consensus()
@@ -204,15 +218,10 @@ impl Issuer {
             .div_euclid(1000)
     }
 
-    fn signing(&self, kind: AuthorityKind) -> Option<Arc<Authority>> {
+    pub(super) fn signing(&self, kind: AuthorityKind) -> Option<Arc<Authority>> {
         let me = self.inner.doors.consensus().me();
         let authorities = self.inner.doors.local().authorities(kind);
         self.inner.custody.signing(&authorities, me, self.now())
-    }
-
-    /// Id of the X.509 authority that signs on this node now.
-    pub fn signing_authority_id(&self) -> Option<String> {
-        self.signing(AuthorityKind::X509).map(|a| a.id.clone())
     }
 
     /// Waits until another authority has been seen to sign here. For one who waits.
@@ -227,7 +236,7 @@ impl Issuer {
     /// A stock agent that meets an unknown root exits, and it asks for the bundle every
     /// five seconds.
     pub(super) fn seconds_unknown_to_agents(&self, served: Option<&str>) -> i64 {
-        let Some(signing) = self.signing(AuthorityKind::X509) else {
+        let Some(signing) = self.signing_record() else {
             return 0;
         };
         let directory = self.inner.doors.local();
@@ -245,6 +254,12 @@ impl Issuer {
             plan::LEARNING
         };
         (signing.issued_at + BACKDATE_SECONDS + learning - self.now()).max(0)
+    }
+
+    /// The authority that signs, as an issuer by itself.
+    pub(super) fn authority_source(&self) -> Result<Source, IssueFailed> {
+        let authority = self.x509_authority()?;
+        Ok(Source::direct(authority, self.inner.custody.signer()))
     }
 
     /// The parsed form of the record, made once for each authority.
@@ -317,12 +332,12 @@ impl Issuer {
             subject: Subject::of_svids(),
             ttl_seconds,
         };
-        self.certificate(&self.x509_authority()?, request).await
+        self.certificate(&self.svid_source().await?, request).await
     }
 
     async fn certificate(
         &self,
-        authority: &Arc<X509Authority>,
+        source: &Source,
         request: CertificateRequest<'_>,
     ) -> Result<X509Svid, IssueFailed> {
         let watch = Stopwatch::start();
@@ -332,12 +347,12 @@ impl Issuer {
             "x509"
         };
         let draw = Draw::new(&**self.inner.doors.consensus().clock());
-        let prepared = prepare_certificate(authority, request, &draw)?;
-        let signer = self.inner.custody.signer();
-        let issued = prepared.sign(&**signer).await;
+        let prepared = prepare_certificate(&source.authority, request, &draw)?;
+        let signer = source.signer();
+        let issued = prepared.sign(signer).await;
         crate::telemetry::signature(
             kind,
-            authority.id(),
+            &source.authority_id,
             signer.kind().as_str(),
             issued.is_ok(),
             watch.elapsed(),
@@ -349,7 +364,7 @@ impl Issuer {
             issued_at: issued.facts.not_before,
             expires_at: issued.facts.not_after,
             chain: issued.chain,
-            authority_id: issued.authority_id,
+            authority_id: source.authority_id.clone(),
         };
         Ok(svid)
     }
@@ -384,7 +399,7 @@ impl Issuer {
             subject,
             ttl_seconds: asked(mint.ttl, self.inner.lifetimes.x509),
         };
-        self.certificate(&self.x509_authority()?, request).await
+        self.certificate(&self.svid_source().await?, request).await
     }
 
     /// Signs a CA certificate for a downstream server, in the name of the trust domain.
@@ -394,15 +409,15 @@ impl Issuer {
         key: &PublicKey,
         preferred_ttl: i32,
     ) -> Result<X509Svid, IssueFailed> {
-        let authority = self.x509_authority()?;
+        let source = self.authority_source()?;
         let request = CertificateRequest {
             profile: Profile::DownstreamCa,
             id: &SpiffeId::of_trust_domain(&self.inner.trust_domain),
             public_key: key,
-            subject: authority.downstream_subject()?,
+            subject: source.authority.downstream_subject()?,
             ttl_seconds: asked(preferred_ttl, self.inner.lifetimes.ca),
         };
-        self.certificate(&authority, request).await
+        self.certificate(&source, request).await
     }
 
     /// Signs an agent's SVID.
@@ -500,30 +515,30 @@ impl Issuer {
         self.inner.bundle.of(&self.inner.trust_domain, &directory)
     }
 
-    /// What keeps this node from signing X.509-SVIDs, if anything does.
-    pub fn obstacle(&self) -> Option<String> {
-        let health = self.inner.custody.signer().health();
-        if !health.usable {
-            let why = health
-                .last_error
-                .map_or_else(|| "no reason is known".to_owned(), |e| e.to_string());
-            return Some(format!("its signing keys cannot be reached: {why}"));
-        }
-        self.signing(AuthorityKind::X509)
-            .is_none()
-            .then(|| "no X.509 authority can sign on it yet".to_owned())
-    }
-
-    /// When the X.509 authority that signs on this node ends, Unix seconds.
+    /// When the X.509 authority that SVIDs of this node lead to ends, Unix seconds.
     pub fn x509_authority_expires_at(&self) -> Option<i64> {
-        Some(self.signing(AuthorityKind::X509)?.expires_at)
+        Some(self.signing_record()?.expires_at)
     }
 
-    /// Seconds until the first of its X.509 authority and its server SVID ends.
-    pub fn seconds_left(&self) -> Option<u64> {
-        let authority = self.signing(AuthorityKind::X509)?.expires_at;
-        let end = self.inner.server_svid.not_after()?.min(authority);
-        u64::try_from(end - self.now()).ok()
+    /// What issuing on this node ends with by itself, and seconds until then; 0 once it has.
+    /// A server SVID counts where the authority itself must renew it: an intermediate that
+    /// lives does that without anybody.
+    pub fn ends(&self) -> Vec<(&'static str, u64)> {
+        let now = self.now();
+        let left = |end: Option<i64>| {
+            let left = end.map(|end| end - now);
+            left.and_then(|left| u64::try_from(left).ok()).unwrap_or(0)
+        };
+        if self.mode() == IssuanceMode::Intermediate {
+            let held = self.inner.custody.signing_intermediate(&self.inner.doors);
+            return vec![("intermediate", left(held.map(|held| held.not_after())))];
+        }
+        let authority = self.signing(AuthorityKind::X509).map(|a| a.expires_at);
+        let server_svid = self.inner.server_svid.not_after();
+        vec![
+            ("authority", left(authority)),
+            ("server_svid", left(server_svid)),
+        ]
     }
 }
 

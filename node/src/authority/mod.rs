@@ -7,6 +7,7 @@
 
 mod driver;
 mod foreign_roots;
+mod intermediate;
 mod issuer;
 pub mod keys;
 mod logins;
@@ -14,18 +15,22 @@ mod own_bundle;
 mod own_roots;
 pub mod plan;
 mod server_svid;
+mod source;
 mod steward;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use chancery_hsm::{BackendKind, KeyId, KeyRef, Signer};
-use chancery_raft_store::model::{Authority, AuthorityStatus};
+use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus, IssuanceMode};
 use chancery_raft_store::{Change, ChangeKind};
 use tokio::sync::{Notify, broadcast};
 
+use crate::registry::Doors;
+
 pub use driver::{Driver, Making};
 pub use foreign_roots::keep_foreign_roots;
+pub use intermediate::{Intermediate, Intermediates, keep_intermediates};
 pub use issuer::{IssueFailed, Issuer, JwtSvid, Lifetimes, Mint, X509Svid};
 pub use logins::Logins;
 pub use own_roots::keep_own_roots;
@@ -40,6 +45,7 @@ pub struct Custody {
     usable: Arc<RwLock<BTreeSet<String>>>,
     making: Arc<Mutex<Option<MakingFailed>>>,
     tried: Arc<Notify>,
+    intermediates: Intermediates,
 }
 
 /// The last key that could not be made here.
@@ -52,7 +58,7 @@ struct MakingFailed {
 impl Custody {
     /// Custody over `signer`; keys in a token are shared by the nodes, keys on disk or
     /// in memory are each node's own.
-    pub fn new(signer: Arc<dyn Signer>) -> Self {
+    pub fn new(signer: Arc<dyn Signer>, intermediates: Intermediates) -> Self {
         let shared = signer.kind() == BackendKind::Pkcs11;
         Self {
             signer,
@@ -60,6 +66,7 @@ impl Custody {
             usable: Arc::default(),
             making: Arc::default(),
             tried: Arc::default(),
+            intermediates,
         }
     }
 
@@ -73,8 +80,13 @@ impl Custody {
         self.shared
     }
 
+    /// The intermediates of this node.
+    pub fn intermediates(&self) -> &Intermediates {
+        &self.intermediates
+    }
+
     /// Ids of the authorities that this node has signed with.
-    pub fn usable(&self) -> BTreeSet<String> {
+    fn tried(&self) -> BTreeSet<String> {
         self.usable
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -84,6 +96,41 @@ impl Custody {
     /// Waits until an authority has become usable since it was waited for last. For one who waits.
     async fn another_usable(&self) {
         self.tried.notified().await;
+    }
+
+    /// Whether this node can sign under an authority as the mode wants it: it has signed with
+    /// its key, and holds an intermediate of it where intermediates sign.
+    pub fn can_sign(&self, authority: &Authority, mode: IssuanceMode, now: i64) -> bool {
+        let takes_intermediate =
+            mode == IssuanceMode::Intermediate && authority.kind() == AuthorityKind::X509;
+        self.is_usable(&authority.id)
+            && (!takes_intermediate || self.intermediates.of(&authority.id, now).is_some())
+    }
+
+    /// Those of the authorities that this node may sign with.
+    fn own<'a>(
+        &self,
+        authorities: &'a [Arc<Authority>],
+        me: u64,
+    ) -> impl Iterator<Item = &'a Arc<Authority>> + use<'a> {
+        let own = if self.shared { 0 } else { me };
+        authorities.iter().filter(move |a| a.node_id == own)
+    }
+
+    /// The intermediate that signs X.509-SVIDs on this node now, where the mode has it so.
+    pub fn signing_intermediate(&self, doors: &Doors) -> Option<Arc<Intermediate>> {
+        let directory = doors.local();
+        if directory.cluster().issuance_mode() != IssuanceMode::Intermediate {
+            return None;
+        }
+        let authorities = directory.authorities(AuthorityKind::X509);
+        drop(directory);
+        let own: Vec<_> = self
+            .own(&authorities, doors.consensus().me())
+            .cloned()
+            .collect();
+        let now = doors.consensus().clock().now_unix_ms().div_euclid(1000);
+        self.intermediates.signing(&own, now)
     }
 
     fn is_usable(&self, id: &str) -> bool {
@@ -129,11 +176,9 @@ impl Custody {
         me: u64,
         now: i64,
     ) -> Option<Arc<Authority>> {
-        let own = if self.shared { 0 } else { me };
-        authorities
-            .iter()
+        self.own(authorities, me)
             .filter(|a| a.status() == AuthorityStatus::Active && !a.tainted)
-            .filter(|a| a.node_id == own && a.expires_at > now)
+            .filter(|a| a.expires_at > now)
             .find(|a| self.is_usable(&a.id))
             .cloned()
     }

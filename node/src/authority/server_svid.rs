@@ -1,13 +1,17 @@
 //! The SVID that this node shows to agents: its own key in memory, renewed at
-//! half its life, and at once when another authority signs.
+//! half its life, and at once when another authority signs, or in another mode.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use chancery_raft_store::ChangeKind;
+use chancery_raft_store::model::IssuanceMode;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use super::change;
 use super::driver::record_server_svid;
 use super::issuer::{IssueFailed, Issuer};
+use super::source::Wanted;
 use crate::registry::Doors;
 use crate::transport::{ServerIdentity, TlsState};
 
@@ -24,8 +28,9 @@ pub struct ServerSvid {
 struct Current {
     /// Leaf first, without the root.
     chain: Arc<Vec<Vec<u8>>>,
-    authority_id: String,
-    not_before: i64,
+    /// What it came from.
+    source: Wanted,
+    made_at: i64,
     not_after: i64,
 }
 
@@ -59,13 +64,13 @@ pub async fn keep_server_svid(
     tls: Arc<TlsState>,
     served: ServerSvid,
 ) {
-    let mut ticks = tokio::time::interval(INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut feed = doors.registry().subscribe();
     let mut told = String::new();
     let mut recorded = String::new();
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            // Time is the other reason to look.
+            _ = tokio::time::timeout(INTERVAL, change(&mut feed, matters)) => {}
             // The first one opens the agent port.
             () = issuer.another_usable() => {}
         }
@@ -76,25 +81,25 @@ pub async fn keep_server_svid(
             tls.set_identity(None);
             served.set(None);
         }
-        let Some(authority_id) = issuer.signing_authority_id() else {
+        let Some(wanted) = issuer.wanted() else {
             continue;
         };
-        let due = current.as_ref().is_none_or(|c| {
-            c.authority_id != authority_id || now >= c.not_before + (c.not_after - c.not_before) / 2
-        });
-        let shown = current.as_ref().map(|c| c.authority_id.as_str());
+        let due = current
+            .as_ref()
+            .is_none_or(|c| c.source != wanted || now >= c.made_at + (c.not_after - c.made_at) / 2);
+        let shown = current.as_ref().map(|c| c.source.authority_id.as_str());
         let unknown_for = issuer.seconds_unknown_to_agents(shown);
         if due && unknown_for > 0 {
             if told.is_empty() {
                 told = "waiting for agents to learn the new authority".into();
-                tracing::info!(seconds = unknown_for, authority = %authority_id, "{told}");
+                tracing::info!(seconds = unknown_for, authority = %wanted.authority_id, "{told}");
             }
             continue;
         }
         if due {
-            match renew(&issuer, &tls).await {
+            match renew(&issuer, &tls, wanted.mode, now).await {
                 Ok(next) => {
-                    tracing::info!(authority = %next.authority_id, expires_at = next.not_after, "server SVID issued");
+                    tracing::info!(authority = %next.source.authority_id, mode = next.source.mode.as_str(), expires_at = next.not_after, "server SVID issued");
                     // SPIRE's line for the same.
                     let id = chancery_identity::id::SpiffeId::server(issuer.trust_domain());
                     let expiration = crate::telemetry::rfc3339(next.not_after);
@@ -112,13 +117,30 @@ pub async fn keep_server_svid(
                 }
             }
         }
-        if recorded != authority_id && record_server_svid(&doors, &authority_id).await {
-            recorded = authority_id;
+        let served_by = served.get().map(|c| c.source.authority_id);
+        let Some(served_by) = served_by.filter(|id| *id != recorded) else {
+            continue;
+        };
+        if record_server_svid(&doors, &served_by).await {
+            recorded = served_by;
         }
     }
 }
 
-async fn renew(issuer: &Issuer, tls: &TlsState) -> Result<Current, IssueFailed> {
+/// Whether the SVID to serve may be another after a change.
+fn matters(kind: &ChangeKind) -> bool {
+    matches!(
+        kind,
+        ChangeKind::IssuanceModeSet | ChangeKind::AuthoritySet(_)
+    )
+}
+
+async fn renew(
+    issuer: &Issuer,
+    tls: &TlsState,
+    mode: IssuanceMode,
+    now: i64,
+) -> Result<Current, IssueFailed> {
     let (svid, key) = issuer.server_x509().await?;
     let chain = svid
         .chain
@@ -133,8 +155,11 @@ async fn renew(issuer: &Issuer, tls: &TlsState) -> Result<Current, IssueFailed> 
     tls.set_identity(Some(identity));
     Ok(Current {
         chain: Arc::new(svid.chain),
-        authority_id: svid.authority_id,
-        not_before: svid.issued_at,
+        source: Wanted {
+            authority_id: svid.authority_id,
+            mode,
+        },
+        made_at: now,
         not_after: svid.expires_at,
     })
 }

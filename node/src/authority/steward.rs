@@ -237,7 +237,13 @@ impl Steward {
     /// [`StepFailed::NotProved`] names the members that have not by then.
     pub async fn activate(&self, authority: &Authority, until: Instant) -> Result<(), StepFailed> {
         let waiting_for = || {
-            let proved = self.doors.local().authorities(authority.kind());
+            let (proved, mode) = {
+                let directory = self.doors.local();
+                let mode = directory.cluster().issuance_mode();
+                (directory.authorities(authority.kind()), mode)
+            };
+            let clock = self.doors.consensus().clock();
+            let now = clock.now_unix_ms().div_euclid(1000);
             let proved = proved.into_iter().find(|a| a.id == authority.id);
             let proved = proved.map(|a| a.proved_by.clone()).unwrap_or_default();
             let me = self.doors.consensus().me();
@@ -248,7 +254,7 @@ impl Steward {
             };
             // This node's own proof may be of an earlier start.
             let able = |id: &u64| {
-                proved.contains(id) && (*id != me || self.custody.is_usable(&authority.id))
+                proved.contains(id) && (*id != me || self.custody.can_sign(authority, mode, now))
             };
             needed
                 .into_iter()

@@ -32,6 +32,7 @@ mod healthcheck;
 mod host;
 mod hsm;
 mod input;
+mod issuance;
 mod localauthority;
 mod logger;
 mod migrate;
@@ -177,6 +178,12 @@ enum Noun {
     /// The cluster and its members
     #[command(subcommand, after_help = "Example:\n  chancery cluster status")]
     Cluster(cluster::Verb),
+    /// How documents are signed
+    #[command(
+        subcommand,
+        after_help = "Example:\n  chancery issuance mode intermediate"
+    )]
+    Issuance(issuance::Verb),
     /// The whole state in a file, and back
     #[command(
         subcommand,
@@ -237,6 +244,7 @@ fn dispatch(noun: Noun, host: &mut Host<'_>) -> Result<(), CliError> {
         Noun::Debug(verb) => verb.run(host),
         Noun::Healthcheck(verb) => verb.run(host),
         Noun::Cluster(verb) => verb.run(host),
+        Noun::Issuance(verb) => verb.run(host),
         Noun::Backup(verb) => verb.run(host),
         Noun::Hsm(verb) => verb.run(host),
         Noun::Migrate(verb) => verb.run(host),

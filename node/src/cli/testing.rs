@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use chancery_api::chancery::cluster::v1::{Authority, Member, StatusResponse};
+use chancery_api::chancery::cluster::v1::{Authority, Member, OutagePart, StatusResponse};
 use futures::stream;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, StreamBody};
@@ -301,6 +301,7 @@ pub(super) fn cluster_status() -> StatusResponse {
         auto_promote: false,
         replaces: String::new(),
         boot: 2,
+        shortfall: String::new(),
     };
     let authority = |kind: &str, id: &str, status: &str, backend: &str, node: &str| Authority {
         kind: kind.into(),
@@ -341,6 +342,13 @@ pub(super) fn cluster_status() -> StatusResponse {
         advice: Vec::new(),
         ready: true,
         outage_budget_seconds: 599,
+        issuance_mode: "direct".into(),
+        outage_parts: [("freshness", 599), ("authority", 3_600)]
+            .map(|(part, seconds)| OutagePart {
+                part: part.into(),
+                seconds,
+            })
+            .to_vec(),
         feature_level: 1,
         cluster_clock_ms: 1_552_406_666_000,
         clock_offset_ms: Some(-3),

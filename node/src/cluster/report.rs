@@ -34,7 +34,8 @@ impl Members {
         let own = this.node_status();
         // Asked before the guard below is taken: it reads the registry itself, and a
         // second read behind a waiting writer would never come back.
-        let outage_budget_seconds = this.outage_budget_seconds();
+        let outage_parts = this.outage_parts();
+        let outage_budget_seconds = outage_parts.first().map_or(0, |(_, seconds)| *seconds);
         let leadership = self.leadership(&own);
         let (voters, _) = consensus.voters_and_learners();
         let registry = consensus.registry().read();
@@ -72,6 +73,9 @@ impl Members {
             if let Some(status) = status.filter(|s| !s.no_room.is_empty()) {
                 advice.push(format!("node {id} takes no writes: {}", status.no_room));
             }
+            if let Some(status) = status.filter(|s| !s.shortfall.is_empty()) {
+                advice.push(format!("node {id}: {}", status.shortfall));
+            }
             members.push(api::Member {
                 id: id.to_string(),
                 role: role.into(),
@@ -91,6 +95,7 @@ impl Members {
                     member.replaces.to_string()
                 },
                 boot: member.boot,
+                shortfall: status.map_or_else(String::new, |s| s.shortfall.clone()),
             });
         }
         if leadership.leader.is_none() {
@@ -171,9 +176,17 @@ impl Members {
             advice,
             ready: own.not_ready.is_empty(),
             outage_budget_seconds,
+            outage_parts: outage_parts
+                .into_iter()
+                .map(|(part, seconds)| api::OutagePart {
+                    part: part.to_owned(),
+                    seconds,
+                })
+                .collect(),
             feature_level: registry.cluster().feature_level,
             cluster_clock_ms: registry.cluster().clock_ms,
             clock_offset_ms: consensus.clock_offset_ms(),
+            issuance_mode: registry.cluster().issuance_mode().as_str().to_owned(),
         }
     }
 }

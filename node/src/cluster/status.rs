@@ -30,8 +30,9 @@ const ASK_INTERVAL: Duration = Duration::from_millis(500);
 pub trait SelfStatus: Send + Sync + 'static {
     /// What peers are told.
     fn node_status(&self) -> wire::NodeStatusResponse;
-    /// Seconds until this node stops issuing if the quorum is lost now.
-    fn outage_budget_seconds(&self) -> i64;
+    /// What this node stops issuing by if everything outside of it is lost now, and seconds
+    /// until then, the first to come first.
+    fn outage_parts(&self) -> Vec<(&'static str, i64)>;
     /// Age at which it stops issuing.
     fn stale_limit(&self) -> Duration;
 }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chancery_identity::id::{SpiffeId, TrustDomain};
+use chancery_raft_store::model::IssuanceMode;
 use serde::Deserialize;
 
 use super::Problem;
@@ -23,6 +24,10 @@ const SOCKET_TEMPORARY_BYTES: usize = 20;
 const STALE_ISSUANCE_LIMIT_DEFAULT: Duration = Duration::from_secs(600);
 const CA_TTL_OWN_DEFAULT: Duration = Duration::from_secs(24 * 3_600);
 const CA_TTL_TOKEN_DEFAULT: Duration = Duration::from_secs(8_760 * 3_600);
+const INTERMEDIATE_TTL_DEFAULT: Duration = Duration::from_secs(24 * 3_600);
+/// An intermediate lives for this part of its authority's life at most: what is left of an
+/// authority when the next one takes over.
+const INTERMEDIATE_PART: u32 = 6;
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,6 +185,10 @@ impl Raft {
 /// Lifetimes and limits of documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuance {
+    /// Which key signs X.509-SVIDs in a cluster that this node founds, where the file says so.
+    pub mode: Option<IssuanceMode>,
+    /// Lifetime of a node's intermediate, at most a sixth of `ca_ttl`.
+    pub intermediate_ttl: Duration,
     /// Lifetime of agents' SVIDs.
     pub agent_ttl: Duration,
     /// Lifetime of workloads' X.509-SVIDs without one of their own.
@@ -779,7 +788,6 @@ fn pin_source(
 }
 
 fn check_issuance(raw: RawIssuance, keys: Option<&Keys>, problems: &mut Vec<Problem>) -> Issuance {
-    let RawMode::Direct = raw.mode;
     let agent_ttl = raw.agent_ttl.0;
     let stale_issuance_limit = match raw.stale_issuance_limit {
         Some(limit) => limit.0,
@@ -802,7 +810,27 @@ fn check_issuance(raw: RawIssuance, keys: Option<&Keys>, problems: &mut Vec<Prob
         },
         |ttl| ttl.0,
     );
+    let intermediate_max = ca_ttl / INTERMEDIATE_PART;
+    let intermediate_ttl = match raw.intermediate_ttl {
+        Some(ttl) => ttl.0,
+        None => INTERMEDIATE_TTL_DEFAULT.min(intermediate_max),
+    };
+    if intermediate_ttl > intermediate_max {
+        problems.push(Problem::new(
+            "issuance.intermediate_ttl",
+            format!(
+                "is {}, more than a sixth of issuance.ca_ttl ({}): it would be cut off by its authority's end",
+                format_duration(intermediate_ttl),
+                format_duration(ca_ttl)
+            ),
+        ));
+    }
     Issuance {
+        mode: raw.mode.map(|mode| match mode {
+            RawMode::Direct => IssuanceMode::Direct,
+            RawMode::Intermediate => IssuanceMode::Intermediate,
+        }),
+        intermediate_ttl,
         agent_ttl,
         default_x509_svid_ttl: raw.default_x509_svid_ttl.0,
         default_jwt_svid_ttl: raw.default_jwt_svid_ttl.0,

@@ -118,12 +118,14 @@ pub(super) struct RawStorage {
 #[serde(rename_all = "lowercase")]
 pub(super) enum RawMode {
     Direct,
+    Intermediate,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawIssuance {
-    pub(super) mode: RawMode,
+    pub(super) mode: Option<RawMode>,
+    pub(super) intermediate_ttl: Option<RawDuration>,
     pub(super) agent_ttl: RawDuration,
     pub(super) default_x509_svid_ttl: RawDuration,
     pub(super) default_jwt_svid_ttl: RawDuration,

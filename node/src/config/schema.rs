@@ -197,8 +197,10 @@ pub const KEYS: &[Key] = &[
     key("storage.reserve_mib", count(0, 1_048_576), Literal("192"),
         "Size in MiB of the file `reserve` in `data_dir`, which is removed at a start that finds less free space than this, and made again when there is room. Opening the store may need as much as its write-ahead log has, at most 128 MiB and a little. 0: none."),
 
-    key("issuance.mode", one_of(&["direct"], &["intermediate"]), Literal("\"direct\""),
-        "`direct`: every SVID is signed by the authority's own key."),
+    key("issuance.mode", one_of(&["direct", "intermediate"], &[]), Absent("`\"direct\"`"),
+        "Which key signs X.509-SVIDs. `direct`: the authority's own. `intermediate`: a CA of each node's, in memory and short-lived, so that they go on while the token is away ([issuance modes](issuance-modes.md)). Counts when the cluster is founded; later `chancery issuance mode` sets it."),
+    key("issuance.intermediate_ttl", span(seconds(5), seconds(7 * DAY)), Absent("`\"24h\"`, or a sixth of `issuance.ca_ttl` where that is shorter"),
+        "Lifetime of a node's intermediate CA in mode `intermediate`, renewed at 40 to 50 % of it. At most 168h and a sixth of `issuance.ca_ttl`."),
     key("issuance.agent_ttl", span(seconds(5), seconds(30 * DAY)), Literal("\"1h\""),
         "Lifetime of an agent's SVID."),
     key("issuance.default_x509_svid_ttl", span(seconds(5), seconds(365 * DAY)), Literal("\"1h\""),

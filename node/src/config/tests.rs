@@ -120,7 +120,10 @@ fn every_problem_is_reported_at_once_by_its_path() {
         [cluster]
         peers = ['a.example:8082', 'a.example:8082', 'b.example:0']
         [issuance]
-        mode = 'intermediate'
+        mode = 'both'
+        ca_key_type = 'rsa-2048'
+        ca_ttl = '1h'
+        intermediate_ttl = '601s'
         agent_ttl = '5m'
         stale_issuance_limit = '10m'
         [keys.pkcs11]
@@ -140,7 +143,9 @@ fn every_problem_is_reported_at_once_by_its_path() {
         "colour: unknown key",
         "data_dir: must be a string, not integer",
         "healt: unknown key; did you mean `health`?",
-        "issuance.mode: \"intermediate\" is not available yet; use \"direct\"",
+        "issuance.ca_key_type: \"rsa-2048\" is not available yet; use \"ec-p256\"",
+        "issuance.intermediate_ttl: is 10m1s, more than a sixth of issuance.ca_ttl (1h): it would be cut off by its authority's end",
+        "issuance.mode: must be \"direct\" or \"intermediate\"",
         "issuance.stale_issuance_limit: is 10m, more than issuance.agent_ttl (5m): a banned agent could be renewed without end by a node that is cut off",
         "keys.pkcs11.module: has no effect while keys.backend is \"memory\": remove it or set keys.backend = \"pkcs11\"",
         "log_level: must be \"panic\", \"fatal\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"; did you mean \"info\"?",

@@ -68,6 +68,7 @@ pub(super) const TABLE: &[Row] = &[
     free("/chancery.cluster.v1.Cluster/CreateToken"),
     free("/chancery.cluster.v1.Cluster/RetryLogin"),
     free("/chancery.cluster.v1.Cluster/SetClock"),
+    free("/chancery.cluster.v1.Cluster/SetIssuanceMode"),
     free("/chancery.cluster.v1.Cluster/Status"),
     free("/chancery.cluster.v1.Cluster/TransferLeader"),
     free("/chancery.keys.v1.Keys/Adopt"),

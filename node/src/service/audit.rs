@@ -7,7 +7,7 @@
 use chancery_hsm::KeyRef;
 use chancery_identity::id::SpiffeId;
 use chancery_raft_store::command::ChangeMembers;
-use chancery_raft_store::model::{DownstreamCa, Entry};
+use chancery_raft_store::model::{DownstreamCa, Entry, IssuanceMode};
 
 use crate::authority::{JwtSvid, X509Svid};
 use crate::authz::Permit;
@@ -203,6 +203,17 @@ pub(super) fn login_retried(permit: &Permit, by: Option<&LocalCaller>, outcome: 
         uid = by.map(LocalCaller::uid),
         pid = by.and_then(LocalCaller::pid),
         outcome,
+    );
+}
+
+/// The issuance mode was set.
+pub(super) fn issuance_mode_set(permit: &Permit, before: IssuanceMode, mode: IssuanceMode) {
+    tracing::warn!(
+        target: TARGET,
+        event = "issuance_mode_set",
+        caller = who(permit),
+        before = before.as_str(),
+        mode = mode.as_str(),
     );
 }
 

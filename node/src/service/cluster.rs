@@ -8,9 +8,11 @@ use chancery_api::chancery::cluster::v1::cluster_server::Cluster;
 use chancery_api::chancery::peer::v1::Pin as WirePin;
 use chancery_hsm::AwaitedSigner;
 use chancery_hsm::pkcs11::Retried;
-use chancery_raft_store::command::{ChangeMembers, Command, CreateNodeToken, SetClock};
+use chancery_raft_store::command::{
+    ChangeMembers, Command, CreateNodeToken, SetClock, SetIssuanceMode,
+};
 use chancery_raft_store::identity_record::Pin;
-use chancery_raft_store::model::NodeToken as TokenRecord;
+use chancery_raft_store::model::{IssuanceMode, NodeToken as TokenRecord};
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
@@ -275,6 +277,32 @@ impl Cluster for ClusterService {
             }
         };
         Ok(Response::new(answer))
+    }
+
+    async fn set_issuance_mode(
+        &self,
+        request: Request<api::SetIssuanceModeRequest>,
+    ) -> Result<Response<api::SetIssuanceModeResponse>, Status> {
+        let permit = permit(&request)?;
+        let name = &request.get_ref().mode;
+        let mode = IssuanceMode::from_name(name).ok_or_else(|| {
+            Status::invalid_argument(format!(
+                "{name:?} is no issuance mode: it is \"direct\" or \"intermediate\""
+            ))
+        })?;
+        let doors = &self.context.doors;
+        doors.exact().await?;
+        let before = doors.local().cluster().issuance_mode();
+        let command = SetIssuanceMode { mode: mode.into() };
+        let outcome = doors.write(Command::SetIssuanceMode(command)).await?;
+        outcome
+            .accepted()
+            .map_err(|refusal| status::refused(refusal, "the issuance mode"))?;
+        audit::issuance_mode_set(permit, before, mode);
+        Ok(Response::new(api::SetIssuanceModeResponse {
+            before: before.as_str().to_owned(),
+            mode: mode.as_str().to_owned(),
+        }))
     }
 
     async fn transfer_leader(

@@ -126,10 +126,19 @@ pub fn members(reachable: usize, total: usize) {
     gauge!(names::MEMBERS).set(approximate(total as u64));
 }
 
-/// Time until issuing ends if the quorum is lost now.
-pub fn outage_budget(budget: Duration) {
+/// Time until issuing ends if all else is lost now, and what it ends by, the first to come first.
+pub fn outage_budget(parts: &[(&'static str, Duration)]) {
+    let budget = parts.first().map_or(Duration::ZERO, |(_, left)| *left);
     gauge!(names::OUTAGE_BUDGET_SECONDS).set(budget.as_secs_f64());
+    for part in OUTAGE_PARTS {
+        let found = parts.iter().find(|(name, _)| name == part);
+        let left = found.map_or(f64::INFINITY, |(_, left)| left.as_secs_f64());
+        gauge!(names::OUTAGE_PART_SECONDS, "part" => *part).set(left);
+    }
 }
+
+/// What issuing may end by; those that the mode has nothing to do with are infinitely far.
+const OUTAGE_PARTS: &[&str] = &["freshness", "authority", "server_svid", "intermediate"];
 
 /// What the voters' clocks are ahead of this node's.
 pub fn clock_offset(offset_ms: i64) {
@@ -219,7 +228,7 @@ mod tests {
             leader_change();
             leader(true);
             members(2, 3);
-            outage_budget(a_while);
+            outage_budget(&[("freshness", a_while)]);
             clock_offset(-3);
             ready(true);
             authority("x509", 60, false);

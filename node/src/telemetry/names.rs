@@ -47,6 +47,8 @@ pub const MEMBERS: &str = "chancery_members";
 pub const MEMBERS_REACHABLE: &str = "chancery_members_reachable";
 /// Time until issuing ends without a quorum.
 pub const OUTAGE_BUDGET_SECONDS: &str = "chancery_outage_budget_seconds";
+/// Time until each thing by which it may end.
+pub const OUTAGE_PART_SECONDS: &str = "chancery_outage_part_seconds";
 /// What the voters' clocks are ahead of this node's.
 pub const CLOCK_OFFSET_SECONDS: &str = "chancery_clock_offset_seconds";
 /// Whether this node issues.
@@ -242,7 +244,13 @@ pub const DECLARED: &[Metric] = &[
         OUTAGE_BUDGET_SECONDS,
         Unit::Seconds,
         &[],
-        "Time until this node stops issuing if the quorum is lost now; 0 once it has stopped",
+        "Time until this node stops issuing X.509-SVIDs if the quorum, and in mode `intermediate` the token, is lost now; 0 once it has stopped",
+    ),
+    gauge(
+        OUTAGE_PART_SECONDS,
+        Unit::Seconds,
+        &["part"],
+        "Time until each part of that: the state's limit (freshness), the ends of authority and server_svid (mode `direct`) or of this node's intermediate; infinite for what has no part in the mode",
     ),
     gauge(
         CLOCK_OFFSET_SECONDS,
@@ -254,7 +262,7 @@ pub const DECLARED: &[Metric] = &[
     counter(
         SIGNATURES,
         &["kind", "authority", "backend", "result"],
-        "Documents signed (kind x509, x509_ca or jwt), by result ok or error; authorities are a handful, by their ids",
+        "Documents signed (kind x509, x509_intermediate, x509_ca or jwt), by result ok or error; authorities are a handful, by their ids",
     ),
     seconds(
         SIGNATURE_SECONDS,

@@ -4,13 +4,16 @@
 //! compare-and-set on (slot, epoch), so a deposed leader's or a restarted
 //! node's late step is refused, and a crash leaves a key that the log names.
 
-use super::{Ruling, bundle};
+use super::{Ruling, bundle, issuance};
 use crate::command::{
     AbandonKey, AdoptKeys, AuthorityName, BeginKey, Outcome, ProveAuthority, PruneAuthorities,
     RecordAuthority, Refusal,
 };
 use crate::feed::ChangeKind;
-use crate::model::{Authority, AuthorityKind, AuthorityStatus, BundleAuthority, KeyIntent};
+use crate::model::{
+    Authority, AuthorityKind, AuthorityStatus, BundleAuthority, IssuanceMode, KeyIntent,
+};
+use crate::store::StoreError;
 use crate::view::Txn;
 
 pub(super) fn begin_key(txn: &mut Txn<'_>, command: &BeginKey) -> Ruling {
@@ -77,7 +80,12 @@ pub(super) fn record(txn: &mut Txn<'_>, command: &RecordAuthority) -> Ruling {
     let mut authority = draft.clone();
     authority.sequence = txn.next_sequence()?;
     authority.set_status(AuthorityStatus::Prepared);
-    authority.proved_by = vec![intent.node_id];
+    // Whoever made the key has signed with it, and holds no intermediate of it yet.
+    authority.proved_by = if needs_intermediates(txn, authority.kind)? {
+        Vec::new()
+    } else {
+        vec![intent.node_id]
+    };
     txn.put_authority(&authority);
     txn.put_intent(&KeyIntent {
         node_id: 0,
@@ -87,6 +95,13 @@ pub(super) fn record(txn: &mut Txn<'_>, command: &RecordAuthority) -> Ruling {
     Ok(Ok(Outcome::default()))
 }
 
+/// Whether a proof of an authority of this kind takes an intermediate.
+fn needs_intermediates(txn: &Txn<'_>, kind: i32) -> Result<bool, StoreError> {
+    let signs_certificates = kind == i32::from(AuthorityKind::X509);
+    Ok(signs_certificates && issuance::mode(txn)? == IssuanceMode::Intermediate)
+}
+
+/// A proof that was on its way when the mode became another counts for nothing.
 pub(super) fn prove(txn: &mut Txn<'_>, command: &ProveAuthority) -> Ruling {
     let Some(name) = &command.authority else {
         return Ok(Err(Refusal::Malformed));
@@ -94,6 +109,9 @@ pub(super) fn prove(txn: &mut Txn<'_>, command: &ProveAuthority) -> Ruling {
     let Some(mut authority) = txn.authority(name.kind, &name.id)? else {
         return Ok(Err(Refusal::NotFound));
     };
+    if needs_intermediates(txn, name.kind)? && !command.with_intermediate {
+        return Ok(Err(Refusal::Conflict));
+    }
     if let Err(at) = authority.proved_by.binary_search(&command.node_id) {
         authority.proved_by.insert(at, command.node_id);
         txn.put_authority(&authority);
@@ -109,6 +127,10 @@ pub(super) fn activate(txn: &mut Txn<'_>, command: &AuthorityName) -> Ruling {
         return Ok(Err(Refusal::NotFound));
     };
     if authority.status() != AuthorityStatus::Prepared {
+        return Ok(Err(Refusal::Conflict));
+    }
+    // The mode may have become another since its proofs were looked at.
+    if needs_intermediates(txn, authority.kind)? && authority.proved_by.is_empty() {
         return Ok(Err(Refusal::Conflict));
     }
     let mut signing = txn.authorities(command.kind)?;

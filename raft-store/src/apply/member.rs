@@ -38,6 +38,7 @@ pub(super) fn found(txn: &mut Txn<'_>, command: &Found) -> Ruling {
         trust_domain: command.trust_domain.clone(),
         founding_peers: command.founding_peers.clone(),
         feature_level: command.feature_level,
+        issuance_mode: command.issuance_mode,
         ..Cluster::default()
     });
     admit(txn, founder)

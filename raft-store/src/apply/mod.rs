@@ -13,6 +13,7 @@ pub mod clock;
 mod downstream;
 mod entry;
 mod federation;
+mod issuance;
 mod login;
 pub mod member;
 
@@ -184,6 +185,7 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::AdoptKeys(c) => authority::adopt_keys(txn, c),
         Command::ClaimLogin(c) => login::claim(txn, c),
         Command::SettleLogin(c) => login::settle(txn, c),
+        Command::SetIssuanceMode(c) => issuance::set_mode(txn, c),
         Command::RecordDownstreamCa(c) => downstream::record(txn, c),
         Command::CreateFederatedBundles(c) => federation::create_bundles(txn, c),
         Command::UpdateFederatedBundles(c) => federation::update_bundles(txn, c),

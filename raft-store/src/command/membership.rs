@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use crate::model::NodeToken;
+use crate::model::{IssuanceMode, NodeToken};
 
 /// Feature level of this version: the highest whose commands, fields and encodings it
 /// knows. A level is committed once every member offers it; nothing of it is proposed
@@ -11,8 +11,7 @@ use crate::model::NodeToken;
 /// * 0: everything up to federated bundles and bans.
 /// * 1: node tokens, changes of members, clocks that bear a step of time out.
 /// * 2: authorities that ended are pruned.
-/// * 3: keys of epochs that ended are adopted.
-/// * 3: logins on tokens are claimed.
+/// * 3: logins on tokens are claimed, the issuance mode, keys of epochs that ended are adopted.
 pub const FEATURE_LEVEL: u32 = 3;
 
 /// See [`super::Command::Found`].
@@ -33,6 +32,9 @@ pub struct Found {
     /// Level at which the cluster starts: the founder's.
     #[prost(uint32, tag = "5")]
     pub feature_level: u32,
+    /// Mode in which the cluster starts to sign: the founder's.
+    #[prost(enumeration = "IssuanceMode", tag = "75")]
+    pub issuance_mode: i32,
 }
 
 /// See [`super::Command::AdmitMember`].

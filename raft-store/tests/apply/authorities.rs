@@ -305,12 +305,14 @@ fn proofs_are_kept_as_an_ascending_set() {
         world.ok(Command::ProveAuthority(ProveAuthority {
             authority: Some(name(1)),
             node_id,
+            ..ProveAuthority::default()
         }));
     }
     assert_eq!(authority(&world, 1).proved_by, [1, 2, 3]);
     let unknown = ProveAuthority {
         authority: Some(name(2)),
         node_id: 1,
+        ..ProveAuthority::default()
     };
     assert_eq!(
         world.refused(Command::ProveAuthority(unknown)),

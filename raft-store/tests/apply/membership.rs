@@ -21,6 +21,7 @@ pub(super) fn world(members: u8) -> World {
         founder: Some(admission(1)),
         founding_peers: (1..=3).map(|key| admission(key).peer_address).collect(),
         feature_level: 1,
+        ..Found::default()
     }));
     for key in 2..=members {
         world.ok(Command::AdmitMember(admission(key)));

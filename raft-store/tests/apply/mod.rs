@@ -8,6 +8,7 @@ mod clock;
 mod downstream;
 mod entries;
 mod federation;
+mod issuance;
 mod logins;
 mod members;
 mod membership;

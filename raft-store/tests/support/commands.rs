@@ -7,8 +7,8 @@ use chancery_raft_store::command::{
     EntryFields, EntryUpdate, FEATURE_LEVEL, FederatedBundles, Found, ImportBan, ProveAuthority,
     PruneAgents, PruneAuthorities, PruneBundle, PruneEntries, PruneJoinTokens, RaiseFeatureLevel,
     RecordAuthority, RecordDownstreamCa, RecordServerSvid, RelationshipDraft, RelationshipFields,
-    Relationships, RemoveMember, RenewAgent, SetAgentVersion, SetClock, SettleLogin, TrustDomains,
-    UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
+    Relationships, RemoveMember, RenewAgent, SetAgentVersion, SetClock, SetIssuanceMode,
+    SettleLogin, TrustDomains, UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
 };
 use chancery_raft_store::model::{
     Authority, BundleAuthority, BundleCertificate, DownstreamCa, Entry, FederatedBundle,
@@ -356,9 +356,10 @@ fn key_command() -> impl Strategy<Value = Command> {
         1 => (slot(), 0u64..4).prop_map(|(slot, epoch)| Command::AbandonKey(AbandonKey { slot, epoch })),
         3 => authority()
             .prop_map(|authority| Command::RecordAuthority(RecordAuthority { authority: Some(authority) })),
-        2 => (authority_name(), 0u64..4).prop_map(|(name, node_id)| {
-            Command::ProveAuthority(ProveAuthority { authority: Some(name), node_id })
+        2 => (authority_name(), 0u64..4, any::<bool>()).prop_map(|(name, node_id, with_intermediate)| {
+            Command::ProveAuthority(ProveAuthority { authority: Some(name), node_id, with_intermediate })
         }),
+        1 => (0i32..3).prop_map(|mode| Command::SetIssuanceMode(SetIssuanceMode { mode })),
         2 => authority_name().prop_map(Command::ActivateAuthority),
         2 => authority_name().prop_map(Command::TaintAuthority),
         2 => authority_name().prop_map(Command::RevokeAuthority),

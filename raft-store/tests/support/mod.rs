@@ -86,7 +86,7 @@ pub(crate) fn found(cluster_id: &str) -> Command {
         trust_domain: "example.org".into(),
         founder: Some(admission(1)),
         founding_peers: Vec::new(),
-        feature_level: 0,
+        ..Found::default()
     })
 }
 

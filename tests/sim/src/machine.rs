@@ -234,8 +234,8 @@ impl SelfStatus for Status {
         }
     }
 
-    fn outage_budget_seconds(&self) -> i64 {
-        0
+    fn outage_parts(&self) -> Vec<(&'static str, i64)> {
+        Vec::new()
     }
 
     fn stale_limit(&self) -> Duration {

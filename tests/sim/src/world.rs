@@ -428,6 +428,7 @@ impl World {
             founder: Some(Self::admission(1)),
             founding_peers: (1..=founders).map(address).collect(),
             feature_level: FEATURE_LEVEL,
+            ..Found::default()
         });
         self.write(1, found, Duration::from_secs(10)).await?;
         for id in 2..=founders {

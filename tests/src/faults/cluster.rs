@@ -262,11 +262,7 @@ struct SoftHsm {
 }
 
 fn soft_hsm(dir: &Path) -> anyhow::Result<SoftHsm> {
-    let mut candidates = vec![PathBuf::from("/usr/lib/softhsm/libsofthsm2.so")];
-    let folders = std::fs::read_dir("/usr/lib")?.flatten();
-    candidates.extend(folders.map(|e| e.path().join("softhsm/libsofthsm2.so")));
-    let module = candidates.into_iter().find(|p| p.is_file());
-    let module = module.context("libsofthsm2.so is missing: `make setup` installs it")?;
+    let module = crate::cluster::softhsm_module()?;
     let conf = dir.join("softhsm2.conf");
     std::fs::create_dir_all(dir.join("tokens"))?;
     let text = format!(

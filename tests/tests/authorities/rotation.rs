@@ -34,9 +34,13 @@ fn csr() -> anyhow::Result<Vec<u8>> {
     Ok(params.serialize_request(&key)?.der().to_vec())
 }
 
-/// Which authorities sign on a node: what it mints, verified with the bundle of `verifier`.
-/// `None` where it cannot mint at the moment.
-async fn signing(node: &Node, verifier: &Node) -> anyhow::Result<Option<[String; 2]>> {
+/// Which authorities sign on a node: what it mints, verified with the bundle of `verifier`; the
+/// X.509-SVID with a chain of `certificates`. `None` where it cannot mint at the moment.
+async fn signing(
+    node: &Node,
+    verifier: &Node,
+    certificates: usize,
+) -> anyhow::Result<Option<[String; 2]>> {
     let Ok(channel) = connect_admin(&node.admin_socket).await else {
         return Ok(None);
     };
@@ -62,6 +66,11 @@ async fn signing(node: &Node, verifier: &Node) -> anyhow::Result<Option<[String;
 
     let trusted = bundle(verifier).await?;
     let trust_domain = TrustDomain::parse("example.org")?;
+    ensure!(
+        x509.cert_chain.len() == certificates,
+        "a chain of {}",
+        x509.cert_chain.len()
+    );
     let chain: Vec<_> = x509
         .cert_chain
         .into_iter()
@@ -89,8 +98,21 @@ async fn signing(node: &Node, verifier: &Node) -> anyhow::Result<Option<[String;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn authorities_rotate_by_themselves_without_the_node_that_led() -> anyhow::Result<()> {
+    rotate("\n[issuance]\nca_ttl = \"30s\"\n", 1).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn authorities_rotate_above_intermediates_without_the_node_that_led() -> anyhow::Result<()> {
+    rotate(
+        "\n[issuance]\nmode = \"intermediate\"\nca_ttl = \"60s\"\n",
+        2,
+    )
+    .await
+}
+
+async fn rotate(extra: &str, certificates: usize) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(&Options {
-        extra: "\n[issuance]\nca_ttl = \"30s\"\n",
+        extra,
         ..Options::default()
     })?;
     let mut seen = [BTreeSet::new(), BTreeSet::new()];
@@ -111,7 +133,7 @@ async fn authorities_rotate_by_themselves_without_the_node_that_led() -> anyhow:
             .collect();
         for (at, node) in here.iter().enumerate() {
             let verifier = &here[(at + 1) % here.len()];
-            let Some(ids) = signing(node, verifier).await? else {
+            let Some(ids) = signing(node, verifier, certificates).await? else {
                 continue;
             };
             minted += 1;
@@ -130,7 +152,7 @@ async fn authorities_rotate_by_themselves_without_the_node_that_led() -> anyhow:
     cluster.restart(&dead, &[])?;
     let node = cluster.node(&dead)?.clone();
     eventually("the node that was away signs", LIMIT, || async {
-        signing(&node, &node).await
+        signing(&node, &node, certificates).await
     })
     .await?;
     // Nothing is pruned for a day; each turn has made one of each kind.

@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use chancery_raft_store::apply::apply;
 use chancery_raft_store::command::{
     AbandonKey, AdmitMember, BeginKey, ClockTold, FEATURE_LEVEL, Found, ProveAuthority,
-    PruneAuthorities, RecordAuthority,
+    PruneAuthorities, RecordAuthority, SetIssuanceMode,
 };
+use chancery_raft_store::model::IssuanceMode;
 use chancery_raft_store::store::{Row, StoreError};
 use chancery_raft_store::view::{View, Writes};
 use chancery_raft_store::{Command, Directory, Proposal};
@@ -65,11 +66,28 @@ struct Node {
     directory: Directory,
     applied: usize,
     usable: BTreeSet<String>,
+    /// Ids of authorities that certified an intermediate which it holds.
+    intermediates: BTreeSet<String>,
     /// Ids of keys in its memory.
     keys: BTreeSet<Vec<u8>>,
     up_since: i64,
     away_since: Option<i64>,
     restarts: Vec<i64>,
+}
+
+impl Node {
+    fn with_intermediates(&self) -> bool {
+        self.directory.cluster().issuance_mode() == IssuanceMode::Intermediate
+    }
+
+    /// As `Custody` has it: under an authority for certificates only with an intermediate,
+    /// where intermediates sign.
+    fn can_sign(&self, id: &str) -> bool {
+        let jwt = self.directory.authorities(AuthorityKind::Jwt);
+        !self.with_intermediates()
+            || jwt.iter().any(|a| a.id == id)
+            || self.intermediates.contains(id)
+    }
 }
 
 /// What a planner knew when it let an authority sign.
@@ -132,6 +150,7 @@ impl Cluster {
                 founder: Some(admission(1)),
                 founding_peers: (1..=NODES).map(|id| format!("node-{id}:8443")).collect(),
                 feature_level: FEATURE_LEVEL,
+                ..Found::default()
             }),
             None,
         );
@@ -180,6 +199,12 @@ impl Cluster {
 
     fn judge_activation(&mut self, known: &Known) {
         self.rotations += 1;
+        let signs = self.authorities().find(|a| a.id == known.next.id).unwrap();
+        if self.head.cluster().issuance_mode() == IssuanceMode::Intermediate
+            && signs.kind() == AuthorityKind::X509
+        {
+            assert!(!signs.proved_by.is_empty(), "nobody got an intermediate");
+        }
         if !self.shared {
             return;
         }
@@ -281,7 +306,12 @@ impl Cluster {
                 .filter_map(|s| node.directory.intent(s).cloned())
                 .collect(),
             seen: seen.collect(),
-            usable: node.usable.clone(),
+            usable: node
+                .usable
+                .iter()
+                .filter(|id| node.can_sign(id))
+                .cloned()
+                .collect(),
         }
     }
 
@@ -383,10 +413,15 @@ impl Cluster {
                     return None;
                 }
                 node.usable.insert(id.clone());
+                let with_intermediate = node.with_intermediates() && *kind == AuthorityKind::X509;
+                if with_intermediate {
+                    node.intermediates.insert(id.clone());
+                }
                 (!authority.proved_by.contains(&me)).then(|| {
                     Command::ProveAuthority(ProveAuthority {
                         authority: Some(name(kind, id)),
                         node_id: me,
+                        with_intermediate,
                     })
                 })
             }
@@ -400,6 +435,7 @@ impl Cluster {
     fn restart(&mut self, id: u64) {
         let node = self.nodes.get_mut(&id).unwrap();
         node.usable.clear();
+        node.intermediates.clear();
         node.keys.clear();
         node.away_since = None;
         node.up_since = self.now;
@@ -426,6 +462,10 @@ impl Cluster {
                     self.restart(id);
                 }
             }
+        }
+        if self.dice.once_in(60) {
+            let mode = i32::from(self.dice.once_in(2));
+            self.apply(Command::SetIssuanceMode(SetIssuanceMode { mode }), None);
         }
         let up = self.up();
         if !up.contains(&self.leader) || self.dice.once_in(5) {

@@ -60,15 +60,47 @@ fn summary(status: &StatusResponse, paint: Paint) -> String {
             None => "not confirmed by a quorum since the start".to_owned(),
         },
     );
-    let budget = u64::try_from(status.outage_budget_seconds).unwrap_or(0);
     line(
-        "Outage budget",
-        match budget {
-            0 => "none: issuance stops with the quorum".to_owned(),
-            seconds => format!("{} of issuance without the quorum", text::duration(seconds)),
+        "Issuance",
+        match &*status.issuance_mode {
+            "" => "by a server that does not tell its mode".to_owned(),
+            "intermediate" => "intermediate: each node signs with a short-lived CA".to_owned(),
+            mode => format!("{mode}: authorities sign by themselves"),
         },
     );
+    line("Outage budget", outage_budget(status));
     text
+}
+
+/// How long issuing goes on by itself. The state's age and the token are lost apart from each
+/// other, so a budget of each is told.
+fn outage_budget(status: &StatusResponse) -> String {
+    let left = |seconds: i64| text::duration(u64::try_from(seconds).unwrap_or(0));
+    if status.outage_budget_seconds <= 0 {
+        return "none: issuance stops with the quorum".to_owned();
+    }
+    let mut budget = format!(
+        "{} of issuance without the quorum",
+        left(status.outage_budget_seconds)
+    );
+    if let Some(first) = status.outage_parts.first() {
+        let _ = write!(budget, ", ended by {}", part_name(&first.part));
+    }
+    let parts = &mut status.outage_parts.iter();
+    if let Some(held) = parts.find(|part| part.part == "intermediate") {
+        let _ = write!(budget, "; {} without the token", left(held.seconds));
+    }
+    budget
+}
+
+fn part_name(part: &str) -> &str {
+    match part {
+        "freshness" => "the age of the state",
+        "authority" => "the authority's end",
+        "server_svid" => "the server SVID's end",
+        "intermediate" => "the intermediate's end",
+        other => other,
+    }
 }
 
 fn members(status: &StatusResponse, paint: Paint) -> String {
@@ -217,6 +249,8 @@ fn headings(names: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use chancery_api::chancery::cluster::v1::OutagePart;
+
     use super::*;
     use crate::cli::paint::strip;
     use crate::cli::testing::cluster_status;
@@ -238,7 +272,8 @@ Trust domain  : example.org
 Leader        : node 1, one:8081 (term 7)
 Asked node    : node 2, can issue
 State         : 12 ms old; issuance stops at 10 min
-Outage budget : 9 min 59 s of issuance without the quorum
+Issuance      : direct: authorities sign by themselves
+Outage budget : 9 min 59 s of issuance without the quorum, ended by the age of the state
 
 NODE  ROLE    STATE  APPLIED  DIGEST        CLOCK  VERSION  AGENTS    PEERS
 1     leader  ready  1042     abcdef012345  +0 ms  0.1.0    one:8081  one:8082
@@ -262,6 +297,25 @@ All is well.
         let page = status(&cluster_status(), NOW);
         assert!(page.contains("3     learner  not ready    900"), "{page}");
         assert!(page.contains("4     voter    unreachable  12"), "{page}");
+    }
+
+    #[test]
+    fn with_intermediates_the_token_has_a_budget_of_its_own() {
+        let mut sample = cluster_status();
+        sample.issuance_mode = "intermediate".into();
+        sample.outage_parts = [("freshness", 599), ("intermediate", 46_800)]
+            .map(|(part, seconds)| OutagePart {
+                part: part.into(),
+                seconds,
+            })
+            .to_vec();
+        let page = status(&sample, NOW);
+        for line in [
+            "Issuance      : intermediate: each node signs with a short-lived CA\n",
+            "Outage budget : 9 min 59 s of issuance without the quorum, ended by the age of the state; 13 h without the token\n",
+        ] {
+            assert!(page.contains(line), "{page}");
+        }
     }
 
     #[test]

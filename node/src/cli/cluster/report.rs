@@ -4,7 +4,7 @@
 //! nothing, so that `jq` can compare terms and ask whether there is a leader. Names are the proto
 //! file's; members may be added, never renamed.
 
-use chancery_api::chancery::cluster::v1::{Authority, Member, StatusResponse};
+use chancery_api::chancery::cluster::v1::{Authority, Member, OutagePart, StatusResponse};
 use serde::Serialize;
 
 /// The whole object.
@@ -25,6 +25,14 @@ pub(super) struct Report<'a> {
     feature_level: u32,
     cluster_clock_ms: i64,
     clock_offset_ms: Option<i64>,
+    issuance_mode: &'a str,
+    outage_parts: Vec<PartReport<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct PartReport<'a> {
+    part: &'a str,
+    seconds: i64,
 }
 
 /// One member, of `cluster status` and `cluster members`.
@@ -44,6 +52,7 @@ pub(super) struct MemberReport<'a> {
     auto_promote: bool,
     replaces: Option<&'a str>,
     boot: u64,
+    shortfall: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,6 +87,17 @@ impl<'a> From<&'a StatusResponse> for Report<'a> {
             feature_level: status.feature_level,
             cluster_clock_ms: status.cluster_clock_ms,
             clock_offset_ms: status.clock_offset_ms,
+            issuance_mode: &status.issuance_mode,
+            outage_parts: status.outage_parts.iter().map(PartReport::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a OutagePart> for PartReport<'a> {
+    fn from(part: &'a OutagePart) -> Self {
+        PartReport {
+            part: &part.part,
+            seconds: part.seconds,
         }
     }
 }
@@ -99,6 +119,7 @@ impl<'a> From<&'a Member> for MemberReport<'a> {
             auto_promote: member.auto_promote,
             replaces: present(&member.replaces),
             boot: member.boot,
+            shortfall: present(&member.shortfall),
         }
     }
 }
@@ -138,12 +159,13 @@ mod tests {
              \"authorities\":[{\"authority_id\":\"0a1b\",\"backend\":\"pkcs11\",\
              \"expires_at\":1552410266,\"kind\":\"x509\",\"node_id\":null,\"status\":\"active\"}],\
              \"clock_offset_ms\":-3,\"cluster_clock_ms\":1552406666000,\
-             \"cluster_id\":\"c-1\",\"feature_level\":1,\"freshness_ms\":12,\"leader\":\"1\",\
+             \"cluster_id\":\"c-1\",\"feature_level\":1,\"freshness_ms\":12,\"issuance_mode\":\"direct\",\"leader\":\"1\",\
              \"members\":[{\"api\":\"one:8081\",\"applied_index\":1042,\"auto_promote\":false,\"boot\":2,\"clock_skew_ms\":0,\
              \"id\":\"1\",\"not_ready\":null,\"peer\":\"one:8082\",\"reachable\":true,\
-             \"replaces\":null,\"role\":\"leader\",\"state_digest\":\"abcdef0123456789\",\"version\":\"0.1.0\",\
+             \"replaces\":null,\"role\":\"leader\",\"shortfall\":null,\"state_digest\":\"abcdef0123456789\",\"version\":\"0.1.0\",\
              \"wanted\":\"voter\"}],\
-             \"node_id\":\"2\",\"outage_budget_seconds\":599,\"ready\":true,\
+             \"node_id\":\"2\",\"outage_budget_seconds\":599,\"outage_parts\":[{\"part\":\"freshness\",\"seconds\":599},\
+             {\"part\":\"authority\",\"seconds\":3600}],\"ready\":true,\
              \"stale_issuance_limit_ms\":600000,\"term\":7,\"trust_domain\":\"example.org\"}\n"
         );
     }

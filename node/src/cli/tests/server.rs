@@ -1,12 +1,15 @@
 //! `healthcheck`, `cluster` and the server's own verbs.
 
-use chancery_api::chancery::cluster::v1::StatusResponse;
+use chancery_api::chancery::cluster::v1::{
+    SetIssuanceModeRequest, SetIssuanceModeResponse, StatusResponse,
+};
 use chancery_api::grpc::health::v1::HealthCheckResponse;
 
 use crate::cli::testing::{Answer, FakeServer, cluster_status, run};
 
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const STATUS: &str = "/chancery.cluster.v1.Cluster/Status";
+const SET_MODE: &str = "/chancery.cluster.v1.Cluster/SetIssuanceMode";
 
 #[test]
 fn healthcheck_tells_by_its_exit_code() {
@@ -59,6 +62,44 @@ fn cluster_status_speaks_to_people_and_to_programs() {
     let json = server.run("cluster status -output=json").out;
     let report: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert!(report["leader"].is_null());
+}
+
+#[test]
+fn the_issuance_mode_is_shown_and_set() {
+    let set = |before: &str, mode: &str| {
+        let (before, mode) = (before.into(), mode.into());
+        Answer::ok(SET_MODE, &SetIssuanceModeResponse { before, mode })
+    };
+    let server = FakeServer::start([
+        Answer::ok(STATUS, &cluster_status()),
+        Answer::ok(STATUS, &cluster_status()),
+        set("direct", "intermediate"),
+        set("direct", "direct"),
+        set("direct", "intermediate"),
+    ]);
+    assert_eq!(server.run("issuance mode").out, "direct\n");
+    assert_eq!(
+        server.run("issuance mode -output json").out,
+        "{\"mode\":\"direct\"}\n"
+    );
+    assert_eq!(
+        server.run("issuance mode intermediate").out,
+        "The issuance mode was direct and is intermediate.\n"
+    );
+    assert_eq!(
+        server.run("issuance mode direct").out,
+        "The issuance mode is direct already.\n"
+    );
+    assert_eq!(
+        server.run("issuance mode intermediate -output json").out,
+        "{\"before\":\"direct\",\"mode\":\"intermediate\"}\n"
+    );
+    server.all_answered();
+    let asked: SetIssuanceModeRequest = server.request(2);
+    assert_eq!(asked.mode, "intermediate");
+    let unknown = server.run("issuance mode both");
+    assert!(!unknown.success);
+    assert!(unknown.err.contains("direct"), "{}", unknown.err);
 }
 
 #[test]

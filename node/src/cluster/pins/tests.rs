@@ -35,6 +35,7 @@ fn state(members: u8, further: Vec<Command>) -> Directory {
         founder: Some(admission(1)),
         founding_peers: vec!["n1:1".into()],
         feature_level: 1,
+        ..Found::default()
     })];
     commands.extend((2..=members).map(|n| Command::AdmitMember(admission(n))));
     commands.extend(further);
