@@ -413,8 +413,7 @@ mod tests {
             "{}",
             outcome.err
         );
-        let sent = server.requests();
-        assert_eq!(sent.len(), 1);
+        assert!(server.request::<RetryLoginRequest>(0).same_pin);
     }
 
     fn init_with(keys: &str) -> (String, bool) {
