@@ -25,7 +25,7 @@ use crate::cluster::ProposeError;
 use crate::registry::Doors;
 
 /// How long a claim waits for another node's login to end.
-const OTHERS_WAIT: Duration = Duration::from_millis(500);
+const OTHERS_WAIT: Duration = Duration::from_secs(2);
 /// How long a claim takes at most, elections included.
 const CLAIM_LIMIT: Duration = Duration::from_secs(3);
 /// Pause before an outcome that could not be written is told again.
