@@ -350,7 +350,7 @@ mod tests {
     fn what_this_process_remembers_is_found_in_its_memory() {
         // In this process the secret is also a form of the search: look from a child.
         let secret = secret();
-        let search = Search::new(&[secret.clone()]).unwrap();
+        let search = Search::new(std::slice::from_ref(&secret)).unwrap();
         let mut child = std::process::Command::new("sh")
             .args(["-c", "read line; read again"])
             .stdin(std::process::Stdio::piped())

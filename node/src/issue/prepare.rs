@@ -89,6 +89,12 @@ pub trait Document: Sized {
     #[doc(hidden)]
     fn verifies(&self, key: &SigningKey, message: &[u8], signature: &Signature) -> bool;
 
+    /// Whether it goes ahead of others that wait for the signer: it lets many be signed.
+    #[doc(hidden)]
+    fn goes_first(&self) -> bool {
+        false
+    }
+
     /// Puts message and signature together and judges the whole.
     #[doc(hidden)]
     fn finish(self, message: Vec<u8>, signature: &Signature) -> Result<Self::Issued, IssueError>;
@@ -134,10 +140,13 @@ impl<D: Document> Prepared<D> {
             message,
             key,
         } = self;
-        let signature = signer
-            .sign(&key.reference, key.algorithm, &message)
-            .await
-            .map_err(IssueError::Signer)?;
+        let (reference, algorithm) = (&key.reference, key.algorithm);
+        let signature = if draft.goes_first() {
+            signer.sign_first(reference, algorithm, &message).await
+        } else {
+            signer.sign(reference, algorithm, &message).await
+        };
+        let signature = signature.map_err(IssueError::Signer)?;
         if key.is_due(signer.kind(), &signature) && !draft.verifies(&key, &message, &signature) {
             key.distrust();
             return Err(IssueError::WrongSignature(key.reference.clone()));

@@ -387,6 +387,8 @@ struct Liar {
     inner: MemorySigner,
     kind: BackendKind,
     lies: AtomicU64,
+    /// Signatures that were asked for ahead of others.
+    firsts: AtomicU64,
 }
 
 impl Liar {
@@ -395,6 +397,7 @@ impl Liar {
             inner: MemorySigner::new(),
             kind,
             lies: AtomicU64::new(0),
+            firsts: AtomicU64::new(0),
         }
     }
 
@@ -435,6 +438,16 @@ impl Signer for Liar {
         self.inner.sign(key, algorithm, message).await
     }
 
+    async fn sign_first(
+        &self,
+        key: &KeyRef,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+    ) -> Result<Signature, SignerError> {
+        self.firsts.fetch_add(1, Ordering::SeqCst);
+        self.sign(key, algorithm, message).await
+    }
+
     async fn delete(&self, key: &KeyRef) -> Result<(), SignerError> {
         self.inner.delete(key).await
     }
@@ -445,6 +458,25 @@ impl Signer for Liar {
 
     fn health(&self) -> Health {
         self.inner.health()
+    }
+}
+
+#[tokio::test]
+async fn authorities_go_ahead_of_documents_and_a_downstream_server_s_does_not() {
+    let signer = Liar::new(BackendKind::Pkcs11);
+    let root = root(&signer, KeyType::EcP256, DAY).await;
+    assert_eq!(signer.firsts.load(Ordering::SeqCst), 1, "the root");
+    let (trust_domain_id, workload_id, key) = (id(""), id("/w"), requested_key());
+    for (profile, id, first) in [
+        (Profile::Intermediate, &trust_domain_id, 1),
+        (Profile::DownstreamCa, &trust_domain_id, 0),
+        (workload(&[]), &workload_id, 0),
+    ] {
+        signer.firsts.store(0, Ordering::SeqCst);
+        let request = leaf(profile.clone(), id, &key);
+        let prepared = prepare_certificate(&root, request, &draw(1)).unwrap();
+        prepared.sign(&signer).await.unwrap();
+        assert_eq!(signer.firsts.load(Ordering::SeqCst), first, "{profile:?}");
     }
 }
 

@@ -285,6 +285,11 @@ impl Document for CertificateDraft {
             .is_ok()
     }
 
+    /// A downstream server's CA is not: its owner could let everybody else wait.
+    fn goes_first(&self) -> bool {
+        matches!(self.profile, Profile::SelfSignedCa | Profile::Intermediate)
+    }
+
     fn finish(
         self,
         message: Vec<u8>,

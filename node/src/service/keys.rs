@@ -70,7 +70,7 @@ impl Keys for KeysService {
             backend: signer.kind().as_str().into(),
             token_serials: signer.token_serials(),
             keys: listed.iter().map(|found| told(found, &known)).collect(),
-            missing: missing.iter().map(|a| told_of(a)).collect(),
+            missing: missing.iter().map(told_of).collect(),
             not_adopted: known.not_adopted(),
             cluster_id: known.cluster_id,
         }))

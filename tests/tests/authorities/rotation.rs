@@ -110,6 +110,7 @@ async fn authorities_rotate_above_intermediates_without_the_node_that_led() -> a
     .await
 }
 
+#[allow(clippy::print_stdout, reason = "what was verified is told")]
 async fn rotate(extra: &str, certificates: usize) -> anyhow::Result<()> {
     let mut cluster = Cluster::start(&Options {
         extra,
