@@ -335,6 +335,11 @@ impl Directory {
         self.intents.get(slot)
     }
 
+    /// What is known of logins on tokens, of each token.
+    pub fn token_logins(&self) -> impl Iterator<Item = &TokenLogin> {
+        self.token_logins.values()
+    }
+
     /// What is known of logins on a token, by its serial; nothing where none is under way and none
     /// was refused.
     pub fn token_login(&self, serial: &str) -> Option<&TokenLogin> {

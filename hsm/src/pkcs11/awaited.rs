@@ -5,6 +5,7 @@
 //! second of its return; a module that does not come back from a call blocks one thread of its own.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::login::Council;
+use super::login::{Council, LoginBarred};
 use super::token::{Token, TokenInfo};
 use super::{LOOK_INTERVAL, Pkcs11Config, Pkcs11Signer, module, operators_login, pool};
 use crate::ckr::Loss;
@@ -45,6 +46,8 @@ struct Shared {
     changed: Condvar,
     /// The login that the operator ordered, until the token is open.
     ordered: Mutex<Option<Token>>,
+    /// One is under way, perhaps hanging in the module. Never two: each may spend a try.
+    ordering: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +77,7 @@ impl AwaitedSigner {
                 opening: Mutex::default(),
                 changed: Condvar::new(),
                 ordered: Mutex::default(),
+                ordering: AtomicBool::new(false),
             }),
         })
     }
@@ -114,9 +118,13 @@ impl AwaitedSigner {
             let name = shared.signer.get().map(|signer| signer.name.clone());
             return name.map(Retried::NotNeeded).ok_or(SignerError::Closed);
         }
-        let shared = Arc::clone(&self.shared);
+        if self.shared.ordering.swap(true, Ordering::AcqRel) {
+            return Err(LoginBarred::OrderUnderWay.into());
+        }
+        let ordering = Ordered(Arc::clone(&self.shared));
         let (reply, answer) = oneshot::channel();
         pool::spawn("hsm-retry".into(), move || {
+            let shared = &ordering.0;
             let council = shared.council.get().cloned();
             let outcome = operators_login(&shared.config, council, same_pin).map(|token| {
                 let info = token.info().clone();
@@ -144,6 +152,15 @@ impl AwaitedSigner {
     fn signer(&self) -> Result<&Pkcs11Signer, SignerError> {
         let signer = self.shared.signer.get();
         signer.ok_or_else(|| self.shared.why_not())
+    }
+}
+
+/// An ordered login that is under way; the next one may begin once it is gone.
+struct Ordered(Arc<Shared>);
+
+impl Drop for Ordered {
+    fn drop(&mut self) {
+        self.0.ordering.store(false, Ordering::Release);
     }
 }
 

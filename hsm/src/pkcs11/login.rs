@@ -134,6 +134,9 @@ pub enum LoginBarred {
         /// Why not.
         why: String,
     },
+    /// The operator ordered a try before, and nothing came of it yet.
+    #[error("a login that was ordered before is still under way; nothing was tried: wait for it")]
+    OrderUnderWay,
     /// The operator ordered a try, and the PIN is the one that was refused.
     #[error(
         "the PIN file still holds the PIN that token {token} refused; nothing was tried: correct it, or say \

@@ -130,12 +130,38 @@ impl Places {
         [Some(beside), fallback].into_iter().flatten()
     }
 
-    /// Opens the record where it can be written, made empty if it is not there, and keeps other
-    /// processes out of it.
+    /// Opens the record, made empty where it can be written if it is not there, and keeps other
+    /// processes out of it. Where two were made, as one process could write where another could
+    /// not, what either says counts.
     pub(super) fn lock(&self) -> Result<Record, SignerError> {
+        let mut found = Vec::new();
+        for path in self.paths() {
+            match existing(&path) {
+                Ok(Some(file)) => found.push(Record::lock(path, file)?),
+                Ok(None) => {}
+                // One that is there and cannot be opened stands for a try, never for none.
+                Err(error) => {
+                    let kind = error.kind();
+                    let what = "opened";
+                    return Err(unusable(&path, PinRecordProblem::Io { what, kind }));
+                }
+            }
+        }
+        let mut found = found.into_iter();
+        match found.next() {
+            Some(first) => Ok(Record {
+                others: found.collect(),
+                ..first
+            }),
+            None => self.make(),
+        }
+    }
+
+    /// Makes an empty record in the first place that gives room.
+    fn make(&self) -> Result<Record, SignerError> {
         let mut refused = None;
         for path in self.paths() {
-            match self.open(&path) {
+            match self.create(&path) {
                 Ok(file) => return Record::lock(path, file),
                 Err(error) => {
                     let problem = PinRecordProblem::Io {
@@ -157,18 +183,14 @@ impl Places {
         Err(refused.unwrap_or_else(|| unusable(&self.pin_file, PinRecordProblem::Damaged)))
     }
 
-    fn open(&self, path: &Path) -> io::Result<File> {
-        let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW);
-        match options.open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            opened => return opened,
-        }
-        let file = options.create(true).truncate(false).open(path)?;
+    fn create(&self, path: &Path) -> io::Result<File> {
+        // Never one that somebody else made meanwhile: it would change hands below.
+        let file = match options().create_new(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return options().open(path);
+            }
+            made => made?,
+        };
         if rustix::process::geteuid().is_root() {
             // Made by an operator's command, it must serve the server that owns the PIN.
             let pin = std::fs::metadata(&self.pin_file)?;
@@ -180,6 +202,26 @@ impl Places {
     }
 }
 
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW);
+    options
+}
+
+/// A record that is there already.
+fn existing(path: &Path) -> io::Result<Option<File>> {
+    match options().open(path) {
+        Ok(file) => Ok(Some(file)),
+        // In a folder that cannot be looked into nothing is known to be there.
+        Err(_) if path.symlink_metadata().is_err() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// A record, locked.
 #[derive(Debug)]
 pub(super) struct Record {
@@ -187,6 +229,8 @@ pub(super) struct Record {
     file: File,
     /// What it says; nothing where that cannot be understood.
     tried: Option<Vec<Tried>>,
+    /// Records of the same PIN in other places.
+    others: Vec<Record>,
 }
 
 impl Record {
@@ -223,7 +267,13 @@ impl Record {
                 .map_err(failed("read"))?;
             tried = parse(&content);
         }
-        Ok(Self { path, file, tried })
+        let others = Vec::new();
+        Ok(Self {
+            path,
+            file,
+            tried,
+            others,
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -235,10 +285,18 @@ impl Record {
     /// # Errors
     /// The record cannot be understood.
     pub(super) fn of(&self, serial: &str) -> Result<Option<&Tried>, SignerError> {
-        match &self.tried {
-            Some(tried) => Ok(tried.iter().find(|tried| tried.serial == serial)),
-            None => Err(unusable(&self.path, PinRecordProblem::Damaged)),
+        let Some(tried) = &self.tried else {
+            return Err(unusable(&self.path, PinRecordProblem::Damaged));
+        };
+        if let Some(tried) = tried.iter().find(|tried| tried.serial == serial) {
+            return Ok(Some(tried));
         }
+        for other in &self.others {
+            if let Some(tried) = other.of(serial)? {
+                return Ok(Some(tried));
+            }
+        }
+        Ok(None)
     }
 
     /// Notes that a PIN is about to be tried, in the place of what was known of the token. It is on
@@ -260,6 +318,11 @@ impl Record {
         serial: &str,
         before: Option<Tried>,
     ) -> Result<(), SignerError> {
+        if before.is_none() {
+            for other in &mut self.others {
+                other.restore(serial, None)?;
+            }
+        }
         let tried = self.tried.get_or_insert_default();
         tried.retain(|tried| tried.serial != serial);
         tried.extend(before);
@@ -400,6 +463,45 @@ mod tests {
         assert_eq!(tried.said.as_deref(), Some("CKR_PIN_INCORRECT"));
         record.restore("1", None).expect("writes");
         assert_eq!(std::fs::read(&path).expect("reads"), b"");
+    }
+
+    #[test]
+    fn a_try_counts_wherever_it_was_recorded() {
+        let (dir, beside) = places();
+        let folder = tempfile::tempdir().expect("a directory");
+        // As by a server that cannot write beside the PIN.
+        let there = folder.path().join("pin");
+        std::fs::write(&there, PIN).expect("writes");
+        let elsewhere = Places::new(&there, None);
+        lock(&elsewhere).begin("1", PIN).expect("writes");
+        // As by root, who can.
+        drop(lock(&beside));
+        let both = Places::new(&dir.path().join("pin"), Some(folder.path()));
+        let mut record = lock(&both);
+        assert!(record.of("1").expect("whole").is_some());
+        assert_eq!(record.of("2"), Ok(None));
+        record.restore("1", None).expect("writes");
+        drop(record);
+        for place in [&beside, &elsewhere, &both] {
+            assert_eq!(lock(place).of("1"), Ok(None), "taken, and known nowhere");
+        }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_opened_stands_for_a_try() {
+        let (dir, _) = places();
+        let folder = tempfile::tempdir().expect("a directory");
+        let both = Places::new(&dir.path().join("pin"), Some(folder.path()));
+        let target = dir.path().join("target");
+        std::fs::write(&target, b"").expect("writes");
+        // A link is not followed, and nothing is made elsewhere in its stead.
+        std::os::unix::fs::symlink(&target, dir.path().join("pin.tried")).expect("a link");
+        let refused = both.lock().expect_err("not opened");
+        assert!(
+            matches!(refused, SignerError::PinRecord { .. }),
+            "{refused}"
+        );
+        assert!(!folder.path().join("pin.tried").exists());
     }
 
     #[test]

@@ -117,16 +117,19 @@ impl From<IssueFailed> for Status {
     /// our own mistakes are internal and logged, never told in detail.
     fn from(failed: IssueFailed) -> Self {
         match &failed {
-            IssueFailed::NoAuthority(_) | IssueFailed::NoIntermediate(_) => {
-                Self::unavailable(format!("{failed}; try another node"))
+            IssueFailed::NoAuthority(_) => Self::unavailable(format!("{failed}; try another node")),
+            IssueFailed::NoIntermediate(_) => {
+                // Why not is for the operator: it may name tokens, files and modules.
+                tracing::warn!(error = %failed, "no intermediate to sign with");
+                Self::unavailable("this node holds no intermediate to sign with; try another node")
             }
             IssueFailed::Issue(IssueError::Signer(error)) => match error {
                 SignerError::Busy { retry_after } => busy(*retry_after),
                 _ => {
                     tracing::warn!(error = %crate::app::chain(&failed), "signing failed");
-                    Self::unavailable(format!(
-                        "the signing key cannot be used on this node now: {error}; try another node"
-                    ))
+                    Self::unavailable(
+                        "the signing key cannot be used on this node now; try another node",
+                    )
                 }
             },
             IssueFailed::Issue(

@@ -100,8 +100,11 @@ impl Issuer {
             .intermediates()
             .certify(custody, self.doors(), &record)
             .await
-            .map(Source::intermediate)
-            .map_err(IssueFailed::NoIntermediate)
+            .map_err(IssueFailed::NoIntermediate)?;
+        // Asked again: the authority may have been tainted while the token signed.
+        let held = custody.signing_intermediate(self.doors());
+        held.map(Source::intermediate)
+            .ok_or(IssueFailed::NoAuthority("X.509"))
     }
 
     /// What keeps this node from signing X.509-SVIDs, if anything does.

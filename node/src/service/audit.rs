@@ -171,6 +171,11 @@ pub(super) fn clock_set(permit: &Permit, before_unix_ms: i64, unix_ms: i64) {
     );
 }
 
+/// A key is to be destroyed if it belongs to nothing.
+pub(super) fn key_destruction_ordered(permit: &Permit, key: &KeyRef) {
+    tracing::warn!(target: TARGET, event = "key_destruction_ordered", caller = who(permit), %key);
+}
+
 /// A key that belonged to nothing was destroyed.
 pub(super) fn key_destroyed(permit: &Permit, key: &KeyRef) {
     tracing::warn!(target: TARGET, event = "key_destroyed", caller = who(permit), %key);

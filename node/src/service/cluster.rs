@@ -61,6 +61,14 @@ impl ClusterService {
         })
     }
 
+    /// Another node whose PIN was refused: most likely this one has the same.
+    fn another_refused(&self) -> Option<u64> {
+        let state = self.context.doors.local();
+        let me = self.context.doors.consensus().me();
+        let refused = state.token_logins().filter_map(|l| l.refusal.as_ref());
+        refused.map(|r| r.node_id).find(|node| *node != me)
+    }
+
     /// Whether the voters that would be left can carry the change out: without a majority
     /// of them it would stand half done, and nothing else could be written.
     fn check_majority(&self, change: &ChangeMembers) -> Result<(), Status> {
@@ -249,6 +257,12 @@ impl Cluster for ClusterService {
             Status::failed_precondition("this node keeps no keys in a PKCS#11 token")
         })?;
         let same_pin = request.get_ref().same_pin;
+        if let Some(other) = self.another_refused().filter(|_| !same_pin) {
+            return Err(Status::failed_precondition(format!(
+                "a token refused the PIN of node {other}; nothing was tried: correct the PIN there and run \
+                 `chancery hsm retry` there, or say -samePin if that node is gone or this one's PIN is right"
+            )));
+        }
         audit::login_ordered(permit, by, same_pin);
         let retried = match token.retry(same_pin).await {
             Ok(retried) => retried,

@@ -102,6 +102,8 @@ impl Keys for KeysService {
         }
         let mut results = Vec::new();
         for key in keys {
+            // Said before: a caller that goes away does not end what the token does.
+            audit::key_destruction_ordered(permit, &key);
             let kept_because = self.sweep_one(&key, &listed, &known).await;
             match &kept_because {
                 None => audit::key_destroyed(permit, &key),

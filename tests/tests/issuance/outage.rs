@@ -121,7 +121,7 @@ async fn x509_svids_go_on_at_every_node_while_the_token_is_away() -> anyhow::Res
             ensure!(refused.code() == Code::Unavailable, "{refused:?}");
             let reason = refused.message();
             ensure!(
-                reason.contains("the signing key cannot be used on this node now: "),
+                reason.contains("the signing key cannot be used on this node now"),
                 "{reason}"
             );
         }
