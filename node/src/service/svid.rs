@@ -282,6 +282,7 @@ impl Svid for SvidService {
         }
         allowance.take(items.len()).await?;
         self.context.doors.fresh().await?;
+        let asked = self.context.ledger.mark();
         let ids: Vec<&str> = items.iter().map(|item| item.entry_id.as_str()).collect();
         let entries = self.authorized(&agent, &ids).await;
         let checked = items.iter().zip(entries).map(|(item, entry)| {
@@ -296,6 +297,14 @@ impl Svid for SvidService {
             .buffered(SIGNING_MAX)
             .collect()
             .await;
+        let leaving = signed.iter().filter_map(|signed| {
+            let Signed { entry, svid } = signed.as_ref().ok()?;
+            Some((entry.id.as_str(), svid))
+        });
+        self.context
+            .ledger
+            .workloads(asked, &agent, leaving)
+            .await?;
         self.context.doors.still_fresh()?;
         if let Some(status) = nothing_possible(&signed) {
             return Err(status);
@@ -345,6 +354,7 @@ impl Svid for SvidService {
         let svid = self.context.issuer.jwt(&entry, &audience).await;
         let svid = svid.map_err(|e| unsigned("JWT-SVID", e))?;
         audit::jwt_svid(&agent, &entry, &svid, &audience);
+        self.context.ledger.jwt(&agent, &svid).await?;
         self.context.doors.still_fresh()?;
         still_stands(&self.context.doors.local(), &agent, &entry)?;
         let svid = Some(jwt_message(trust_domain, svid));
