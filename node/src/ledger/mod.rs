@@ -222,6 +222,8 @@ impl Ledger {
                 .await
                 .is_err()
             {
+                // The next ones need not wait for what is on its way.
+                self.inner.writable.store(false, Ordering::SeqCst);
                 break;
             }
             standing = self.tracker().standing(holder, documents);
