@@ -243,6 +243,8 @@ mod tests {
             clock_offset(-3);
             ready(true);
             authority("x509", 60, false);
+            ledger(1, 1);
+            old_authority_holders("x509", 1);
         });
         let text = recorder.handle().render();
         // Recorded where it happens: by the transport and by the signer's decorator.
