@@ -47,6 +47,16 @@ const SWEEP_EVERY: u32 = 60;
 /// Renewals that wait to be told; more are not told, and their pairs end by time.
 const TOLD_MAX: usize = 65_536;
 
+/// Why documents may leave.
+#[derive(Clone, Copy, Debug)]
+#[must_use]
+pub enum Cover {
+    /// The log has their holders.
+    Log,
+    /// This node's disk says that it owes them, or the cluster keeps no ledger yet.
+    Waived,
+}
+
 /// Notes holders. Cheap to clone.
 #[derive(Clone)]
 pub struct Ledger {
@@ -97,14 +107,13 @@ impl Ledger {
             let Ok(kind) = AuthorityKind::try_from(authority.kind) else {
                 continue;
             };
-            let mark = tracker.mark(at);
             let document = Document {
                 kind,
                 authority_id: &authority.id,
                 place: Place::Lasting,
                 expires_at: note.until,
             };
-            tracker.issue(mark, at, "", &[document]);
+            tracker.issue(at, "", &[document]);
         }
         let inner = Inner {
             doors,
@@ -128,30 +137,43 @@ impl Ledger {
         self.tracker().mark(now(&self.inner.doors))
     }
 
-    /// Before an agent gets its own SVID.
+    /// Before an agent gets its own SVID, with nothing left to be looked at.
     ///
     /// # Errors
     /// UNAVAILABLE: it must not get it.
     pub async fn agent(&self, asked: Mark, svid: &X509Svid) -> Result<(), Status> {
-        let place = Place::Item(agent_item());
-        self.hand_out(asked, svid.id.path(), &[x509(svid, place)])
-            .await
+        let documents = [x509(svid, Place::Item(agent_item()))];
+        let cover = self.cover(svid.id.path(), &documents).await?;
+        self.leave(cover, asked, svid.id.path(), &documents)
     }
 
-    /// Before an agent gets SVIDs of its workloads, each with the id of its entry.
+    /// Before an agent gets SVIDs of its workloads, each with the id of its entry. Those that
+    /// it does get are named to [`Ledger::workloads_leave`].
     ///
     /// # Errors
     /// UNAVAILABLE: it must not get them.
     pub async fn workloads(
         &self,
-        asked: Mark,
         agent: &SpiffeId,
         svids: impl Iterator<Item = (&str, &X509Svid)>,
+    ) -> Result<Cover, Status> {
+        let documents: Vec<_> = svids.map(workload).collect();
+        self.cover(agent.path(), &documents).await
+    }
+
+    /// These SVIDs leave, and nothing can hold them back any more.
+    ///
+    /// # Errors
+    /// UNAVAILABLE: it must not get them.
+    pub fn workloads_leave<'a>(
+        &self,
+        cover: Cover,
+        asked: Mark,
+        agent: &SpiffeId,
+        svids: impl Iterator<Item = (&'a str, &'a X509Svid)>,
     ) -> Result<(), Status> {
-        let documents: Vec<_> = svids
-            .map(|(entry_id, svid)| x509(svid, Place::Item(item("entry", entry_id))))
-            .collect();
-        self.hand_out(asked, agent.path(), &documents).await
+        let documents: Vec<_> = svids.map(workload).collect();
+        self.leave(cover, asked, agent.path(), &documents)
     }
 
     /// Before anybody gets an X.509 document whose like it may have any number of: a minted
@@ -160,8 +182,9 @@ impl Ledger {
     /// # Errors
     /// UNAVAILABLE: it must not leave.
     pub async fn lasting(&self, holder: &SpiffeId, svid: &X509Svid) -> Result<(), Status> {
-        self.hand_out(self.mark(), holder.path(), &[x509(svid, Place::Lasting)])
-            .await
+        let documents = [x509(svid, Place::Lasting)];
+        // It replaces nothing.
+        self.cover(holder.path(), &documents).await.map(|_| ())
     }
 
     /// Before anybody gets a JWT-SVID. There may be any number for one entry, so they end by
@@ -176,7 +199,7 @@ impl Ledger {
             place: Place::Lasting,
             expires_at: svid.expires_at,
         };
-        self.hand_out(self.mark(), holder.path(), &[document]).await
+        self.cover(holder.path(), &[document]).await.map(|_| ())
     }
 
     /// Whether documents left here of whose holders the log may not have heard.
@@ -191,25 +214,20 @@ impl Ledger {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when the documents may leave.
-    async fn hand_out(
-        &self,
-        asked: Mark,
-        holder: &str,
-        documents: &[Document<'_>],
-    ) -> Result<(), Status> {
+    /// Returns when the documents may leave. What has to hold as well is looked at after that,
+    /// and then they [`Ledger::leave`].
+    async fn cover(&self, holder: &str, documents: &[Document<'_>]) -> Result<Cover, Status> {
         if documents.is_empty() {
-            return Ok(());
+            return Ok(Cover::Log);
         }
         let mut turns = self.inner.turns.subscribe();
-        let at = now(&self.inner.doors);
         let mut standing = {
             let mut tracker = self.tracker();
-            tracker.issue(asked, at, holder, documents);
+            tracker.issue(now(&self.inner.doors), holder, documents);
             tracker.standing(holder, documents)
         };
-        if !self.in_force_and_told(asked, at, holder, documents) {
-            return Ok(());
+        if self.inner.doors.local().cluster().feature_level < NoteHolders::FEATURE_LEVEL {
+            return Ok(Cover::Waived);
         }
         let until = Instant::now() + WAIT_MAX;
         while standing == Standing::Waiting {
@@ -229,12 +247,45 @@ impl Ledger {
             standing = self.tracker().standing(holder, documents);
         }
         match standing {
-            Standing::Covered => Ok(()),
+            Standing::Covered => Ok(Cover::Log),
             Standing::Refused => Err(Status::unavailable(
                 "the authority that signed is revoked; try again",
             )),
-            Standing::Waiting => self.owe(documents).await,
+            Standing::Waiting => self.owe(documents).await.map(|()| Cover::Waived),
         }
+    }
+
+    /// The documents leave: what they replace is replaced here, and other nodes hear of it with
+    /// the next tick.
+    fn leave(
+        &self,
+        cover: Cover,
+        asked: Mark,
+        holder: &str,
+        documents: &[Document<'_>],
+    ) -> Result<(), Status> {
+        let at = now(&self.inner.doors);
+        let owed = matches!(cover, Cover::Waived);
+        let standing = self.tracker().leave((asked, at), holder, documents, owed);
+        if !owed && standing != Standing::Covered {
+            return Err(Status::unavailable(
+                "a newer document was handed out meanwhile, or the authority is revoked; try again",
+            ));
+        }
+        let me = self.inner.doors.consensus().me();
+        let directory = self.inner.doors.local();
+        let renewals = replaced_elsewhere(&directory, me, (asked, at), holder, documents);
+        drop(directory);
+        if !renewals.is_empty() {
+            let mut told = self
+                .inner
+                .told
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let room = TOLD_MAX.saturating_sub(told.len());
+            told.extend(renewals.into_iter().take(room));
+        }
+        Ok(())
     }
 
     /// Without a quorum nothing can be noted, and workloads live on.
@@ -251,34 +302,6 @@ impl Ledger {
             })?;
         }
         Ok(())
-    }
-
-    /// Whether the cluster keeps a ledger; what other nodes have to know of these documents
-    /// is put where the next tick finds it.
-    fn in_force_and_told(
-        &self,
-        asked: Mark,
-        at: i64,
-        holder: &str,
-        documents: &[Document<'_>],
-    ) -> bool {
-        let me = self.inner.doors.consensus().me();
-        let directory = self.inner.doors.local();
-        if directory.cluster().feature_level < NoteHolders::FEATURE_LEVEL {
-            return false;
-        }
-        let renewals = replaced_elsewhere(&directory, me, (asked, at), holder, documents);
-        drop(directory);
-        if !renewals.is_empty() {
-            let mut told = self
-                .inner
-                .told
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let room = TOLD_MAX.saturating_sub(told.len());
-            told.extend(renewals.into_iter().take(room));
-        }
-        true
     }
 
     /// Keeps the log up to date. Has no end.
@@ -438,6 +461,10 @@ const TELL_MAX: usize = 1_024;
 
 fn now(doors: &Doors) -> i64 {
     doors.consensus().clock().now_unix_ms().div_euclid(1000)
+}
+
+fn workload<'a>((entry_id, svid): (&str, &'a X509Svid)) -> Document<'a> {
+    x509(svid, Place::Item(item("entry", entry_id)))
 }
 
 fn x509(svid: &X509Svid, place: Place) -> Document<'_> {

@@ -3,7 +3,8 @@
 //! commands that come late; rotations at any time.
 //!
 //! At every step the ledger must count whoever truly holds something. After calm renewals
-//! under another authority, and where nothing restarted, it must count nobody else.
+//! under another authority, and where nothing restarted and no write overtook another, it must
+//! count nobody else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -122,6 +123,9 @@ struct World {
     lasting: Vec<(&'static str, Got)>,
     writes: usize,
     handed_out: usize,
+    /// A note may come after later ones. If those took its row away, it brings it back until the
+    /// row's end.
+    overtaking: bool,
 }
 
 fn authority_id(epoch: u64) -> String {
@@ -155,6 +159,7 @@ impl World {
             lasting: Vec::new(),
             writes: 0,
             handed_out: 0,
+            overtaking: true,
         };
         let admission = |id: u64| AdmitMember {
             peer_address: format!("node-{id}:8443"),
@@ -168,6 +173,7 @@ impl World {
             founder: Some(admission(1)),
             founding_peers: (1..=NODES).map(|id| format!("node-{id}:8443")).collect(),
             feature_level: FEATURE_LEVEL,
+            ..Found::default()
         }));
         for id in 2..=NODES {
             world.apply(Command::AdmitMember(admission(id)));
@@ -268,7 +274,11 @@ impl World {
 
     /// A holder asks a node; what it asked before it does not wait for any more.
     fn ask(&mut self, at: usize, holder: &'static str, place: Place) {
-        if let Place::Item(_) = place {
+        // Or it does, and has what reaches it last.
+        let gives_up = !self.dice.once_in(4);
+        if let Place::Item(_) = place
+            && gives_up
+        {
             self.calls
                 .retain(|c| (c.holder, c.place) != (holder, place));
         }
@@ -300,22 +310,25 @@ impl World {
         }
         let clock = self.now + node.ahead;
         if !call.issued {
-            let documents = [call.document()];
-            node.tracker
-                .issue(call.asked, clock, call.holder, &documents);
-            node.told.extend(replaced_elsewhere(
-                &node.directory,
-                node.id,
-                (call.asked, clock),
-                call.holder,
-                &documents,
-            ));
+            node.tracker.issue(clock, call.holder, &[call.document()]);
             call.issued = true;
+            if self.dice.once_in(2) {
+                return self.calls.push(call);
+            }
         }
-        match node.tracker.standing(call.holder, &[call.document()]) {
+        let documents = [call.document()];
+        let asked = (call.asked, clock);
+        match node.tracker.leave(asked, call.holder, &documents, false) {
             Standing::Refused => {}
             Standing::Waiting => self.calls.push(call),
             Standing::Covered => {
+                node.told.extend(replaced_elsewhere(
+                    &node.directory,
+                    node.id,
+                    asked,
+                    call.holder,
+                    &documents,
+                ));
                 self.handed_out += 1;
                 match call.place {
                     Place::Item(item) => drop(self.items.insert((call.holder, item), call.got)),
@@ -355,11 +368,11 @@ impl World {
             return;
         };
         match self.dice.roll(6) {
-            0 => {
+            0 if self.overtaking => {
                 self.late.push(command);
                 self.nodes[at].tracker.done(batch, None);
             }
-            1 => {
+            0 | 1 => {
                 self.apply(command);
                 self.nodes[at].tracker.done(batch, None);
             }
@@ -402,11 +415,11 @@ impl World {
             .collect()
     }
 
-    fn counted(&self, authority_id: &str) -> BTreeSet<String> {
+    fn counted(&self, authority_id: &str, now: i64) -> BTreeSet<String> {
         let ledger = self.head.ledger();
-        let named = ledger.named_after(AuthorityKind::X509, authority_id, "", self.now);
+        let named = ledger.named_after(AuthorityKind::X509, authority_id, "", now);
         let named: BTreeSet<_> = named.map(|(path, _)| path.to_owned()).collect();
-        let holders = ledger.holders(AuthorityKind::X509, authority_id, self.now);
+        let holders = ledger.holders(AuthorityKind::X509, authority_id, now);
         assert_eq!(holders.count, named.len() as u64);
         named
     }
@@ -414,7 +427,7 @@ impl World {
     fn judge(&self) {
         for epoch in 1..=self.epoch {
             let id = authority_id(epoch);
-            let counted = self.counted(&id);
+            let counted = self.counted(&id, self.now);
             for holder in self.truly(&id) {
                 assert!(
                     counted.contains(holder),
@@ -505,19 +518,22 @@ impl World {
 
 #[test]
 fn nobody_is_ever_missing() {
-    for seed in 0..200 {
+    let mut handed_out = 0;
+    for seed in 0..100 {
         let mut world = World::new(seed);
         for _ in 0..600 {
             world.random_step(true, true);
         }
-        assert!(world.handed_out > 20, "seed {seed}: {}", world.handed_out);
+        handed_out += world.handed_out;
     }
+    assert!(handed_out > 100 * 20, "{handed_out}");
 }
 
 #[test]
 fn after_calm_renewals_nobody_else_is_counted() {
-    for seed in 1_000..1_200 {
+    for seed in 1_000..1_100 {
         let mut world = World::new(seed);
+        world.overtaking = false;
         for _ in 0..300 {
             world.random_step(false, false);
         }
@@ -530,10 +546,9 @@ fn after_calm_renewals_nobody_else_is_counted() {
         for epoch in 1..=world.epoch {
             let id = authority_id(epoch);
             let truly = world.truly(&id);
-            assert!(
-                world.counted(&id).iter().eq(truly.iter()),
-                "seed {seed}, {id}"
-            );
+            // A node whose clock is ahead leaves the last seconds of a row to time.
+            let counted = world.counted(&id, world.now + tracker::CLOCKS_APART);
+            assert!(counted.iter().eq(truly.iter()), "seed {seed}, {id}");
             assert_eq!(
                 truly.len(),
                 if epoch == world.epoch {
@@ -560,7 +575,8 @@ fn renewals_are_hardly_ever_written() {
     }
     assert_eq!(world.handed_out, 20 * HOLDERS.len() * 3);
     assert_eq!(
-        world.writes, HOLDERS.len(),
+        world.writes,
+        HOLDERS.len(),
         "ten hours, and each holder was noted once"
     );
 }

@@ -34,8 +34,19 @@ impl Noted {
 
     fn issue(&mut self, at: i64, documents: &[Document<'_>]) -> Standing {
         let asked = self.tracker.mark(at);
-        self.tracker.issue(asked, at, AGENT, documents);
-        self.tracker.standing(AGENT, documents)
+        self.tracker.issue(at, AGENT, documents);
+        self.tracker.leave((asked, at), AGENT, documents, false)
+    }
+
+    /// Asks for them, waits for the log and hands them out.
+    fn hand_out(&mut self, at: i64, documents: &[Document<'_>]) -> Vec<(String, i64)> {
+        let asked = self.tracker.mark(at);
+        self.tracker.issue(at, AGENT, documents);
+        let mut all = self.flush(at);
+        let standing = self.tracker.leave((asked, at), AGENT, documents, false);
+        assert_eq!(standing, Standing::Covered);
+        all.extend(self.flush(at));
+        all
     }
 
     /// Notes of the next writes, each with its end less [`NOW`].
@@ -99,11 +110,15 @@ fn a_pair_is_over_when_everything_was_replaced() {
     noted.active = "b";
     // Noted with its own end once.
     assert_eq!(noted.flush(NOW), [("a".into(), 200 + APART)]);
-    noted.issue(NOW + 1, &[document("b", Place::Item(2), NOW + 300)]);
     let (b, reserve) = (String::from("b"), tracker::RESERVE);
-    assert_eq!(noted.flush(NOW + 1), [(b, 300 + APART + reserve)]);
-    noted.issue(NOW + 2, &[document("b", Place::Item(1), NOW + 300)]);
-    assert_eq!(noted.flush(NOW + 2), [("a".into(), 0)]);
+    assert_eq!(
+        noted.hand_out(NOW + 1, &[document("b", Place::Item(2), NOW + 300)]),
+        [(b, 300 + APART + reserve)]
+    );
+    assert_eq!(
+        noted.hand_out(NOW + 2, &[document("b", Place::Item(1), NOW + 300)]),
+        [("a".into(), 0)]
+    );
     assert_eq!(noted.tracker.len(), 1);
     assert!(noted.flush(NOW + 3).is_empty() && noted.tracker.is_quiet());
 }
@@ -128,14 +143,74 @@ fn what_nothing_replaces_ends_by_time() {
 fn an_answer_that_was_overtaken_replaces_nothing() {
     let mut noted = Noted::new("b");
     let slow = noted.tracker.mark(NOW);
-    noted.issue(NOW, &[document("b", Place::Item(1), NOW + 100)]);
+    let new = [document("b", Place::Item(1), NOW + 100)];
+    noted.hand_out(NOW, &new);
     let old = [document("a", Place::Item(1), NOW + 100)];
-    noted.tracker.issue(slow, NOW, AGENT, &old);
+    noted.tracker.issue(NOW, AGENT, &old);
     noted.flush(NOW);
+    let standing = noted.tracker.leave((slow, NOW), AGENT, &old, false);
+    assert_eq!(standing, Standing::Covered);
     // The holder may have either.
+    assert!(noted.flush(NOW).is_empty());
     assert_eq!(noted.tracker.len(), 2);
-    noted.issue(NOW, &[document("b", Place::Item(1), NOW + 100)]);
-    assert_eq!(noted.flush(NOW), [("a".into(), 0)]);
+    assert_eq!(noted.hand_out(NOW, &new), [("a".into(), 0)]);
+}
+
+#[test]
+fn a_document_that_does_not_leave_replaces_nothing() {
+    let mut noted = Noted::new("a");
+    noted.hand_out(NOW, &[document("a", Place::Item(1), NOW + 900)]);
+    let shorter = [document("a", Place::Item(1), NOW + 100)];
+    noted.tracker.issue(NOW, AGENT, &shorter);
+    noted.active = "b";
+    let new = [document("b", Place::Item(1), NOW + 900)];
+    assert_eq!(noted.issue(NOW, &new), Standing::Waiting);
+    let (a, b) = (String::from("a"), String::from("b"));
+    let reserve = tracker::RESERVE;
+    assert_eq!(
+        noted.flush(NOW),
+        [(a, 900 + APART), (b, 900 + APART + reserve)]
+    );
+    noted.tracker.sweep(NOW + 899 + APART);
+    assert!(noted.flush(NOW + 899 + APART).is_empty());
+    assert_eq!(noted.hand_out(NOW, &new), [("a".into(), 0)]);
+}
+
+#[test]
+fn without_a_log_a_document_that_leaves_replaces_nevertheless() {
+    let mut noted = Noted::new("b");
+    noted.hand_out(NOW, &[document("a", Place::Item(1), NOW + 900)]);
+    let new = [document("b", Place::Item(1), NOW + 900)];
+    let asked = noted.tracker.mark(NOW);
+    noted.tracker.issue(NOW, AGENT, &new);
+    let standing = noted.tracker.leave((asked, NOW), AGENT, &new, true);
+    assert_eq!(standing, Standing::Waiting);
+    let reserve = tracker::RESERVE;
+    assert_eq!(
+        noted.flush(NOW),
+        [("a".into(), 0), ("b".into(), 900 + APART + reserve)]
+    );
+}
+
+#[test]
+fn a_document_that_leaves_after_a_newer_one_is_counted_again() {
+    let mut noted = Noted::new("b");
+    let slow = noted.tracker.mark(NOW);
+    let old = [document("a", Place::Item(1), NOW + 900)];
+    noted.tracker.issue(NOW, AGENT, &old);
+    let new = [document("b", Place::Item(1), NOW + 900)];
+    assert_eq!(noted.hand_out(NOW, &new).len(), 3);
+    assert_eq!(noted.tracker.len(), 1);
+    let standing = noted.tracker.leave((slow, NOW), AGENT, &old, false);
+    assert_eq!(standing, Standing::Refused);
+    // Or, before the log has heard of the end of the pair.
+    noted.tracker.issue(NOW, AGENT, &old);
+    noted.flush(NOW);
+    assert_eq!(noted.issue(NOW, &new), Standing::Covered);
+    let standing = noted.tracker.leave((slow, NOW), AGENT, &old, false);
+    assert_eq!(standing, Standing::Covered);
+    assert!(noted.flush(NOW).is_empty());
+    assert_eq!(noted.tracker.len(), 2);
 }
 
 #[test]
@@ -172,8 +247,8 @@ fn what_another_node_renewed_counts_where_it_surely_came_later() {
 fn while_a_pair_is_taken_away_it_covers_nothing() {
     let mut noted = Noted::new("b");
     let old = [document("a", Place::Item(1), NOW + 900)];
-    noted.issue(NOW, &old);
-    noted.flush(NOW);
+    noted.hand_out(NOW, &old);
+    noted.hand_out(NOW, &[document("b", Place::Item(2), NOW + 900)]);
     noted.issue(NOW, &[document("b", Place::Item(1), NOW + 900)]);
     let batch = noted.tracker.take(NOW, |_, id| id == "b").unwrap();
     assert_eq!(batch.notes[0].until, 0);
@@ -190,9 +265,11 @@ fn while_a_pair_is_taken_away_it_covers_nothing() {
 #[test]
 fn a_write_of_which_nothing_is_known_comes_again() {
     let mut noted = Noted::new("b");
-    noted.issue(NOW, &[document("a", Place::Item(1), NOW + 900)]);
-    noted.flush(NOW);
+    noted.hand_out(NOW, &[document("a", Place::Item(1), NOW + 900)]);
+    noted.hand_out(NOW, &[document("b", Place::Item(2), NOW + 900)]);
+    let longer = NOW + 901 + tracker::RESERVE;
     noted.issue(NOW, &[document("b", Place::Item(1), NOW + 900)]);
+    noted.issue(NOW, &[document("b", Place::Item(2), longer)]);
     let numbers: Vec<_> = (0..3)
         .map(|_| {
             let batch = noted.tracker.take(NOW, |_, id| id == "b").unwrap();
@@ -202,7 +279,7 @@ fn a_write_of_which_nothing_is_known_comes_again() {
             number
         })
         .collect();
-    assert_eq!(numbers, [2, 3, 4]);
+    assert_eq!(numbers, [3, 4, 5]);
     assert_eq!(noted.flush(NOW).len(), 2);
     assert_eq!(noted.tracker.len(), 1);
 }
@@ -221,10 +298,9 @@ fn what_the_log_refuses_does_not_leave() {
 #[test]
 fn one_write_has_bounds() {
     let mut tracker = Tracker::default();
-    let mark = tracker.mark(NOW);
     for n in 0..NoteHolders::NOTES_MAX + 1 {
         let documents = [document("a", Place::Item(1), NOW + 900)];
-        tracker.issue(mark, NOW, &format!("/n{n}"), &documents);
+        tracker.issue(NOW, &format!("/n{n}"), &documents);
     }
     let batch = tracker.take(NOW, |_, _| true).unwrap();
     assert_eq!(batch.notes.len(), NoteHolders::NOTES_MAX);
@@ -234,7 +310,7 @@ fn one_write_has_bounds() {
     let mut tracker = Tracker::default();
     for n in 0..300 {
         let documents = [document("a", Place::Item(1), NOW + 900)];
-        tracker.issue(mark, NOW, &format!("/{n}{}", "x".repeat(2_000)), &documents);
+        tracker.issue(NOW, &format!("/{n}{}", "x".repeat(2_000)), &documents);
     }
     let batch = tracker.take(NOW, |_, _| true).unwrap();
     assert!(batch.notes.len() < 140, "{}", batch.notes.len());

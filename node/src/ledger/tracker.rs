@@ -92,12 +92,12 @@ pub(super) struct Pair {
     authority_id: Arc<str>,
 }
 
-/// One document, of those that can be replaced.
+/// One of the documents that can be replaced, or several of which the holder has one.
 #[derive(Clone, Copy, Debug)]
 struct Issued {
-    /// When it has ended by every clock.
+    /// When the last has ended by every clock.
     over: i64,
-    /// When it was handed out.
+    /// When the last was issued, or since then left.
     mark: Mark,
 }
 
@@ -161,16 +161,14 @@ impl Tracker {
         }
     }
 
-    /// Takes in what is about to be handed out to `holder`, who asked at `asked`.
-    pub(super) fn issue(&mut self, asked: Mark, at: i64, holder: &str, documents: &[Document<'_>]) {
+    /// Takes in what is about to be handed out to `holder`. It takes nobody's place yet: that it
+    /// leaves is not certain.
+    pub(super) fn issue(&mut self, at: i64, holder: &str, documents: &[Document<'_>]) {
         let mark = self.mark(at);
         let holder: Arc<str> = holder.into();
         for document in documents {
             let pair = self.pair(document, &holder);
             let over = document.over();
-            if let Place::Item(item) = document.place {
-                self.replace(&pair, item, |issued| issued.mark.order < asked.order);
-            }
             // Items of holders without a name would take each other's place.
             let full = self.items >= ITEMS_MAX || pair.holder.is_empty();
             let held = self.pairs.entry(pair.clone()).or_default();
@@ -178,9 +176,8 @@ impl Tracker {
                 Place::Item(item) if !full || held.items.contains_key(&item) => {
                     let before = held.items.get(&item);
                     self.items += usize::from(before.is_none());
-                    // The one before may have reached the holder after this one.
-                    let doubtful = before.filter(|b| b.mark.order >= asked.order);
-                    let over = doubtful.map_or(over, |b| b.over.max(over));
+                    // The holder may keep the one before, if this one does not reach it.
+                    let over = before.map_or(over, |b| b.over.max(over));
                     held.items.insert(item, Issued { over, mark });
                 }
                 Place::Item(_) | Place::Lasting => held.lasting = held.lasting.max(over),
@@ -189,6 +186,33 @@ impl Tracker {
                 self.stirred.insert(pair);
             }
         }
+    }
+
+    /// The documents, which were issued before, leave now: those that had left when they were
+    /// asked for are replaced. With `owed` they leave whether or not the log has their pairs.
+    pub(super) fn leave(
+        &mut self,
+        (asked, at): (Mark, i64),
+        holder: &str,
+        documents: &[Document<'_>],
+        owed: bool,
+    ) -> Standing {
+        if !owed && self.standing(holder, documents) == Standing::Refused {
+            return Standing::Refused;
+        }
+        // Since they were issued newer ones may have taken their place.
+        self.issue(at, holder, documents);
+        let standing = self.standing(holder, documents);
+        if owed || standing == Standing::Covered {
+            let holder: Arc<str> = holder.into();
+            for document in documents {
+                let pair = self.pair(document, &holder);
+                if let Place::Item(item) = document.place {
+                    self.replace(&pair, item, |issued| issued.mark.order < asked.order);
+                }
+            }
+        }
+        standing
     }
 
     /// The pair under which a document is followed.
