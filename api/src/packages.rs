@@ -27,6 +27,11 @@ pub mod chancery {
             tonic::include_proto!("chancery.keys.v1");
         }
     }
+    pub mod ledger {
+        pub mod v1 {
+            tonic::include_proto!("chancery.ledger.v1");
+        }
+    }
     pub mod migrate {
         pub mod v1 {
             tonic::include_proto!("chancery.migrate.v1");

@@ -62,6 +62,7 @@ use crate::environment::{Clock, Stopwatch, SystemClock};
 use crate::health::Health;
 use crate::housekeeping::Housekeeping;
 use crate::http_status::{self, Endpoints};
+use crate::ledger::Ledger;
 use crate::ratelimit::RateLimits;
 use crate::registry::Doors;
 use crate::service::cluster::ClusterService;
@@ -433,11 +434,15 @@ async fn serve(
         server_svid.clone(),
     );
     let attestors = attestors(&config, external_roots, &issuer, &doors);
+    let ledger = Ledger::open(doors.clone(), record.boot, &config.data_dir)
+        .map_err(anyhow::Error::msg)
+        .context("ledger of holders")?;
     let health = Health::new(
         doors.clone(),
         issuer.clone(),
         Arc::clone(&tls),
         members.clone(),
+        ledger.clone(),
     );
     let this: Arc<dyn SelfStatus> = Arc::new(health.clone());
     let stop = CancellationToken::new();
@@ -549,6 +554,7 @@ async fn serve(
         Arc::clone(&tls),
     ));
     tasks.spawn(keep_foreign_roots(doors.clone(), Arc::clone(&tls)));
+    tasks.spawn(ledger.clone().run());
     tasks.spawn(health.clone().measure());
     for (listener, endpoints) in bound.status {
         tasks.spawn(http_status::serve(
@@ -562,8 +568,15 @@ async fn serve(
     }
 
     let limits = RateLimits::new(config.ratelimit);
-    let context = service::Context::new(doors.clone(), issuer, steward, members.clone(), limits)
-        .with_attestors(attestors);
+    let context = service::Context::new(
+        doors.clone(),
+        issuer,
+        steward,
+        members.clone(),
+        ledger,
+        limits,
+    )
+    .with_attestors(attestors);
     let gate = Arc::new(LocalGate::new(&context, config.admin_ids.clone()));
     let layer = GateLayer::new(gate);
     let process = service::Process {

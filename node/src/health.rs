@@ -15,6 +15,7 @@ use crate::cluster::formation::VERSION;
 use crate::cluster::status::{Members, SelfStatus};
 use crate::environment::Stopwatch;
 use crate::http_status::{Findings, StatusSource};
+use crate::ledger::Ledger;
 use crate::registry::Doors;
 use crate::transport::TlsState;
 
@@ -40,16 +41,24 @@ pub struct Health {
     issuer: Issuer,
     tls: Arc<TlsState>,
     members: Members,
+    ledger: Ledger,
 }
 
 impl Health {
     /// Health of the node that has these parts.
-    pub fn new(doors: Doors, issuer: Issuer, tls: Arc<TlsState>, members: Members) -> Self {
+    pub fn new(
+        doors: Doors,
+        issuer: Issuer,
+        tls: Arc<TlsState>,
+        members: Members,
+        ledger: Ledger,
+    ) -> Self {
         Self {
             doors,
             issuer,
             tls,
             members,
+            ledger,
         }
     }
 
@@ -168,6 +177,7 @@ impl SelfStatus for Health {
             feature_level: FEATURE_LEVEL,
             members: consensus.pins(),
             checkpoints: consensus.checkpoints(),
+            owes_ledger: self.ledger.owes(),
         }
     }
 

@@ -19,6 +19,7 @@ pub mod health;
 pub mod housekeeping;
 pub mod http_status;
 pub mod issue;
+pub mod ledger;
 pub mod migrate;
 pub mod ratelimit;
 pub mod registry;

@@ -7,6 +7,7 @@ mod custody;
 mod federation;
 mod housekeeping;
 mod issuance;
+mod ledger;
 mod login;
 mod membership;
 
@@ -26,6 +27,7 @@ pub use self::housekeeping::{
 };
 pub use self::issuance::SetIssuanceMode;
 
+pub use self::ledger::{HolderNote, NoteHolders, PruneHolders, Renewal, TellRenewals};
 pub use self::login::{ClaimLogin, LoginEnd, SettleLogin};
 pub use self::membership::{
     AdmitMember, AnnounceMember, ChangeMembers, ClockTold, CreateNodeToken, FEATURE_LEVEL, Found,
@@ -66,7 +68,7 @@ pub struct Proposal {
         oneof = "Command",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
                 28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, \
-                62, 63, 64, 65, 66, 70, 71, 75, 85"
+                62, 63, 64, 65, 66, 70, 71, 75, 80, 81, 82, 85"
     )]
     pub command: Option<Command>,
 }
@@ -211,6 +213,15 @@ pub enum Command {
     /// Says which key signs X.509-SVIDs from now on.
     #[prost(message, tag = "75")]
     SetIssuanceMode(SetIssuanceMode),
+    /// Notes who holds documents of an authority, before they are handed out.
+    #[prost(message, tag = "80")]
+    NoteHolders(NoteHolders),
+    /// Tells the nodes that handed older documents out of newer ones.
+    #[prost(message, tag = "81")]
+    TellRenewals(TellRenewals),
+    /// Forgets holders whose documents have ended.
+    #[prost(message, tag = "82")]
+    PruneHolders(PruneHolders),
 }
 
 /// See [`Command::CreateEntries`].
@@ -534,6 +545,10 @@ pub struct Outcome {
     /// What was pruned, without DER and publisher.
     #[prost(message, repeated, tag = "42")]
     pub pruned: Vec<BundleAuthority>,
+    /// Positional results of a batch of noted holders: `Refusal`. What is refused must not be
+    /// handed out.
+    #[prost(enumeration = "Refusal", repeated, tag = "80")]
+    pub holders: Vec<i32>,
 }
 
 impl Outcome {
@@ -621,6 +636,9 @@ impl Command {
             Self::ClaimLogin(_) => "claim_login",
             Self::SettleLogin(_) => "settle_login",
             Self::SetIssuanceMode(_) => "set_issuance_mode",
+            Self::NoteHolders(_) => "note_holders",
+            Self::TellRenewals(_) => "tell_renewals",
+            Self::PruneHolders(_) => "prune_holders",
         }
     }
 
@@ -636,6 +654,9 @@ impl Command {
             Self::AdoptKeys(_) => AdoptKeys::FEATURE_LEVEL,
             Self::ClaimLogin(_) | Self::SettleLogin(_) => ClaimLogin::FEATURE_LEVEL,
             Self::SetIssuanceMode(_) => 3,
+            Self::NoteHolders(_) | Self::TellRenewals(_) | Self::PruneHolders(_) => {
+                NoteHolders::FEATURE_LEVEL
+            }
             // Proposed only when every member has told that it knows the level.
             _ => 0,
         }

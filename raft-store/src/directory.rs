@@ -5,6 +5,7 @@
 
 mod expiry;
 mod federation;
+mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,6 +14,8 @@ use prost::Message;
 
 use self::expiry::Expiry;
 pub use self::federation::Federation;
+pub use self::ledger::{Holders, Ledger};
+use crate::command::NoteHolders;
 use crate::model::{
     Agent, Authority, AuthorityKind, Cluster, DownstreamCa, Entry, JoinToken, KeyIntent, Member,
     Selector, TokenLogin,
@@ -53,6 +56,7 @@ pub struct Directory {
     downstream_cas: BTreeMap<Vec<u8>, Arc<DownstreamCa>>,
     token_logins: BTreeMap<String, TokenLogin>,
     federation: Federation,
+    ledger: Ledger,
     digest: Vec<u8>,
 }
 
@@ -163,6 +167,7 @@ impl Directory {
             Table::FederatedBundles | Table::Relationships | Table::BundleAuthorities => {
                 self.federation.absorb(table, key, value)?;
             }
+            Table::Holders => self.ledger.absorb(key, value)?,
             // Indexes and request memory are read from the tables only.
             Table::Meta
             | Table::EntrySequence
@@ -350,6 +355,18 @@ impl Directory {
     /// bundle that are not this cluster's.
     pub fn federation(&self) -> &Federation {
         &self.federation
+    }
+
+    /// Who holds documents of an authority.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Whether every document of the authority was noted in the ledger: it came to be while
+    /// that was in force, and no state was lost since.
+    pub fn is_accounted_for(&self, authority: &Authority) -> bool {
+        self.cluster.feature_level >= NoteHolders::FEATURE_LEVEL
+            && authority.sequence > self.cluster.ledger_from
     }
 
     /// Member by id.

@@ -238,7 +238,8 @@ impl Passage {
             | Table::FederatedBundles
             | Table::Relationships
             | Table::BundleAuthorities
-            | Table::DownstreamCas => None,
+            | Table::DownstreamCas
+            | Table::Holders => None,
         };
         if let Some(rewritten) = &rewritten {
             self.written
@@ -280,6 +281,8 @@ impl Passage {
         let kept_from = cluster.past_epochs.len().saturating_sub(PastEpoch::KEPT);
         cluster.past_epochs.drain(..kept_from);
         cluster.last_node_id = node_id;
+        // Who took documents since the state was the newest, it does not know.
+        cluster.ledger_from = cluster.last_sequence;
         cluster.last_sequence = later(cluster.last_sequence)?;
         cluster.bundle_sequence = later(cluster.bundle_sequence)?;
         cluster.revision_floor = cluster

@@ -1,5 +1,9 @@
 //! The change feed: what caches, watch streams and audit hang on.
 
+use std::sync::Arc;
+
+use crate::command::TellRenewals;
+
 /// Position in the feed: grows with every change, on every node the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FeedIndex {
@@ -55,6 +59,9 @@ pub enum ChangeKind {
     RelationshipRemoved(String),
     /// A login on the token of this serial was begun or came to an end.
     TokenLoginChanged(String),
+    /// Holders have newer documents. Nothing is stored of it: whoever misses it goes on with
+    /// what it knows.
+    DocumentsRenewed(Arc<TellRenewals>),
     /// A snapshot took the place of the state: whatever was read before is old.
     StateReplaced,
 }

@@ -440,6 +440,50 @@ pub struct Cluster {
     /// Which key signs X.509-SVIDs. From feature level 3 on.
     #[prost(enumeration = "IssuanceMode", tag = "75")]
     pub issuance_mode: i32,
+    /// Insertion sequence up to which authorities may have holders that the ledger does not
+    /// know: it came into force later, or notes were lost with an epoch.
+    #[prost(uint64, tag = "30")]
+    pub ledger_from: u64,
+    /// Rows of the ledger; see [`Holder::ROWS_MAX`].
+    #[prost(uint64, tag = "31")]
+    pub holder_rows: u64,
+}
+
+/// Who holds documents of an authority, as one start of one node noted before it handed them
+/// out.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Holder {
+    /// `AuthorityKind` of the authority.
+    #[prost(int32, tag = "1")]
+    pub kind: i32,
+    /// Authority id.
+    #[prost(string, tag = "2")]
+    pub authority_id: String,
+    /// Node that handed them out; 0 in the row of those that found no place.
+    #[prost(uint64, tag = "3")]
+    pub node_id: u64,
+    /// Which start of it.
+    #[prost(uint64, tag = "4")]
+    pub boot: u64,
+    /// Path of the holder's SPIFFE ID; empty where it is not known.
+    #[prost(string, tag = "5")]
+    pub path: String,
+    /// Unix second at which the last of the documents ends, or later.
+    #[prost(int64, tag = "6")]
+    pub until: i64,
+    /// Number of the command that wrote it.
+    #[prost(uint64, tag = "7")]
+    pub number: u64,
+    /// Holders that found no place, each as often as it was noted.
+    #[prost(uint64, tag = "8")]
+    pub surplus: u64,
+}
+
+impl Holder {
+    /// Rows at most, those of holders that found no place aside.
+    pub const ROWS_MAX: u64 = 250_000;
+    /// Longest path, in bytes: a SPIFFE ID has 2048.
+    pub const PATH_BYTES_MAX: usize = 2048;
 }
 
 /// How an epoch of a cluster ended.

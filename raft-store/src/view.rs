@@ -5,6 +5,7 @@
 //! own writes and a refused one leaves nothing behind.
 
 mod federation;
+mod ledger;
 mod login;
 mod memory;
 
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
+pub(crate) use self::ledger::{holder_key, holder_prefix};
 use crate::feed::{Change, ChangeKind, FeedIndex};
 use crate::model::{
     Agent, Authority, Cluster, DownstreamCa, Entry, JoinToken, KeyIntent, Member, NodeToken,
@@ -69,6 +71,8 @@ pub enum Table {
     RemovedMembers = 22,
     /// [`crate::model::TokenLogin`] by serial of the token.
     TokenLogins = 23,
+    /// [`crate::model::Holder`] by authority, path, node and start.
+    Holders = 30,
 }
 
 /// Names of the single rows of [`Table::Meta`].
@@ -96,7 +100,7 @@ impl Table {
 
     /// Table of a row key, if it is one that this version knows.
     pub fn of(row_key: &[u8]) -> Option<(Self, &[u8])> {
-        const ALL: [Table; 23] = [
+        const ALL: [Table; 24] = [
             Table::Meta,
             Table::Entries,
             Table::EntrySequence,
@@ -120,6 +124,7 @@ impl Table {
             Table::NodeTokens,
             Table::RemovedMembers,
             Table::TokenLogins,
+            Table::Holders,
         ];
         let (tag, key) = row_key.split_first()?;
         ALL.into_iter().find(|t| *t as u8 == *tag).map(|t| (t, key))

@@ -12,19 +12,19 @@ use chancery_raft_store::command::{
     AppendBundle, AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, ClaimLogin,
     ClockTold, CreateEntries, CreateJoinToken, CreateNodeToken, DeleteEntries,
     DeleteFederatedBundles, DeleteMode, EntryFields, EntryResult, EntryUpdate,
-    FederatedBundleResult, FederatedBundles, Found, ImportBan, LoginEnd, ProveAuthority,
-    PruneAgents, PruneAuthorities, PruneBundle, PruneEntries, PruneJoinTokens, RaiseFeatureLevel,
-    RecordAuthority, RecordDownstreamCa, RecordServerSvid, RelationshipDraft, RelationshipFields,
-    RelationshipResult, Relationships, RemoveMember, RenewAgent, SetAgentVersion, SetClock,
-    SetIssuanceMode, SettleLogin, TrustDomains, UpdateEntries, UpdateFederatedBundles,
-    UpdateRelationships,
+    FederatedBundleResult, FederatedBundles, Found, HolderNote, ImportBan, LoginEnd, NoteHolders,
+    ProveAuthority, PruneAgents, PruneAuthorities, PruneBundle, PruneEntries, PruneHolders,
+    PruneJoinTokens, RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa, RecordServerSvid,
+    RelationshipDraft, RelationshipFields, RelationshipResult, Relationships, RemoveMember,
+    RenewAgent, Renewal, SetAgentVersion, SetClock, SetIssuanceMode, SettleLogin, TellRenewals,
+    TrustDomains, UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
     Agent, Authority, AuthorityKind, AuthorityStatus, BundleAuthority, BundleCertificate,
     BundleJwtKey, Cluster, DownstreamCa, EndpointProfile, Entry, EpochEnd, FederatedBundle,
-    FederationRelationship, IssuanceMode, JoinToken, KeyIntent, LoginAttempt, LoginRefused, Member,
-    MemberRole, NodeToken, PastEpoch, PendingSvid, RequestMemory, Selector, TokenLogin,
+    FederationRelationship, Holder, IssuanceMode, JoinToken, KeyIntent, LoginAttempt, LoginRefused,
+    Member, MemberRole, NodeToken, PastEpoch, PendingSvid, RequestMemory, Selector, TokenLogin,
 };
 use chancery_raft_store::snapshot::{self, Encoder, Header, Origin};
 use chancery_raft_store::types::{LogEntry, StoredMembership, Vote};
@@ -433,6 +433,44 @@ fn federating() -> [Command; 9] {
     ]
 }
 
+fn holding() -> [Command; 3] {
+    let authority = || AuthorityName {
+        kind: AuthorityKind::X509.into(),
+        id: "0a1b2c".into(),
+    };
+    [
+        Command::NoteHolders(NoteHolders {
+            node_id: 2,
+            boot: 3,
+            number: 17,
+            notes: vec![
+                HolderNote {
+                    authority: Some(authority()),
+                    path: agent_path().path,
+                    until: 1_800_003_600,
+                },
+                HolderNote {
+                    authority: Some(authority_name()),
+                    path: String::new(),
+                    until: 0,
+                },
+            ],
+        }),
+        Command::TellRenewals(TellRenewals {
+            node_id: 2,
+            renewals: vec![Renewal {
+                authority: Some(authority()),
+                path: agent_path().path,
+                item: 0x0102_0304_0506_0708,
+                asked_at: 1_800_000_000,
+            }],
+        }),
+        Command::PruneHolders(PruneHolders {
+            keys: vec![vec![1, b'a', 0]],
+        }),
+    ]
+}
+
 fn proposal(command: Command) -> Proposal {
     let request = Some(RequestId {
         node: 2,
@@ -455,7 +493,8 @@ fn commands() -> Vec<(String, Sample)> {
         .chain(keeping_house())
         .chain(making_keys())
         .chain(logging_in())
-        .chain(federating());
+        .chain(federating())
+        .chain(holding());
     all.map(|command| {
         let name = format!("command-{}", command.name());
         let encode = |p: &Proposal| codec::encode_proposal(p);
@@ -585,6 +624,8 @@ fn records() -> Vec<(String, Sample)> {
         past_epochs: Vec::new(),
         revision_floor: 0,
         issuance_mode: 0,
+        ledger_from: 0,
+        holder_rows: 0,
     };
     let cluster_of_level_1 = Cluster {
         feature_level: 1,
@@ -661,6 +702,34 @@ fn records() -> Vec<(String, Sample)> {
         keys_adopted: true,
         ..restored.past_epochs[0].clone()
     };
+    let of_level_3 = Cluster {
+        feature_level: 3,
+        ledger_from: 44,
+        holder_rows: 12,
+        ..cluster.clone()
+    };
+    let holder = Holder {
+        kind: AuthorityKind::X509.into(),
+        authority_id: "0a1b2c".into(),
+        node_id: 2,
+        boot: 3,
+        path: agent_path().path,
+        until: 1_800_003_600,
+        number: 17,
+        surplus: 0,
+    };
+    let without_place = Holder {
+        node_id: 0,
+        boot: 0,
+        path: String::new(),
+        number: 0,
+        surplus: 5,
+        ..holder.clone()
+    };
+    let holders = Outcome {
+        holders: vec![Refusal::None.into(), Refusal::NotFound.into()],
+        ..Outcome::default()
+    };
     let published = BundleAuthority {
         publisher: "/nested".into(),
         ..bundle_authority()
@@ -684,6 +753,15 @@ fn records() -> Vec<(String, Sample)> {
         ("record-past-epoch-adopted", message(adopted)),
         ("record-member-to-be", message(member_to_be)),
         ("record-cluster-of-level-1", message(cluster_of_level_1)),
+        ("record-cluster-of-level-3", message(of_level_3)),
+        ("record-holder", message(holder)),
+        ("record-holders-without-place", message(without_place)),
+        (
+            "outcome-holders",
+            sample(holders, codec::encode_outcome, |b| {
+                codec::decode_outcome(b).unwrap()
+            }),
+        ),
         ("record-node-token", message(node_token())),
         ("record-token-login", message(token_login())),
         (

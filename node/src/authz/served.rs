@@ -4,10 +4,11 @@
 use chancery_api::METHODS;
 
 /// How the paths begin.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "/chancery.backup.v1.",
     "/chancery.cluster.v1.",
     "/chancery.keys.v1.",
+    "/chancery.ledger.v1.",
     "/chancery.migrate.v1.",
     "/grpc.health.v1.",
     "/spire.api.server.",

@@ -116,6 +116,7 @@ pub(super) const TABLE: &[Row] = &[
     row("/chancery.keys.v1.Keys/Adopt", LOCAL, Shared),
     row("/chancery.keys.v1.Keys/List", LOCAL, Shared),
     row("/chancery.keys.v1.Keys/Sweep", LOCAL, Shared),
+    row("/chancery.ledger.v1.Ledger/GetHolders", ADMIN_OR_LOCAL, Shared),
     row("/chancery.migrate.v1.Migration/ImportAgentBan", ADMIN_OR_LOCAL, Named),
     row("/grpc.health.v1.Health/Check", LOCAL, Shared),
     row("/grpc.health.v1.Health/List", LOCAL, Shared),

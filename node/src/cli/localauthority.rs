@@ -1,6 +1,8 @@
 //! `localauthority x509` and `localauthority jwt`, each with `show`, `prepare`, `activate`, `taint`
 //! and `revoke`.
 
+mod holders;
+
 use chancery_api::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use chancery_api::spire::api::server::localauthority::v1::{
     ActivateJwtAuthorityRequest, ActivateX509AuthorityRequest, AuthorityState,
@@ -12,6 +14,7 @@ use clap::{Args, Subcommand};
 use prost::Message;
 use tonic::transport::Channel;
 
+use self::holders::Shown;
 use super::error::CliError;
 use super::host::Host;
 use super::session::{ANSWER_BYTES_MAX, Common, Session, request};
@@ -53,10 +56,11 @@ pub(super) enum X509 {
     #[command(after_help = "Example:\n  \
         chancery localauthority x509 taint -authorityID 1a2b3c")]
     Taint(One),
-    /// Revokes the old, tainted authority: it leaves the bundle
-    #[command(after_help = "Example:\n  \
-        chancery localauthority x509 revoke -authorityID 1a2b3c")]
-    Revoke(One),
+    /// Revokes the old, tainted authority that nobody holds anything of: it leaves the bundle
+    #[command(after_help = "Examples:\n  \
+        chancery localauthority x509 revoke -authorityID 1a2b3c\n  \
+        chancery localauthority x509 revoke -authorityID 1a2b3c -force")]
+    Revoke(Revoke),
 }
 
 /// What can be done with authorities for JWT-SVIDs.
@@ -78,10 +82,11 @@ pub(super) enum Jwt {
     #[command(after_help = "Example:\n  \
         chancery localauthority jwt taint -authorityID 1a2b3c")]
     Taint(One),
-    /// Revokes the old, tainted authority: it leaves the bundle
-    #[command(after_help = "Example:\n  \
-        chancery localauthority jwt revoke -authorityID 1a2b3c")]
-    Revoke(One),
+    /// Revokes the old, tainted authority that nobody holds anything of: it leaves the bundle
+    #[command(after_help = "Examples:\n  \
+        chancery localauthority jwt revoke -authorityID 1a2b3c\n  \
+        chancery localauthority jwt revoke -authorityID 1a2b3c -force")]
+    Revoke(Revoke),
 }
 
 /// All authorities of a kind.
@@ -106,6 +111,27 @@ pub(super) struct One {
     common: Common,
 }
 
+/// One authority that is to go.
+#[derive(Debug, Args)]
+pub(super) struct Revoke {
+    #[command(flatten)]
+    one: One,
+    /// Revokes it although agents or others may hold documents of it, which are then worth nothing
+    #[arg(long)]
+    force: bool,
+}
+
+impl Revoke {
+    /// The authority's ID, if it may go.
+    async fn id(&self, session: &mut Session<'_, '_>, words: &Words) -> Result<String, CliError> {
+        let id = self.one.id()?;
+        if !self.force {
+            holders::none_left(session, words, &id).await?;
+        }
+        Ok(id)
+    }
+}
+
 impl One {
     fn id(&self) -> Result<String, CliError> {
         if self.authority_id.is_empty() {
@@ -119,11 +145,10 @@ impl Kind {
     pub(super) fn run(self, host: &mut Host<'_>) -> Result<(), CliError> {
         let common = match &self {
             Kind::X509(X509::Show(verb) | X509::Prepare(verb)) => &verb.common,
-            Kind::X509(X509::Activate(verb) | X509::Taint(verb) | X509::Revoke(verb)) => {
-                &verb.common
-            }
+            Kind::X509(X509::Activate(verb) | X509::Taint(verb)) => &verb.common,
+            Kind::X509(X509::Revoke(verb)) | Kind::Jwt(Jwt::Revoke(verb)) => &verb.one.common,
             Kind::Jwt(Jwt::Show(verb) | Jwt::Prepare(verb)) => &verb.common,
-            Kind::Jwt(Jwt::Activate(verb) | Jwt::Taint(verb) | Jwt::Revoke(verb)) => &verb.common,
+            Kind::Jwt(Jwt::Activate(verb) | Jwt::Taint(verb)) => &verb.common,
         };
         Session::run(common, host, async |session| match &self {
             Kind::X509(verb) => verb.run(session).await,
@@ -151,10 +176,8 @@ impl X509 {
                     .await
                     .map_err(CliError::during("could not get X.509 authorities"))?;
                 let name = format!("{PACKAGE}.GetX509AuthorityStateResponse");
-                session.print(&name, &answer, || {
-                    let states = [&answer.active, &answer.prepared, &answer.old];
-                    Ok(all(&WORDS_X509, states))
-                })
+                let states = [&answer.active, &answer.prepared, &answer.old];
+                show(session, &WORDS_X509, &name, &answer, states).await
             }
             X509::Prepare(_) => {
                 let message = PrepareX509AuthorityRequest {};
@@ -192,7 +215,7 @@ impl X509 {
                 print(session, &WORDS_X509, "Taint", &answer, state)
             }
             X509::Revoke(verb) => {
-                let authority_id = verb.id()?;
+                let authority_id = verb.id(session, &WORDS_X509).await?;
                 let mut client = client(session).await?;
                 let message = RevokeX509AuthorityRequest { authority_id };
                 let call = client.revoke_x509_authority(request(message));
@@ -216,10 +239,8 @@ impl Jwt {
                 let call = client.get_jwt_authority_state(request(message));
                 let answer = session.call(call).await?;
                 let name = format!("{PACKAGE}.GetJWTAuthorityStateResponse");
-                session.print(&name, &answer, || {
-                    let states = [&answer.active, &answer.prepared, &answer.old];
-                    Ok(all(&WORDS_JWT, states))
-                })
+                let states = [&answer.active, &answer.prepared, &answer.old];
+                show(session, &WORDS_JWT, &name, &answer, states).await
             }
             Jwt::Prepare(_) => {
                 let message = PrepareJwtAuthorityRequest {};
@@ -257,7 +278,7 @@ impl Jwt {
                 print(session, &WORDS_JWT, "Taint", &answer, state)
             }
             Jwt::Revoke(verb) => {
-                let authority_id = verb.id()?;
+                let authority_id = verb.id(session, &WORDS_JWT).await?;
                 let mut client = client(session).await?;
                 let message = RevokeJwtAuthorityRequest { authority_id };
                 let call = client.revoke_jwt_authority(request(message));
@@ -274,6 +295,8 @@ impl Jwt {
 
 /// How a kind of authority is spoken of.
 struct Words {
+    /// On the command line.
+    kind: &'static str,
     /// In prose.
     prose: &'static str,
     /// In names of messages.
@@ -283,12 +306,14 @@ struct Words {
 }
 
 const WORDS_X509: Words = Words {
+    kind: "x509",
     prose: "X.509",
     message: "X509",
     has_upstream: true,
 };
 
 const WORDS_JWT: Words = Words {
+    kind: "jwt",
     prose: "JWT",
     message: "JWT",
     has_upstream: false,
@@ -318,14 +343,36 @@ fn changed(words: &Words, did: &str, state: Option<&AuthorityState>) -> Result<S
     }
 }
 
-fn all(words: &Words, states: [&Option<AuthorityState>; 3]) -> String {
+/// Prints all authorities of a kind, with how many may hold documents of them.
+async fn show(
+    session: &mut Session<'_, '_>,
+    words: &Words,
+    name: &str,
+    answer: &impl Message,
+    states: [&Option<AuthorityState>; 3],
+) -> Result<(), CliError> {
+    let shown = Shown::of(session, words).await?;
+    let text = if session.is_json() {
+        shown.json(name, answer)?
+    } else {
+        all(words, states, &shown)
+    };
+    session.out(&text)
+}
+
+fn all(words: &Words, states: [&Option<AuthorityState>; 3], shown: &Shown) -> String {
     let kind = words.prose;
     let blocks: Vec<String> = ["Active", "Prepared", "Old"]
         .into_iter()
         .zip(states)
         .map(|(which, state)| {
             let state = match state {
-                Some(state) => one(words, state),
+                // One that is prepared has signed nothing.
+                Some(state) if which == "Prepared" => one(words, state),
+                Some(state) => {
+                    let holders = shown.line(&state.authority_id, which == "Active");
+                    format!("{}{holders}", one(words, state))
+                }
                 None => format!("  No {} {kind} authority found\n", which.to_lowercase()),
             };
             format!("{which} {kind} authority:\n{state}")

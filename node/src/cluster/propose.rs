@@ -323,6 +323,8 @@ fn speaks_for_another(proposal: &Proposal, from: u64) -> bool {
         Some(Command::BeginKey(c)) => c.node_id,
         Some(Command::ClaimLogin(c)) => c.node_id,
         Some(Command::SettleLogin(c)) => c.node_id,
+        Some(Command::NoteHolders(c)) => c.node_id,
+        Some(Command::TellRenewals(c)) => c.node_id,
         _ => from,
     };
     node != from

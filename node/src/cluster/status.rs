@@ -331,6 +331,13 @@ impl Members {
         })
     }
 
+    /// Other members seen lately that owe the ledger notes.
+    pub fn owing(&self) -> Vec<u64> {
+        let mut owing = self.others();
+        owing.retain(|id| self.seen_lately(*id).is_some_and(|s| s.status.owes_ledger));
+        owing
+    }
+
     /// The clock of that other member, of those seen lately, whose is furthest ahead; `None`
     /// where none was seen.
     pub fn latest_other_clock_ms(&self) -> Option<i64> {

@@ -18,7 +18,8 @@ use std::time::Duration;
 use chancery_identity::id::TrustDomain;
 use chancery_raft_store::Directory;
 use chancery_raft_store::command::{
-    Command, Outcome, PruneAgents, PruneBundle, PruneEntries, PruneJoinTokens, Refusal,
+    Command, NoteHolders, Outcome, PruneAgents, PruneBundle, PruneEntries, PruneHolders,
+    PruneJoinTokens, Refusal,
 };
 use chancery_raft_store::model::{BundleAuthority, Entry};
 
@@ -29,6 +30,8 @@ use crate::registry::Doors;
 
 /// Candidates of one command.
 const CANDIDATES_MAX: usize = 256;
+/// The same where each is looked for among all.
+const HOLDERS_MAX: usize = 2048;
 /// How long an expired join token is kept, so that whoever comes late with it hears that
 /// it has expired, not that it never was.
 const JOIN_TOKENS_KEPT: Duration = Duration::from_secs(24 * 3_600);
@@ -47,7 +50,7 @@ pub struct AgentPruning {
 /// How often each kind is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pace {
-    /// Entries and join tokens.
+    /// Entries, join tokens and holders in the ledger.
     pub entries: Duration,
     /// Agents.
     pub agents: Duration,
@@ -70,6 +73,7 @@ impl Default for Pace {
 enum Job {
     Entries,
     JoinTokens,
+    Holders,
     Agents,
     Bundle,
 }
@@ -112,6 +116,7 @@ impl Housekeeping {
         let mut jobs = vec![
             (Job::Entries, self.pace.entries),
             (Job::JoinTokens, self.pace.entries),
+            (Job::Holders, self.pace.entries),
             (Job::Bundle, self.pace.bundle),
         ];
         if let Some(agents) = self.agents {
@@ -143,6 +148,11 @@ impl Housekeeping {
             Job::JoinTokens => (
                 self.prune_join_tokens().await,
                 "Failed pruning join tokens",
+                self.pace.entries,
+            ),
+            Job::Holders => (
+                self.prune_holders().await,
+                "Failed pruning the ledger of holders",
                 self.pace.entries,
             ),
             Job::Agents => (
@@ -178,6 +188,16 @@ impl Housekeeping {
     async fn prune_join_tokens(&self) -> Result<(), TurnError> {
         while let Some(command) = self.candidates(expired_join_tokens) {
             let outcome = self.propose(Command::PruneJoinTokens(command)).await?;
+            if outcome.removed == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn prune_holders(&self) -> Result<(), TurnError> {
+        while let Some(command) = self.candidates(ended_holders) {
+            let outcome = self.propose(Command::PruneHolders(command)).await?;
             if outcome.removed == 0 {
                 break;
             }
@@ -268,6 +288,15 @@ fn expired_join_tokens(directory: &Directory, now: i64) -> Option<PruneJoinToken
         sha256,
         expired_for,
     })
+}
+
+fn ended_holders(directory: &Directory, now: i64) -> Option<PruneHolders> {
+    if directory.cluster().feature_level < NoteHolders::FEATURE_LEVEL {
+        return None;
+    }
+    let ended = directory.ledger().ended_before(now).take(HOLDERS_MAX);
+    let keys: Vec<_> = ended.cloned().collect();
+    (!keys.is_empty()).then_some(PruneHolders { keys })
 }
 
 fn expired_agents(directory: &Directory, now: i64, pruning: AgentPruning) -> Option<PruneAgents> {

@@ -74,6 +74,7 @@ pub(super) const TABLE: &[Row] = &[
     free("/chancery.keys.v1.Keys/Adopt"),
     free("/chancery.keys.v1.Keys/List"),
     free("/chancery.keys.v1.Keys/Sweep"),
+    free("/chancery.ledger.v1.Ledger/GetHolders"),
     free("/chancery.migrate.v1.Migration/ImportAgentBan"),
     free("/grpc.health.v1.Health/Check"),
     free("/grpc.health.v1.Health/List"),

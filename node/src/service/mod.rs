@@ -24,6 +24,7 @@ mod health;
 mod holds;
 pub mod inputs;
 mod keys;
+mod ledger;
 mod local_authority;
 mod logger;
 mod migrate;
@@ -37,6 +38,7 @@ mod wire;
 
 use chancery_api::chancery::backup::v1::backup_server::BackupServer;
 use chancery_api::chancery::keys::v1::keys_server::KeysServer;
+use chancery_api::chancery::ledger::v1::ledger_server::LedgerServer;
 use chancery_api::chancery::migrate::v1::migration_server::MigrationServer;
 use chancery_api::grpc::health::v1::health_server::HealthServer;
 use chancery_api::spire::api::server::agent::v1::agent_server::AgentServer;
@@ -57,6 +59,7 @@ use crate::authority::{Issuer, ServerSvid, Steward};
 use crate::authz::{CallDeadline, Permit};
 use crate::cluster::status::Members;
 use crate::environment::Stopwatch;
+use crate::ledger::Ledger;
 use crate::ratelimit::{Allowance, RateLimits};
 use crate::registry::Doors;
 use crate::telemetry::LogLevels;
@@ -69,6 +72,7 @@ pub struct Context {
     issuer: Issuer,
     steward: Steward,
     members: Members,
+    ledger: Ledger,
     limits: RateLimits,
     versions: Versions,
     attestors: Attestors,
@@ -81,6 +85,7 @@ impl Context {
         issuer: Issuer,
         steward: Steward,
         members: Members,
+        ledger: Ledger,
         limits: RateLimits,
     ) -> Self {
         let versions = Versions::start(doors.clone());
@@ -89,6 +94,7 @@ impl Context {
             issuer,
             steward,
             members,
+            ledger,
             limits,
             versions,
             attestors: Attestors::default(),
@@ -128,6 +134,9 @@ pub fn tcp_routes(context: &Context) -> Routes {
         .add_service(TrustDomainServer::new(
             trust_domain::TrustDomainService::new(context.clone()),
         ))
+        .add_service(LedgerServer::new(ledger::LedgerService::new(
+            context.clone(),
+        )))
         .add_service(MigrationServer::new(migrate::MigrationService::new(
             context.clone(),
         )))

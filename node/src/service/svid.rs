@@ -100,6 +100,12 @@ struct Signed {
     svid: X509Svid,
 }
 
+/// What was signed, with the id of its entry.
+fn named(signed: &Result<Signed, Status>) -> Option<(&str, &X509Svid)> {
+    let Signed { entry, svid } = signed.as_ref().ok()?;
+    Some((entry.id.as_str(), svid))
+}
+
 fn find(directory: &Directory, agent: &SpiffeId, id: &str) -> Found {
     if EntryId::parse(id).is_err() {
         return Found::Never;
@@ -282,6 +288,7 @@ impl Svid for SvidService {
         }
         allowance.take(items.len()).await?;
         self.context.doors.fresh().await?;
+        let asked = self.context.ledger.mark();
         let ids: Vec<&str> = items.iter().map(|item| item.entry_id.as_str()).collect();
         let entries = self.authorized(&agent, &ids).await;
         let checked = items.iter().zip(entries).map(|(item, entry)| {
@@ -296,27 +303,34 @@ impl Svid for SvidService {
             .buffered(SIGNING_MAX)
             .collect()
             .await;
+        let leaving = signed.iter().filter_map(named);
+        let cover = self.context.ledger.workloads(&agent, leaving).await?;
         self.context.doors.still_fresh()?;
         if let Some(status) = nothing_possible(&signed) {
             return Err(status);
         }
         let trust_domain = self.context.issuer.trust_domain();
         let directory = self.context.doors.local();
-        let tell = |signed: Result<Signed, Status>| {
-            let signed = signed.and_then(|signed| {
-                still_stands(&directory, &agent, &signed.entry)?;
-                Ok(signed)
-            });
-            match signed {
-                Err(refused) => Item {
-                    status: status::item(&refused),
-                    svid: None,
-                },
-                Ok(Signed { svid, .. }) => Item {
-                    status: status::item_ok(),
-                    svid: Some(x509_message(trust_domain, svid)),
-                },
-            }
+        let checked = signed.into_iter().map(|signed| {
+            let signed = signed?;
+            still_stands(&directory, &agent, &signed.entry)?;
+            Ok(signed)
+        });
+        let signed: Vec<Result<Signed, Status>> = checked.collect();
+        drop(directory);
+        let leaving = signed.iter().filter_map(named);
+        self.context
+            .ledger
+            .workloads_leave(cover, asked, &agent, leaving)?;
+        let tell = |signed: Result<Signed, Status>| match signed {
+            Err(refused) => Item {
+                status: status::item(&refused),
+                svid: None,
+            },
+            Ok(Signed { svid, .. }) => Item {
+                status: status::item_ok(),
+                svid: Some(x509_message(trust_domain, svid)),
+            },
         };
         let results = signed.into_iter().map(tell).collect();
         Ok(Response::new(api::BatchNewX509svidResponse { results }))
@@ -345,6 +359,7 @@ impl Svid for SvidService {
         let svid = self.context.issuer.jwt(&entry, &audience).await;
         let svid = svid.map_err(|e| unsigned("JWT-SVID", e))?;
         audit::jwt_svid(&agent, &entry, &svid, &audience);
+        self.context.ledger.jwt(&agent, &svid).await?;
         self.context.doors.still_fresh()?;
         still_stands(&self.context.doors.local(), &agent, &entry)?;
         let svid = Some(jwt_message(trust_domain, svid));

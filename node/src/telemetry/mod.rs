@@ -110,6 +110,17 @@ pub fn authority(kind: &'static str, seconds_left: i64, overdue: bool) {
     gauge!(names::AUTHORITY_OVERDUE, "kind" => kind).set(u8::from(overdue));
 }
 
+/// Rows of the ledger of holders, and pairs that this node follows.
+pub fn ledger(rows: usize, pairs: usize) {
+    gauge!(names::LEDGER_ROWS).set(approximate(rows as u64));
+    gauge!(names::LEDGER_PAIRS).set(approximate(pairs as u64));
+}
+
+/// Holders left of documents of an authority of `kind` that signs no more.
+pub fn old_authority_holders(kind: &'static str, holders: u64) {
+    gauge!(names::OLD_AUTHORITY_HOLDERS, "kind" => kind).set(approximate(holders));
+}
+
 /// A new leader was seen.
 pub fn leader_change() {
     counter!(names::LEADER_CHANGES).increment(1);
@@ -232,6 +243,8 @@ mod tests {
             clock_offset(-3);
             ready(true);
             authority("x509", 60, false);
+            ledger(1, 1);
+            old_authority_holders("x509", 1);
         });
         let text = recorder.handle().render();
         // Recorded where it happens: by the transport and by the signer's decorator.

@@ -62,6 +62,12 @@ pub const SIGNATURE_SECONDS: &str = "chancery_signature_seconds";
 pub const AUTHORITY_SECONDS: &str = "chancery_authority_seconds";
 /// Whether another one should have taken over.
 pub const AUTHORITY_OVERDUE: &str = "chancery_authority_overdue";
+/// Holders of documents of one that signs no more.
+pub const OLD_AUTHORITY_HOLDERS: &str = "chancery_old_authority_holders";
+/// Rows of the ledger of holders.
+pub const LEDGER_ROWS: &str = "chancery_ledger_rows";
+/// Pairs of a holder and an authority that this node follows.
+pub const LEDGER_PAIRS: &str = "chancery_ledger_pairs";
 
 /// How a metric behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,6 +286,24 @@ pub const DECLARED: &[Metric] = &[
         Unit::Count,
         &["kind"],
         "1 while that authority should have been followed by another one and cannot be; told by the leader, and by each node of its own keys",
+    ),
+    gauge(
+        OLD_AUTHORITY_HOLDERS,
+        Unit::Count,
+        &["kind"],
+        "Holders left of documents of an authority that signs no more, of several authorities of the most; looked at each minute",
+    ),
+    gauge(
+        LEDGER_ROWS,
+        Unit::Count,
+        &[],
+        "Rows of the ledger of holders, 250,000 at most; looked at each minute",
+    ),
+    gauge(
+        LEDGER_PAIRS,
+        Unit::Count,
+        &[],
+        "Holders and authorities of which this node follows what it handed out; looked at each minute",
     ),
     counter(
         signer::CALLS,

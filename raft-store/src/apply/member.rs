@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use super::Ruling;
 use crate::command::{
-    AdmitMember, AnnounceMember, ChangeMembers, CreateNodeToken, Found, Outcome, RaiseFeatureLevel,
-    RecordServerSvid, Refusal, RemoveMember,
+    AdmitMember, AnnounceMember, ChangeMembers, CreateNodeToken, Found, NoteHolders, Outcome,
+    RaiseFeatureLevel, RecordServerSvid, Refusal, RemoveMember,
 };
 use crate::model::{Cluster, Member, MemberRole, NodeToken};
 use crate::view::Txn;
@@ -255,6 +255,11 @@ pub(super) fn raise_feature_level(txn: &mut Txn<'_>, command: &RaiseFeatureLevel
     };
     if command.level <= cluster.feature_level {
         return Ok(Err(Refusal::Conflict));
+    }
+    let in_force = |level: u32| level >= NoteHolders::FEATURE_LEVEL;
+    if in_force(command.level) && !in_force(cluster.feature_level) {
+        // What they signed until now was handed out unnoted.
+        cluster.ledger_from = cluster.last_sequence;
     }
     cluster.feature_level = command.level;
     txn.put_cluster(&cluster);

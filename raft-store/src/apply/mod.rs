@@ -14,6 +14,7 @@ mod downstream;
 mod entry;
 mod federation;
 mod issuance;
+mod ledger;
 mod login;
 pub mod member;
 
@@ -186,6 +187,9 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::ClaimLogin(c) => login::claim(txn, c),
         Command::SettleLogin(c) => login::settle(txn, c),
         Command::SetIssuanceMode(c) => issuance::set_mode(txn, c),
+        Command::NoteHolders(c) => ledger::note(txn, c),
+        Command::TellRenewals(c) => ledger::tell_renewals(txn, c),
+        Command::PruneHolders(c) => ledger::prune(txn, c),
         Command::RecordDownstreamCa(c) => downstream::record(txn, c),
         Command::CreateFederatedBundles(c) => federation::create_bundles(txn, c),
         Command::UpdateFederatedBundles(c) => federation::update_bundles(txn, c),

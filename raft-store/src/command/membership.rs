@@ -11,7 +11,8 @@ use crate::model::{IssuanceMode, NodeToken};
 /// * 0: everything up to federated bundles and bans.
 /// * 1: node tokens, changes of members, clocks that bear a step of time out.
 /// * 2: authorities that ended are pruned.
-/// * 3: logins on tokens are claimed, the issuance mode, keys of epochs that ended are adopted.
+/// * 3: logins on tokens are claimed, the issuance mode, keys of epochs that ended are adopted,
+///   who holds documents of an authority is noted.
 pub const FEATURE_LEVEL: u32 = 3;
 
 /// See [`super::Command::Found`].

@@ -15,7 +15,8 @@ use crate::codec;
 use crate::command::{FEATURE_LEVEL, Outcome, RequestId};
 use crate::model::{
     Agent, Authority, BundleAuthority, Cluster, DownstreamCa, Entry, FederatedBundle,
-    FederationRelationship, JoinToken, KeyIntent, Member, NodeToken, RequestMemory, TokenLogin,
+    FederationRelationship, Holder, JoinToken, KeyIntent, Member, NodeToken, RequestMemory,
+    TokenLogin,
 };
 use crate::store::StoreError;
 use crate::types::LogId;
@@ -182,6 +183,7 @@ fn check_row(header: &Header, table: Table, key: &[u8], value: &[u8]) -> Result<
         Table::TokenLogins => message::<TokenLogin>(table, value)?.serial.as_bytes() == key,
         Table::NodeTokens => message::<NodeToken>(table, value)?.sha256 == key,
         Table::RemovedMembers => key.len() == 8 && value.len() == 32,
+        Table::Holders => crate::view::holder_key(&message::<Holder>(table, value)?) == key,
         Table::DeletedEntries => std::str::from_utf8(key).is_ok() && value.len() == 8,
         Table::EntrySequence | Table::AgentSequence => {
             key.len() == 8 && std::str::from_utf8(value).is_ok()

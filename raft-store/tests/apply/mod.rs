@@ -9,6 +9,7 @@ mod downstream;
 mod entries;
 mod federation;
 mod issuance;
+mod ledger;
 mod logins;
 mod members;
 mod membership;

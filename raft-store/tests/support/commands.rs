@@ -4,11 +4,12 @@ use chancery_raft_store::command::{
     AbandonKey, ActivateAgents, Activation, AdmitMember, AdoptKeys, AgentPath, AnnounceMember,
     AppendBundle, AttestAgent, AuthorityName, BeginKey, BundleFields, ChangeMembers, ClaimLogin,
     CreateEntries, CreateJoinToken, CreateNodeToken, DeleteEntries, DeleteFederatedBundles,
-    EntryFields, EntryUpdate, FEATURE_LEVEL, FederatedBundles, Found, ImportBan, ProveAuthority,
-    PruneAgents, PruneAuthorities, PruneBundle, PruneEntries, PruneJoinTokens, RaiseFeatureLevel,
-    RecordAuthority, RecordDownstreamCa, RecordServerSvid, RelationshipDraft, RelationshipFields,
-    Relationships, RemoveMember, RenewAgent, SetAgentVersion, SetClock, SetIssuanceMode,
-    SettleLogin, TrustDomains, UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
+    EntryFields, EntryUpdate, FEATURE_LEVEL, FederatedBundles, Found, HolderNote, ImportBan,
+    NoteHolders, ProveAuthority, PruneAgents, PruneAuthorities, PruneBundle, PruneEntries,
+    PruneHolders, PruneJoinTokens, RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa,
+    RecordServerSvid, RelationshipDraft, RelationshipFields, Relationships, RemoveMember,
+    RenewAgent, Renewal, SetAgentVersion, SetClock, SetIssuanceMode, SettleLogin, TellRenewals,
+    TrustDomains, UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
 };
 use chancery_raft_store::model::{
     Authority, BundleAuthority, BundleCertificate, DownstreamCa, Entry, FederatedBundle,
@@ -212,7 +213,7 @@ fn authority_name() -> impl Strategy<Value = AuthorityName> {
 
 fn authority() -> impl Strategy<Value = Authority> {
     // Some ended more than a day before the clocks of [`proposal`] begin.
-    let end = prop::sample::select(&[0, -90_000][..]);
+    let end = prop::sample::select(&[0, -90_000, 9][..]);
     (authority_name(), slot(), 0u64..4, end).prop_map(|(name, slot, epoch, expires_at)| Authority {
         id: name.id,
         kind: name.kind,
@@ -398,6 +399,46 @@ fn login_command() -> impl Strategy<Value = Command> {
     prop_oneof![claim, settle]
 }
 
+/// Ends lie around the clocks of [`proposal`] and behind those of the authorities.
+fn ledger_command() -> impl Strategy<Value = Command> {
+    let note = (
+        prop::option::weighted(0.9, authority_name()),
+        "(/[uv])?",
+        0i64..12,
+    )
+        .prop_map(|(authority, path, until)| HolderNote {
+            authority,
+            path,
+            until,
+        });
+    let renewal = (authority_name(), path(), 0u64..3).prop_map(|(authority, path, item)| Renewal {
+        authority: Some(authority),
+        path,
+        item,
+        asked_at: 1,
+    });
+    let key = (1u8..3, "k[0-3]", "(/[uv])?", 1u64..3, 1u64..3).prop_map(
+        |(kind, id, path, node, boot)| {
+            let mut key = vec![kind];
+            key.extend_from_slice(id.as_bytes());
+            key.push(0);
+            key.extend_from_slice(path.as_bytes());
+            key.push(0);
+            key.extend_from_slice(&node.to_be_bytes());
+            key.extend_from_slice(&boot.to_be_bytes());
+            key
+        },
+    );
+    prop_oneof![
+        4 => (1u64..3, 1u64..3, 0u64..5, prop::collection::vec(note, 1..4)).prop_map(
+            |(node_id, boot, number, notes)| Command::NoteHolders(NoteHolders { node_id, boot, number, notes })
+        ),
+        1 => prop::collection::vec(renewal, 0..3)
+            .prop_map(|renewals| Command::TellRenewals(TellRenewals { node_id: 1, renewals })),
+        1 => prop::collection::vec(key, 1..4).prop_map(|keys| Command::PruneHolders(PruneHolders { keys })),
+    ]
+}
+
 fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         4 => entry_command(),
@@ -406,6 +447,7 @@ fn command() -> impl Strategy<Value = Command> {
         2 => key_command(),
         1 => login_command(),
         3 => federation_command(),
+        2 => ledger_command(),
     ]
 }
 

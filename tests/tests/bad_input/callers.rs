@@ -34,8 +34,9 @@ const AGENTS: [&str; 8] = [
 ];
 
 /// Services that the agent port has.
-const ON_THE_NETWORK: [&str; 8] = [
+const ON_THE_NETWORK: [&str; 9] = [
     "/chancery.cluster.v1.Cluster/",
+    "/chancery.ledger.v1.Ledger/",
     "/chancery.migrate.v1.Migration/",
     "/spire.api.server.agent.v1.Agent/",
     "/spire.api.server.bundle.v1.Bundle/",

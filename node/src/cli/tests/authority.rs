@@ -1,5 +1,6 @@
 //! `localauthority` and `upstreamauthority` against a server that answers as told.
 
+use chancery_api::chancery::ledger::v1::{AuthorityHolders, GetHoldersRequest, GetHoldersResponse};
 use chancery_api::spire::api::server::localauthority::v1::{
     ActivateJwtAuthorityRequest, ActivateJwtAuthorityResponse, ActivateX509AuthorityRequest,
     ActivateX509AuthorityResponse, AuthorityState, GetJwtAuthorityStateResponse,
@@ -17,6 +18,34 @@ macro_rules! method {
     ($name:literal) => {
         concat!("/spire.api.server.localauthority.v1.LocalAuthority/", $name)
     };
+}
+
+const HOLDERS: &str = "/chancery.ledger.v1.Ledger/GetHolders";
+
+fn held(id: &str, holders: u64, unnamed: bool, names: &[&str]) -> AuthorityHolders {
+    AuthorityHolders {
+        authority_id: id.into(),
+        holders,
+        unnamed,
+        until: if holders > 0 || unnamed { 2_000 } else { 0 },
+        names: names.iter().map(|name| (*name).into()).collect(),
+    }
+}
+
+fn holders(authorities: Vec<AuthorityHolders>, unheard: &[&str]) -> Answer {
+    let unheard = unheard.iter().map(|node| (*node).into()).collect();
+    Answer::ok(
+        HOLDERS,
+        &GetHoldersResponse {
+            authorities,
+            unheard,
+        },
+    )
+}
+
+/// What a SPIRE server says to it.
+fn no_ledger() -> Answer {
+    Answer::refusal(HOLDERS, 12, "unknown service chancery.ledger.v1.Ledger")
 }
 
 fn state(id: &str, expires_at: i64, upstream: &str) -> Option<AuthorityState> {
@@ -38,9 +67,13 @@ fn x509_authorities_are_shown_with_those_that_signed_them() {
     let none = GetX509AuthorityStateResponse::default();
     let server = FakeServer::start([
         Answer::ok(METHOD, &all),
+        no_ledger(),
         Answer::ok(METHOD, &all),
+        no_ledger(),
         Answer::ok(METHOD, &none),
+        no_ledger(),
         Answer::ok(METHOD, &none),
+        no_ledger(),
         Answer::refusal(METHOD, 13, "internal server error"),
     ]);
     let line = "localauthority x509 show";
@@ -103,7 +136,9 @@ fn jwt_authorities_are_shown_without_others() {
     };
     let server = FakeServer::start([
         Answer::ok(METHOD, &some),
+        no_ledger(),
         Answer::ok(METHOD, &some),
+        no_ledger(),
         Answer::refusal(METHOD, 13, "internal server error"),
     ]);
     let line = "localauthority jwt show";
@@ -262,12 +297,18 @@ fn every_change_prints_the_authority_it_is_about() {
             ..
         } = change;
         let whole = || Answer::ok(method, &Raw(change.whole.clone()));
-        let server = FakeServer::start([
+        let answers = [
             whole(),
             whole(),
             Answer::ok(method, &()),
             Answer::refusal(method, 13, "internal server error"),
-        ]);
+        ];
+        // Before a revocation somebody is asked who that cuts off: here nobody.
+        let asks = verb == "revoke";
+        let server = FakeServer::start(answers.into_iter().flat_map(|answer| {
+            let before = asks.then(|| holders(vec![held("some-id", 0, false, &[])], &[]));
+            before.into_iter().chain([answer])
+        }));
         let upstream = match kind {
             "X.509" => "  Upstream authority ID: No upstream authority\n",
             _ => "",
@@ -304,11 +345,153 @@ fn every_change_prints_the_authority_it_is_about() {
             )
         );
         // All requests that name an authority do so in their first field.
-        let request: ActivateX509AuthorityRequest = server.request(0);
+        let at = usize::from(asks);
+        let request: ActivateX509AuthorityRequest = server.request(at);
         let named = if verb == "prepare" { "" } else { "some-id" };
         assert_eq!(request.authority_id, named, "{line}");
-        let _: ActivateJwtAuthorityRequest = server.request(0);
+        let _: ActivateJwtAuthorityRequest = server.request(at);
     }
+}
+
+#[test]
+fn holders_stand_below_the_authority_that_they_hold_something_of() {
+    const METHOD: &str = method!("GetX509AuthorityState");
+    let all = GetX509AuthorityStateResponse {
+        active: state("active-id", 1_001, ""),
+        prepared: state("prepared-id", 1_002, ""),
+        old: state("old-id", 1_003, ""),
+    };
+    let lines = |active, old, unheard: &[&str]| {
+        let server = FakeServer::start([
+            Answer::ok(METHOD, &all),
+            holders(
+                vec![active, held("prepared-id", 0, false, &[]), old],
+                unheard,
+            ),
+        ]);
+        let outcome = server.run("localauthority x509 show");
+        let request: GetHoldersRequest = server.request(1);
+        assert_eq!((&*request.kind, &*request.authority_id), ("x509", ""));
+        let lines = outcome.out.lines().filter(|line| line.contains("older"));
+        (lines.map(str::to_owned).collect::<Vec<_>>(), outcome.err)
+    };
+    let until = "until 1970-01-01 00:33:20 +0000 UTC";
+    let (shown, err) = lines(
+        held("active-id", 3, false, &[]),
+        held("old-id", 1, false, &[]),
+        &[],
+    );
+    assert_eq!(
+        shown,
+        [
+            format!("  3 holders, {until}"),
+            format!("  1 holder left, {until}")
+        ]
+    );
+    assert_eq!(err, "");
+    let (shown, err) = lines(
+        held("active-id", 0, true, &[]),
+        held("old-id", 2, true, &[]),
+        &["2", "3"],
+    );
+    assert_eq!(
+        shown,
+        [
+            format!("  An unknown number of holders, {until}"),
+            format!("  2 holders left and others who are not known, {until}")
+        ]
+    );
+    assert_eq!(
+        err,
+        "warning: nodes 2, 3 may have handed out documents of which the ledger has not heard: not in touch, \
+         or without a quorum\n"
+    );
+    let (shown, _) = lines(
+        held("active-id", 0, false, &[]),
+        held("old-id", 0, false, &[]),
+        &[],
+    );
+    assert_eq!(shown, ["  No holders", "  No holders left"]);
+}
+
+#[test]
+fn programs_get_the_holders_beside_the_authorities() {
+    const METHOD: &str = method!("GetJWTAuthorityState");
+    let server = FakeServer::start([
+        Answer::ok(
+            METHOD,
+            &GetJwtAuthorityStateResponse {
+                old: state("old-id", 1_003, ""),
+                ..GetJwtAuthorityStateResponse::default()
+            },
+        ),
+        holders(
+            vec![held("old-id", 1, false, &["spiffe://example.org/a"])],
+            &["3"],
+        ),
+    ]);
+    assert_eq!(
+        server.run("localauthority jwt show -output json").out,
+        "{\"holders\":{\"authorities\":[{\"authority_id\":\"old-id\",\"holders\":\"1\",\
+         \"names\":[\"spiffe://example.org/a\"],\"unnamed\":false,\"until\":\"2000\"}],\
+         \"unheard\":[\"3\"]},\"old\":{\"authority_id\":\"old-id\",\"expires_at\":\"1003\",\
+         \"upstream_authority_subject_key_id\":\"\"}}\n"
+    );
+    let request: GetHoldersRequest = server.request(1);
+    assert_eq!((&*request.kind, request.names), ("jwt", 1_000));
+}
+
+#[test]
+fn an_authority_with_holders_is_revoked_by_force_alone() {
+    const METHOD: &str = method!("RevokeX509Authority");
+    let line = "localauthority x509 revoke -authorityID old-id";
+    let refused = |answer: Answer| {
+        let server = FakeServer::start([answer]);
+        let outcome = server.run(line);
+        let request: GetHoldersRequest = server.request(0);
+        assert_eq!((&*request.kind, &*request.authority_id), ("x509", "old-id"));
+        assert!(!outcome.success && outcome.out.is_empty());
+        outcome.err
+    };
+    let one = held("old-id", 1, false, &["spiffe://example.org/a"]);
+    assert_eq!(
+        refused(holders(vec![one.clone()], &["2"])),
+        "Error: 1 holder (spiffe://example.org/a) still has documents of authority old-id, until 1970-01-01 \
+         00:33:20 +0000 UTC; wait until `chancery localauthority x509 show` says that none are left, or give \
+         -force to cut them off\n"
+    );
+    let many = held("old-id", 7, true, &["spiffe://example.org/a"]);
+    let err = refused(holders(vec![many], &[]));
+    assert!(
+        err.starts_with(
+            "Error: 7 holders and others who are not known (spiffe://example.org/a, …) still have documents"
+        ),
+        "{err}"
+    );
+    assert_eq!(
+        refused(holders(vec![held("old-id", 0, false, &[])], &["2"])),
+        "Error: node 2 may have handed out documents of which the ledger has not heard: not in touch, or \
+         without a quorum; bring it back, remove it with `chancery cluster remove`, or give -force\n"
+    );
+    assert_eq!(
+        refused(Answer::refusal(HOLDERS, 14, "later")),
+        "Error: could not get holders: rpc error: code = Unavailable desc = later\n"
+    );
+    let done = RevokeX509AuthorityResponse {
+        revoked_authority: state("old-id", 1_001, ""),
+    };
+    let server = FakeServer::start([Answer::ok(METHOD, &done)]);
+    let outcome = server.run(&format!("{line} -force"));
+    assert!(
+        outcome.out.starts_with("Revoked X.509 authority:\n"),
+        "{}",
+        outcome.err
+    );
+    server.all_answered();
+    // A SPIRE server has no ledger, and revokes.
+    let server = FakeServer::start([no_ledger(), Answer::ok(METHOD, &done)]);
+    assert!(server.run(line).success);
+    server.all_answered();
 }
 
 /// An answer that is encoded already.

@@ -217,6 +217,7 @@ async fn judge(
         Status::invalid_argument(format!("failed to parse CSR: {}", wire::csr_detail(e)))
     })?;
     context.doors.fresh().await?;
+    let asked = context.ledger.mark();
     let svid = context
         .issuer
         .agent_x509(&attestation.id, csr.public_key())
@@ -239,6 +240,7 @@ async fn judge(
         Refusal::AgentBanned => banned(),
         refusal => status::refused(refusal, "agent"),
     })?;
+    context.ledger.agent(asked, &svid).await?;
     audit::agent_svid("attested", &svid);
     let answer = Answer {
         svid: Some(types::X509svid {

@@ -37,6 +37,7 @@ pub(super) async fn renew(
         Status::invalid_argument(format!("failed to parse CSR: {}", wire::csr_detail(e)))
     })?;
     context.doors.fresh().await?;
+    let asked = context.ledger.mark();
     let svid = context.issuer.agent_x509(caller, csr.public_key()).await;
     let svid = svid.map_err(Into::<Status>::into)?;
     context.doors.still_fresh()?;
@@ -49,6 +50,7 @@ pub(super) async fn renew(
     outcome
         .accepted()
         .map_err(|refusal| status::refused(refusal, "agent"))?;
+    context.ledger.agent(asked, &svid).await?;
     audit::agent_svid("renewed", &svid);
     Ok(types::X509svid {
         cert_chain: svid.chain,

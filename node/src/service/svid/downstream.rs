@@ -44,6 +44,7 @@ pub(super) async fn sign(
         expires_at: ca.expires_at,
     };
     record_it(context, permit, &record).await?;
+    context.ledger.lasting(caller, &ca).await?;
     audit::downstream_ca(caller, &record, &ca);
     tell(context, ca)
 }

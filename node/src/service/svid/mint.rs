@@ -95,6 +95,7 @@ pub(super) async fn x509(
     let svid = context.issuer.mint_x509(mint).await;
     let svid = svid.map_err(|e| unsigned("X509-SVID", e))?;
     audit::minted_x509_svid(permit, &svid, &order.dns_names, &order.subject);
+    context.ledger.lasting(&order.id, &svid).await?;
     context.doors.still_fresh()?;
     Ok(x509_message(trust_domain, svid))
 }
@@ -114,6 +115,7 @@ pub(super) async fn jwt(
     let svid = context.issuer.mint_jwt(&id, &audience, request.ttl).await;
     let svid = svid.map_err(|e| unsigned("JWT-SVID", e))?;
     audit::minted_jwt_svid(permit, &svid, &audience);
+    context.ledger.jwt(&id, &svid).await?;
     context.doors.still_fresh()?;
     Ok(jwt_message(trust_domain, svid))
 }
