@@ -253,6 +253,7 @@ async fn the_ceremony_is_held_as_it_is_written() -> anyhow::Result<()> {
     let replaced = room.hold("7.", 0..1)?;
     ensure!(replaced.contains("Tainted X.509 authority"), "{replaced}");
     let swept = room.hold("7.", 1..2)?;
+    ensure!(swept.contains("left, until"), "nobody is counted: {swept}");
     ensure!(swept.contains("Would destroy 1 key"), "{swept}");
     ensure!(swept.contains("Destroyed"), "{swept}");
     signs_everywhere(&cluster, "compromised").await

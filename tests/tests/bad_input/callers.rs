@@ -55,6 +55,9 @@ const ON_THE_SOCKET: [&str; 5] = [
     "/spire.api.server.logger.v1.Logger/",
 ];
 
+/// A method that the agent port answers as if its service were not there: it spends tries of a PIN.
+const LOCAL_ONLY: &str = "/chancery.cluster.v1.Cluster/RetryLogin";
+
 /// Whether a method is of one of these services.
 fn is_of(method: &str, services: &[&str]) -> bool {
     services.iter().any(|service| method.starts_with(service))
@@ -94,7 +97,7 @@ async fn every_method_denied(channel: &Channel, except: &[&str]) -> anyhow::Resu
     let mut count = 0;
     for method in METHODS.iter().filter(|m| !except.contains(m)) {
         let status = refusal(method, call(channel, method).await)?;
-        if is_of(method, &ON_THE_NETWORK) {
+        if is_of(method, &ON_THE_NETWORK) && *method != LOCAL_ONLY {
             denied(method, &status, None)?;
             count += 1;
         } else {
@@ -289,6 +292,7 @@ async fn every_method_is_there_and_answers_an_empty_request_cleanly() -> anyhow:
                 if [
                     "upstream authority is not configured",
                     "there is no other voter",
+                    "this node keeps no keys in a PKCS#11 token",
                 ]
                 .contains(&status.message()) => {}
             // Not for administrators, or not on this socket.
