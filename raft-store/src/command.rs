@@ -642,6 +642,12 @@ impl Command {
         }
     }
 
+    /// Whether a node that starts cannot sign without it: small, rare, and written also where
+    /// room on the disk is short for others.
+    pub fn is_vital(&self) -> bool {
+        matches!(self, Self::ClaimLogin(_) | Self::SettleLogin(_))
+    }
+
     /// Feature level that the cluster must have reached before the command may be
     /// proposed: a member of an older version would stop at it.
     pub fn feature_level(&self) -> u32 {

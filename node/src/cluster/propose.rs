@@ -252,7 +252,13 @@ impl Consensus {
     /// Writes through this node's own Raft, if it leads.
     pub(super) async fn write_here(&self, mut proposal: Proposal) -> Result<Attempt, ProposeError> {
         if self.is_leader() {
-            if let Some(why) = self.inner.disk.no_room() {
+            let disk = &self.inner.disk;
+            let is_vital = proposal.command.as_ref().is_some_and(Command::is_vital);
+            let short = match is_vital {
+                true => disk.no_room_at_all(),
+                false => disk.no_room(),
+            };
+            if let Some(why) = short {
                 return Ok(Attempt::NoRoom(format!("node {}: {why}", self.me())));
             }
             if self.inner.disk.is_stalled() {

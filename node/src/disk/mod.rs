@@ -114,6 +114,16 @@ impl Disk {
         state.short.clone().or_else(|| state.voters_short.clone())
     }
 
+    /// Why even a small command without which this node cannot sign must be refused: there is
+    /// hardly the room that the log itself goes on in.
+    pub fn no_room_at_all(&self) -> Option<String> {
+        // Where it cannot be measured, the last measurement stands.
+        let _ = self.look();
+        let short = self.short()?;
+        let free = free_bytes(&self.inner.data_dir).ok()?;
+        (free < self.inner.margin.floor().saturating_mul(2)).then_some(short)
+    }
+
     /// Whether a synced write has been under way for longer than the limit.
     pub fn is_stalled(&self) -> bool {
         self.state().stalled
@@ -211,6 +221,35 @@ mod tests {
         assert_eq!(asks(1), None);
         // More than any disk has.
         assert!(asks(u64::MAX).is_some());
+    }
+
+    #[test]
+    fn what_a_start_needs_is_written_until_there_is_next_to_no_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let free = free_bytes(dir.path()).unwrap();
+        let asks = |min_free| {
+            let margin = Margin {
+                min_free,
+                reserve: 0,
+            };
+            let disk = Disk::new(dir.path(), margin, Duration::from_secs(1));
+            (disk.no_room().is_some(), disk.no_room_at_all().is_some())
+        };
+        assert_eq!(asks(1), (false, false));
+        // Short of the margin; the log's own floor is 64 MiB at most.
+        if free > 1 << 30 {
+            assert_eq!(asks(free.saturating_mul(2)), (true, false));
+        }
+        let small = 2 * FLOOR_MAX;
+        let disk = Disk::new(
+            dir.path(),
+            Margin {
+                min_free: u64::MAX,
+                reserve: 0,
+            },
+            Duration::from_secs(1),
+        );
+        assert_eq!(disk.no_room_at_all().is_some(), free < small);
     }
 
     #[test]
