@@ -188,8 +188,15 @@ fn a_refusal_is_told_and_ends_with_the_operators_order() {
                 "{same}"
             );
             assert_eq!(bench.logins(), 1);
-            let meant = signer.retry(true).await.expect_err("still wrong");
+            // Two orders at a time are one try.
+            let (meant, second) = tokio::join!(signer.retry(true), signer.retry(true));
+            let meant = meant.expect_err("still wrong");
             assert!(matches!(meant, SignerError::PinRefused { .. }), "{meant}");
+            let second = second.expect_err("beside another");
+            assert!(
+                matches!(second, SignerError::Login(LoginBarred::OrderUnderWay)),
+                "{second}"
+            );
             assert_eq!(bench.logins(), 2);
 
             assert_eq!(bench.hsm.write_pin("ca.pin", PIN), bench.config.pin_file);

@@ -29,3 +29,5 @@ pub mod transport;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod worlds;

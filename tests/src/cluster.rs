@@ -79,7 +79,11 @@ pub fn root() -> PathBuf {
 
 /// SoftHSM's PKCS#11 module, where distributions put it.
 pub fn softhsm_module() -> anyhow::Result<PathBuf> {
-    let mut candidates = vec![PathBuf::from("/usr/lib/softhsm/libsofthsm2.so")];
+    let fixed = [
+        "/usr/lib/softhsm/libsofthsm2.so",
+        "/usr/lib64/pkcs11/libsofthsm2.so",
+    ];
+    let mut candidates: Vec<_> = fixed.iter().map(PathBuf::from).collect();
     let folders = std::fs::read_dir("/usr/lib")?.flatten();
     candidates.extend(folders.map(|e| e.path().join("softhsm/libsofthsm2.so")));
     let module = candidates.into_iter().find(|p| p.is_file());

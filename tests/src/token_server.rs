@@ -10,27 +10,22 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::cluster::softhsm_module;
+
 /// User PIN of the token.
 pub const PIN: &str = "4711-token-server";
 /// Label of the token.
 const LABEL: &str = "chancery";
-/// Where distributions put SoftHSM's module.
-const SOFTHSM: [&str; 4] = [
-    "/usr/lib/softhsm/libsofthsm2.so",
-    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-    "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
-    "/usr/lib64/pkcs11/libsofthsm2.so",
-];
-/// And the module that speaks to the server.
+/// Where distributions put the module that speaks to the server.
 const CLIENT: [&str; 3] = [
     "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so",
     "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so",
     "/usr/lib64/pkcs11/p11-kit-client.so",
 ];
 
-fn installed(places: &[&str], package: &str) -> anyhow::Result<PathBuf> {
-    let found = places.iter().map(PathBuf::from).find(|path| path.exists());
-    found.with_context(|| format!("{package} is missing: run make setup"))
+fn client_module() -> anyhow::Result<PathBuf> {
+    let found = CLIENT.iter().map(PathBuf::from).find(|path| path.exists());
+    found.context("p11-kit-modules is missing: run make setup")
 }
 
 /// A token and the processes that serve it.
@@ -102,7 +97,7 @@ impl TokenServer {
         Ok(format!(
             "\n[keys]\nbackend = \"pkcs11\"\n\n[keys.pkcs11]\nmodule = \"{}\"\n\
              token_label = \"{LABEL}\"\npin_file = \"{}\"\n",
-            installed(&CLIENT, "p11-kit-modules")?.display(),
+            client_module()?.display(),
             self.pin_file().display()
         ))
     }
@@ -124,7 +119,7 @@ impl TokenServer {
             .args(["server", "-f", "-n"])
             .arg(self.socket())
             .arg("--provider")
-            .arg(installed(&SOFTHSM, "softhsm2")?)
+            .arg(softhsm_module()?)
             .arg(format!("pkcs11:token={LABEL}"))
             .env("SOFTHSM2_CONF", self.conf())
             .process_group(0)

@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use chancery_tests::agent::Agent;
-use chancery_tests::cluster::{Cluster, Options, bin_dir, root, text};
+use chancery_tests::cluster::{Cluster, Options, bin_dir, eventually, root, softhsm_module, text};
 
 const RUNBOOK: &str = "docs/runbooks/key-ceremony.md";
 const KILL: i32 = 9;
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A section of the runbook and its commands.
 struct Section {
@@ -82,13 +84,7 @@ impl Room {
     }
 
     fn keys(&self) -> anyhow::Result<String> {
-        let modules =
-            ["/usr/lib/softhsm", "/usr/lib64/pkcs11"].map(|d| Path::new(d).join("libsofthsm2.so"));
-        let multiarch = std::fs::read_dir("/usr/lib")?
-            .flatten()
-            .map(|entry| entry.path().join("softhsm/libsofthsm2.so"));
-        let module = modules.into_iter().chain(multiarch).find(|m| m.exists());
-        let module = module.context("SoftHSM is missing: run make setup")?;
+        let module = softhsm_module()?;
         Ok(format!(
             "\n[keys]\nbackend = \"pkcs11\"\n\n[keys.pkcs11]\nmodule = \"{}\"\ntoken_label = \"chancery\"\n\
              pin_file = \"{}\"\n",
@@ -235,14 +231,10 @@ async fn the_ceremony_is_held_as_it_is_written() -> anyhow::Result<()> {
             Ok(cluster)
         })
     };
-    let limit = std::time::Instant::now() + std::time::Duration::from_secs(120);
-    let lost = loop {
-        match room.hold("6.", 0..1) {
-            Ok(said) => break said,
-            Err(error) if std::time::Instant::now() > limit => return Err(error),
-            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
-        }
-    };
+    let lost = eventually("authorities in the new token", LIMIT, || async {
+        room.hold("6.", 0..1).map(Some)
+    })
+    .await?;
     ensure!(lost.matches("Missing").count() == 2, "{lost}");
     let Ok(cluster) = anew.join() else {
         bail!("the restart panicked");

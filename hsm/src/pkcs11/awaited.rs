@@ -132,6 +132,8 @@ impl AwaitedSigner {
                 *lock(&shared.ordered) = Some(token);
                 info
             });
+            // Over before it is told: whoever hears of it may order the next one.
+            drop(ordering);
             // Whoever asked may be gone; the outcome is in the log and in the record.
             let _ = reply.send(outcome);
         })?;

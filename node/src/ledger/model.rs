@@ -14,12 +14,12 @@ use chancery_raft_store::command::{
     PruneHolders, RecordAuthority, TellRenewals,
 };
 use chancery_raft_store::model::Authority;
-use chancery_raft_store::store::{Row, StoreError};
-use chancery_raft_store::view::{View, Writes};
+use chancery_raft_store::view::Writes;
 use chancery_raft_store::{Change, Command, Outcome, Proposal};
 
 use super::tracker::Batch;
 use super::*;
+use crate::worlds::{Dice, Rows};
 
 const START: i64 = 1_800_000_000;
 const NODES: u64 = 3;
@@ -27,45 +27,6 @@ const HOLDERS: [&str; 4] = ["/spire/agent/a", "/spire/agent/ab", "/spire/agent/b
 const ITEMS: u64 = 3;
 /// Seconds that an authority lives; longer than a world.
 const LIFE: i64 = 10_000_000;
-
-/// splitmix64: the seed decides everything.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-
-    fn once_in(&mut self, sides: u64) -> bool {
-        self.roll(sides) == 0
-    }
-
-    fn seconds(&mut self, sides: u64) -> i64 {
-        i64::try_from(self.roll(sides)).unwrap()
-    }
-}
-
-#[derive(Default)]
-struct Rows(BTreeMap<Vec<u8>, Vec<u8>>);
-
-impl View for Rows {
-    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.0.get(key).cloned())
-    }
-
-    fn rows(&self, prefix: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
-        let rows = self.0.range(prefix.to_vec()..);
-        let rows = rows.take_while(|(key, _)| key.starts_with(prefix));
-        Ok(rows
-            .take(limit)
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect())
-    }
-}
 
 struct Node {
     id: u64,

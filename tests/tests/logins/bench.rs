@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use chancery_pkcs11_shim::{Call, Control, Steering, module_path};
-use chancery_tests::cluster::{bin_dir, eventually, text};
+use chancery_tests::cluster::{bin_dir, eventually, softhsm_module, text};
 use serde_json::Value;
 
 /// What a node needs to form, elect and answer: a machine under load is no fault of it.
@@ -375,15 +375,4 @@ impl Node {
         })
         .await
     }
-}
-
-fn softhsm_module() -> anyhow::Result<PathBuf> {
-    let places = [
-        "/usr/lib/softhsm/libsofthsm2.so",
-        "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-        "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
-        "/usr/lib64/pkcs11/libsofthsm2.so",
-    ];
-    let found = places.iter().map(PathBuf::from).find(|p| p.exists());
-    found.context("SoftHSM 2 is not installed")
 }

@@ -13,12 +13,12 @@ use chancery_raft_store::command::{
     PruneAuthorities, RecordAuthority, SetIssuanceMode,
 };
 use chancery_raft_store::model::IssuanceMode;
-use chancery_raft_store::store::{Row, StoreError};
-use chancery_raft_store::view::{View, Writes};
+use chancery_raft_store::view::Writes;
 use chancery_raft_store::{Command, Directory, Proposal};
 use proptest::prelude::*;
 
 use super::*;
+use crate::worlds::{Dice, Rows};
 
 const LIFE: i64 = 86_400;
 const DAY: i64 = 86_400;
@@ -26,40 +26,6 @@ const DAY: i64 = 86_400;
 const STEPS: i64 = 60;
 const START: i64 = 1_800_000_000;
 const NODES: u64 = 3;
-
-/// splitmix64: the seed decides everything.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % sides
-    }
-
-    /// True once in `sides`.
-    fn once_in(&mut self, sides: u64) -> bool {
-        self.roll(sides) == 0
-    }
-}
-
-#[derive(Default)]
-struct Rows(BTreeMap<Vec<u8>, Vec<u8>>);
-
-impl View for Rows {
-    fn row(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.0.get(key).cloned())
-    }
-
-    fn rows(&self, prefix: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
-        let rows = self.0.range(prefix.to_vec()..);
-        let rows = rows.take_while(|(key, _)| key.starts_with(prefix));
-        let rows = rows.take(limit);
-        Ok(rows.map(|(k, v)| (k.clone(), v.clone())).collect())
-    }
-}
 
 #[derive(Default)]
 struct Node {
