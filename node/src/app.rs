@@ -22,7 +22,7 @@ use chancery_api::chancery::peer::v1::raft_server::RaftServer;
 use chancery_hsm::{AwaitedSigner, DiskSigner, MemorySigner, Metered, Signer};
 use chancery_raft_store::command::{AnnounceMember, Command};
 use chancery_raft_store::identity_record::IdentityRecord;
-use chancery_raft_store::model::IssuanceMode;
+use chancery_raft_store::model::{AuthorityScope, IssuanceMode};
 use chancery_raft_store::snapshot::Snapshots;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -503,6 +503,13 @@ async fn serve(
                 &record.cluster_id,
                 &peer_tls,
                 config.issuance.mode.unwrap_or(IssuanceMode::Direct),
+                config
+                    .issuance
+                    .authority_scope
+                    .unwrap_or(match config.keys {
+                        Keys::Pkcs11(_) => AuthorityScope::Shared,
+                        Keys::Disk(_) | Keys::Memory => AuthorityScope::PerNode,
+                    }),
             ),
             record.clone(),
             config.data_dir.clone(),
@@ -513,6 +520,7 @@ async fn serve(
         plan.api_address.clone(),
         record.boot,
         config.issuance.mode,
+        config.issuance.authority_scope,
     ));
 
     // A PIN is tried only once it is known what others that share the token have tried.
@@ -702,7 +710,13 @@ async fn found(
 }
 
 /// Tells the cluster of this start until it is known.
-async fn announce(doors: Doors, api_address: String, boot: u64, mode: Option<IssuanceMode>) {
+async fn announce(
+    doors: Doors,
+    api_address: String,
+    boot: u64,
+    mode: Option<IssuanceMode>,
+    scope: Option<AuthorityScope>,
+) {
     let node_id = doors.consensus().me();
     let command = Command::AnnounceMember(AnnounceMember {
         node_id,
@@ -716,7 +730,10 @@ async fn announce(doors: Doors, api_address: String, boot: u64, mode: Option<Iss
             .await
             .map(|outcome| outcome.accepted())
         {
-            Ok(Ok(_)) => return notice_other_mode(&doors, mode),
+            Ok(Ok(_)) => {
+                notice_other_mode(&doors, mode);
+                return notice_other_scope(&doors, scope);
+            }
             Ok(Err(refusal)) => tracing::debug!(?refusal, "this start is not recorded yet"),
             Err(error) => tracing::debug!(%error, "this start is not recorded yet"),
         }
@@ -732,6 +749,18 @@ fn notice_other_mode(doors: &Doors, of_file: Option<IssuanceMode>) {
             file = of_file.as_str(),
             cluster = mode.as_str(),
             "[issuance] mode is another than the cluster's, which counts: `chancery issuance mode` sets it"
+        );
+    }
+}
+
+/// And so is its scope of authorities.
+fn notice_other_scope(doors: &Doors, of_file: Option<AuthorityScope>) {
+    let scope = doors.local().cluster().authority_scope();
+    if let Some(of_file) = of_file.filter(|of_file| *of_file != scope) {
+        tracing::warn!(
+            file = of_file.as_str(),
+            cluster = scope.as_str(),
+            "[issuance] authority_scope is another than the cluster's, which counts: `chancery localauthority migrate` sets it"
         );
     }
 }

@@ -173,6 +173,7 @@ impl SelfStatus for Health {
                 .map(|a| u64::try_from(a.as_millis()).unwrap_or(u64::MAX)),
             not_ready: self.obstacles().join("; "),
             shortfall: self.issuer.shortfall().unwrap_or_default(),
+            key_backend: self.issuer.key_backend().as_str().into(),
             no_room: consensus.disk().short().unwrap_or_default(),
             feature_level: FEATURE_LEVEL,
             members: consensus.pins(),

@@ -25,7 +25,7 @@ pub use self::housekeeping::{
     EntryFields, EntryUpdate, PruneAgents, PruneAuthorities, PruneEntries, PruneJoinTokens,
     UpdateEntries,
 };
-pub use self::issuance::SetIssuanceMode;
+pub use self::issuance::{RetireAuthorities, SetAuthorityScope, SetIssuanceMode};
 
 pub use self::ledger::{HolderNote, NoteHolders, PruneHolders, Renewal, TellRenewals};
 pub use self::login::{ClaimLogin, LoginEnd, SettleLogin};
@@ -68,7 +68,7 @@ pub struct Proposal {
         oneof = "Command",
         tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, \
                 28, 29, 30, 31, 32, 33, 40, 41, 42, 43, 44, 45, 46, 47, 48, 50, 60, 61, \
-                62, 63, 64, 65, 66, 70, 71, 75, 80, 81, 82, 85"
+                62, 63, 64, 65, 66, 70, 71, 75, 76, 77, 80, 81, 82, 85"
     )]
     pub command: Option<Command>,
 }
@@ -213,6 +213,12 @@ pub enum Command {
     /// Says which key signs X.509-SVIDs from now on.
     #[prost(message, tag = "75")]
     SetIssuanceMode(SetIssuanceMode),
+    /// Says whose the keys of authorities are to be.
+    #[prost(message, tag = "76")]
+    SetAuthorityScope(SetAuthorityScope),
+    /// Ends the signing of authorities outside of the scope: others have taken over.
+    #[prost(message, tag = "77")]
+    RetireAuthorities(RetireAuthorities),
     /// Notes who holds documents of an authority, before they are handed out.
     #[prost(message, tag = "80")]
     NoteHolders(NoteHolders),
@@ -636,6 +642,8 @@ impl Command {
             Self::ClaimLogin(_) => "claim_login",
             Self::SettleLogin(_) => "settle_login",
             Self::SetIssuanceMode(_) => "set_issuance_mode",
+            Self::SetAuthorityScope(_) => "set_authority_scope",
+            Self::RetireAuthorities(_) => "retire_authorities",
             Self::NoteHolders(_) => "note_holders",
             Self::TellRenewals(_) => "tell_renewals",
             Self::PruneHolders(_) => "prune_holders",
@@ -660,6 +668,9 @@ impl Command {
             Self::AdoptKeys(_) => AdoptKeys::FEATURE_LEVEL,
             Self::ClaimLogin(_) | Self::SettleLogin(_) => ClaimLogin::FEATURE_LEVEL,
             Self::SetIssuanceMode(_) => 3,
+            Self::SetAuthorityScope(_) | Self::RetireAuthorities(_) => {
+                SetAuthorityScope::FEATURE_LEVEL
+            }
             Self::NoteHolders(_) | Self::TellRenewals(_) | Self::PruneHolders(_) => {
                 NoteHolders::FEATURE_LEVEL
             }

@@ -41,6 +41,8 @@ pub enum ChangeKind {
     BundleChanged,
     /// X.509-SVIDs are signed in another way from now on.
     IssuanceModeSet,
+    /// The keys of authorities are to be others' from now on.
+    AuthorityScopeSet,
     /// A key intent opened or closed.
     IntentChanged(String),
     /// A member came or told of itself.

@@ -227,7 +227,7 @@ pub struct Authority {
     /// `ec-p256`, `ec-p384`, `rsa-2048` or `rsa-4096`.
     #[prost(string, tag = "9")]
     pub key_type: String,
-    /// `pkcs11` or `memory`.
+    /// `pkcs11`, `disk` or `memory`.
     #[prost(string, tag = "10")]
     pub backend: String,
     /// Serials of the tokens that hold the key.
@@ -279,6 +279,13 @@ pub struct KeyIntent {
     /// Unix seconds at which the intent was recorded.
     #[prost(int64, tag = "6")]
     pub recorded_at: i64,
+}
+
+impl KeyIntent {
+    /// Whether a slot is that of a node with keys of its own.
+    pub fn is_of_one_node(slot: &str) -> bool {
+        slot.contains('/')
+    }
 }
 
 /// A CA certificate that was signed for a downstream server. Recorded before it leaves,
@@ -401,6 +408,36 @@ impl IssuanceMode {
     }
 }
 
+/// Whose the keys of authorities are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum AuthorityScope {
+    /// As before feature level 4: shared where a node's keys are in a token, else its own.
+    Unspecified = 0,
+    /// One authority of each kind; every node signs with its key.
+    Shared = 1,
+    /// Each node has authorities of its own.
+    PerNode = 2,
+}
+
+impl AuthorityScope {
+    /// The name used in configuration, commands and messages; empty where none was set.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unspecified => "",
+            Self::Shared => "shared",
+            Self::PerNode => "per-node",
+        }
+    }
+
+    /// The scope of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Shared, Self::PerNode]
+            .into_iter()
+            .find(|scope| scope.as_str() == name)
+    }
+}
+
 /// Facts that hold for the cluster as a whole.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct Cluster {
@@ -440,6 +477,9 @@ pub struct Cluster {
     /// Which key signs X.509-SVIDs. From feature level 3 on.
     #[prost(enumeration = "IssuanceMode", tag = "75")]
     pub issuance_mode: i32,
+    /// Whose the keys of authorities are to be. From feature level 4 on.
+    #[prost(enumeration = "AuthorityScope", tag = "76")]
+    pub authority_scope: i32,
     /// Insertion sequence up to which authorities may have holders that the ledger does not
     /// know: it came into force later, or notes were lost with an epoch.
     #[prost(uint64, tag = "30")]

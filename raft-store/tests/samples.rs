@@ -16,15 +16,17 @@ use chancery_raft_store::command::{
     ProveAuthority, PruneAgents, PruneAuthorities, PruneBundle, PruneEntries, PruneHolders,
     PruneJoinTokens, RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa, RecordServerSvid,
     RelationshipDraft, RelationshipFields, RelationshipResult, Relationships, RemoveMember,
-    RenewAgent, Renewal, SetAgentVersion, SetClock, SetIssuanceMode, SettleLogin, TellRenewals,
-    TrustDomains, UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
+    RenewAgent, Renewal, RetireAuthorities, SetAgentVersion, SetAuthorityScope, SetClock,
+    SetIssuanceMode, SettleLogin, TellRenewals, TrustDomains, UpdateEntries,
+    UpdateFederatedBundles, UpdateRelationships,
 };
 use chancery_raft_store::identity_record::{IdentityRecord, Pin};
 use chancery_raft_store::model::{
-    Agent, Authority, AuthorityKind, AuthorityStatus, BundleAuthority, BundleCertificate,
-    BundleJwtKey, Cluster, DownstreamCa, EndpointProfile, Entry, EpochEnd, FederatedBundle,
-    FederationRelationship, Holder, IssuanceMode, JoinToken, KeyIntent, LoginAttempt, LoginRefused,
-    Member, MemberRole, NodeToken, PastEpoch, PendingSvid, RequestMemory, Selector, TokenLogin,
+    Agent, Authority, AuthorityKind, AuthorityScope, AuthorityStatus, BundleAuthority,
+    BundleCertificate, BundleJwtKey, Cluster, DownstreamCa, EndpointProfile, Entry, EpochEnd,
+    FederatedBundle, FederationRelationship, Holder, IssuanceMode, JoinToken, KeyIntent,
+    LoginAttempt, LoginRefused, Member, MemberRole, NodeToken, PastEpoch, PendingSvid,
+    RequestMemory, Selector, TokenLogin,
 };
 use chancery_raft_store::snapshot::{self, Encoder, Header, Origin};
 use chancery_raft_store::types::{LogEntry, StoredMembership, Vote};
@@ -146,6 +148,7 @@ fn joining() -> [Command; 4] {
             // Younger than the sample.
             feature_level: 0,
             issuance_mode: 0,
+            authority_scope: 0,
         }),
         Command::AdmitMember(admission(2)),
         Command::AnnounceMember(AnnounceMember {
@@ -275,13 +278,20 @@ fn keeping_house() -> [Command; 5] {
     ]
 }
 
-fn making_keys() -> [Command; 10] {
+fn making_keys() -> [Command; 12] {
     [
         Command::AdoptKeys(AdoptKeys {
             cluster_ids: vec!["b".into()],
         }),
         Command::SetIssuanceMode(SetIssuanceMode {
             mode: IssuanceMode::Intermediate.into(),
+        }),
+        Command::SetAuthorityScope(SetAuthorityScope {
+            scope: AuthorityScope::PerNode.into(),
+        }),
+        Command::RetireAuthorities(RetireAuthorities {
+            kind: AuthorityKind::X509.into(),
+            ids: vec!["0a1b2c".into()],
         }),
         Command::BeginKey(BeginKey {
             slot: "jwt".into(),
@@ -624,6 +634,7 @@ fn records() -> Vec<(String, Sample)> {
         past_epochs: Vec::new(),
         revision_floor: 0,
         issuance_mode: 0,
+        authority_scope: 0,
         ledger_from: 0,
         holder_rows: 0,
     };
@@ -805,6 +816,24 @@ fn records() -> Vec<(String, Sample)> {
                 id: "c".into(),
                 feature_level: 3,
                 issuance_mode: IssuanceMode::Intermediate.into(),
+                ..Cluster::default()
+            }),
+        ),
+        (
+            "record-founding-with-a-scope",
+            message(Found {
+                cluster_id: "c".into(),
+                feature_level: 4,
+                authority_scope: AuthorityScope::Shared.into(),
+                ..Found::default()
+            }),
+        ),
+        (
+            "record-cluster-with-a-scope",
+            message(Cluster {
+                id: "c".into(),
+                feature_level: 4,
+                authority_scope: AuthorityScope::PerNode.into(),
                 ..Cluster::default()
             }),
         ),

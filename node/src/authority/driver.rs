@@ -10,7 +10,7 @@ use chancery_identity::x509_svid::Profile;
 use chancery_raft_store::ChangeKind;
 use chancery_raft_store::command::{
     AbandonKey, AuthorityName, BeginKey, Command, ProveAuthority, PruneAuthorities,
-    RecordAuthority, RecordServerSvid, Refusal,
+    RecordAuthority, RecordServerSvid, Refusal, RetireAuthorities,
 };
 use chancery_raft_store::model::{Authority, AuthorityKind, KeyIntent};
 
@@ -134,20 +134,28 @@ impl Driver {
         }
     }
 
-    /// Ids of own authorities whose key is not where it was made. A backend of one node
-    /// answers that at once and for good, unlike a token, which may be away.
+    /// Ids of own authorities whose key is gone for good: it was made in another backend or
+    /// token, or is not where a backend of one node has its keys. A token that is away, or shows
+    /// a key at one time and not at another, says nothing of that.
     async fn lost(&self, authorities: &[Authority]) -> BTreeSet<String> {
         let mut lost = BTreeSet::new();
-        if self.custody.is_shared() {
-            return lost;
-        }
+        let signer = self.custody.signer();
+        let serials = signer.token_serials();
         let me = self.doors.consensus().me();
         for authority in authorities.iter().filter(|a| a.node_id == me) {
             let Some(key) = key_ref(authority) else {
                 continue;
             };
-            let found = self.custody.signer().public_key(&key).await;
-            if matches!(found, Err(SignerError::NotFound { .. })) {
+            let elsewhere = authority.backend != signer.kind().as_str()
+                || !serials.is_empty()
+                    && !serials.iter().any(|s| authority.token_serials.contains(s));
+            let gone = elsewhere
+                || !self.custody.has_token()
+                    && matches!(
+                        signer.public_key(&key).await,
+                        Err(SignerError::NotFound { .. })
+                    );
+            if gone {
                 lost.insert(authority.id.clone());
             }
         }
@@ -162,7 +170,6 @@ impl Driver {
         };
         let lost = self.lost(&authorities).await;
         let consensus = self.doors.consensus();
-        let shared = self.custody.is_shared();
         let me = consensus.me();
         let clock = consensus.clock();
         let now = clock.now_unix_ms().div_euclid(1000);
@@ -173,11 +180,12 @@ impl Driver {
         let usable = usable.map(|a| a.id.clone()).collect();
         let mut seen = self.members.seen_ago();
         seen.retain(|id, _| directory.member(*id).is_some());
-        let slots = KINDS.map(|kind| plan::slot(kind, (!shared).then_some(me)));
+        let slots = KINDS.map(|kind| [None, Some(me)].map(|node| plan::slot(kind, node)));
         Scene {
             me,
             leader: consensus.is_leader(),
-            shared,
+            scope: directory.cluster().authority_scope(),
+            token: self.custody.has_token(),
             without_jwt: !self.making.jwt_enabled,
             prunes: directory.cluster().feature_level >= PruneAuthorities::FEATURE_LEVEL,
             now,
@@ -186,6 +194,7 @@ impl Driver {
             lost,
             intents: slots
                 .iter()
+                .flatten()
                 .filter_map(|slot| directory.intent(slot).cloned())
                 .collect(),
             seen: seen
@@ -237,6 +246,19 @@ impl Driver {
                 if let Some(authority) = authorities.iter().find(|a| a.id == *id) {
                     log_activated(authority);
                 }
+                Ok(())
+            }
+            Step::Retire { kind, ids } => {
+                let command = RetireAuthorities {
+                    kind: (*kind).into(),
+                    ids: ids.clone(),
+                };
+                self.write(Command::RetireAuthorities(command)).await?;
+                tracing::info!(
+                    kind = if is_jwt(*kind) { "jwt" } else { "x509" },
+                    retired = ?ids,
+                    "authorities outside of the scope sign no more: others have taken over"
+                );
                 Ok(())
             }
             Step::Prune { authorities } => self.prune(authorities).await,
@@ -313,10 +335,10 @@ impl Driver {
             key_type: public.key_type.as_str().into(),
             backend: signer.kind().as_str().into(),
             token_serials: signer.token_serials(),
-            node_id: if self.custody.is_shared() {
-                0
-            } else {
+            node_id: if KeyIntent::is_of_one_node(&intent.slot) {
                 self.doors.consensus().me()
+            } else {
+                0
             },
             public_key: public.spki_der.clone(),
             issued_at: now,
@@ -507,6 +529,7 @@ fn plan_may_differ(kind: &ChangeKind) -> bool {
             | ChangeKind::AuthorityRemoved(_)
             | ChangeKind::IntentChanged(_)
             | ChangeKind::IssuanceModeSet
+            | ChangeKind::AuthorityScopeSet
             | ChangeKind::MemberSet(_)
     )
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chancery_hsm::SignerError;
+use chancery_hsm::{BackendKind, SignerError};
 use chancery_identity::bundle::Bundle;
 use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_identity::key::PublicKey;
@@ -204,6 +204,11 @@ impl Issuer {
         &self.inner.trust_domain
     }
 
+    /// Where this node's keys are.
+    pub fn key_backend(&self) -> BackendKind {
+        self.inner.custody.signer().kind()
+    }
+
     pub(super) fn doors(&self) -> &Doors {
         &self.inner.doors
     }
@@ -223,8 +228,13 @@ impl Issuer {
 
     pub(super) fn signing(&self, kind: AuthorityKind) -> Option<Arc<Authority>> {
         let me = self.inner.doors.consensus().me();
-        let authorities = self.inner.doors.local().authorities(kind);
-        self.inner.custody.signing(&authorities, me, self.now())
+        let directory = self.inner.doors.local();
+        let authorities = directory.authorities(kind);
+        let shared = self.inner.custody.shares(directory.cluster());
+        drop(directory);
+        self.inner
+            .custody
+            .signing(&authorities, shared, me, self.now())
     }
 
     /// Waits until another authority has been seen to sign here. For one who waits.

@@ -92,21 +92,28 @@ impl Known {
         past.map(|epoch| epoch.cluster_id.clone()).collect()
     }
 
-    /// Trusted authorities of a node whose keys are not among those `listed`. `own_node` is the
-    /// node that alone holds the keys, 0 where nodes share them.
-    pub fn missing(&self, listed: &[KeyListing], own_node: u64) -> Vec<Arc<Authority>> {
+    /// Trusted authorities of a backend whose keys are not among those `listed`. `nodes` are
+    /// those that alone have them, 0 among them where nodes may share them.
+    pub fn missing(
+        &self,
+        listed: &[KeyListing],
+        nodes: &[u64],
+        backend: &str,
+    ) -> Vec<Arc<Authority>> {
         let there: BTreeSet<_> = listed.iter().map(|l| *l.key.id.as_bytes()).collect();
-        let of_node = self.of_node(own_node);
-        of_node
+        self.of_nodes(nodes, backend)
             .filter(|a| !there.iter().any(|id| id[..] == a.key_id))
             .cloned()
             .collect()
     }
 
-    /// Trusted authorities whose keys a node has or should have.
-    pub fn of_node(&self, own_node: u64) -> impl Iterator<Item = &Arc<Authority>> {
+    /// Trusted authorities whose keys a backend has or should have. A node had another backend
+    /// before it moved.
+    pub fn of_nodes(&self, nodes: &[u64], backend: &str) -> impl Iterator<Item = &Arc<Authority>> {
         self.authorities.iter().filter(move |authority| {
-            authority.node_id == own_node && authority.status() != AuthorityStatus::Revoked
+            nodes.contains(&authority.node_id)
+                && authority.backend == backend
+                && authority.status() != AuthorityStatus::Revoked
         })
     }
 }
@@ -222,11 +229,12 @@ mod tests {
             private_objects: 1,
             public_objects: 1,
         });
-        let missing = |node| -> Vec<String> {
-            let missing = known().missing(&listed, node);
+        let missing = |nodes: &[u64], backend| -> Vec<String> {
+            let missing = known().missing(&listed, nodes, backend);
             missing.iter().map(|a| a.id.clone()).collect()
         };
-        assert_eq!(missing(0), ["authority-2", "authority-4"]);
-        assert_eq!(missing(7), [""; 0]);
+        assert_eq!(missing(&[0, 7], ""), ["authority-2", "authority-4"]);
+        assert_eq!(missing(&[7], ""), [""; 0]);
+        assert_eq!(missing(&[0, 7], "disk"), [""; 0], "made elsewhere");
     }
 }

@@ -22,7 +22,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use chancery_hsm::{BackendKind, KeyId, KeyRef, Signer};
-use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus, IssuanceMode};
+use chancery_raft_store::model::{
+    Authority, AuthorityKind, AuthorityStatus, Cluster, IssuanceMode,
+};
 use chancery_raft_store::{Change, ChangeKind};
 use tokio::sync::{Notify, broadcast};
 
@@ -41,7 +43,7 @@ pub use steward::{OtherKey, Slot, StepFailed, Steward};
 #[derive(Clone)]
 pub struct Custody {
     signer: Arc<dyn Signer>,
-    shared: bool,
+    token: bool,
     usable: Arc<RwLock<BTreeSet<String>>>,
     making: Arc<Mutex<Option<MakingFailed>>>,
     tried: Arc<Notify>,
@@ -56,13 +58,13 @@ struct MakingFailed {
 }
 
 impl Custody {
-    /// Custody over `signer`; keys in a token are shared by the nodes, keys on disk or
+    /// Custody over `signer`; keys in a token can be shared by the nodes, keys on disk or
     /// in memory are each node's own.
     pub fn new(signer: Arc<dyn Signer>, intermediates: Intermediates) -> Self {
-        let shared = signer.kind() == BackendKind::Pkcs11;
+        let token = signer.kind() == BackendKind::Pkcs11;
         Self {
             signer,
-            shared,
+            token,
             usable: Arc::default(),
             making: Arc::default(),
             tried: Arc::default(),
@@ -75,9 +77,14 @@ impl Custody {
         &self.signer
     }
 
-    /// Whether nodes share the keys.
-    pub fn is_shared(&self) -> bool {
-        self.shared
+    /// Whether its keys are in a token, where other nodes may have access to them.
+    pub fn has_token(&self) -> bool {
+        self.token
+    }
+
+    /// Whether nodes are to share the keys of authorities.
+    pub fn shares(&self, cluster: &Cluster) -> bool {
+        plan::shares(cluster.authority_scope(), self.token)
     }
 
     /// The intermediates of this node.
@@ -107,14 +114,17 @@ impl Custody {
             && (!takes_intermediate || self.intermediates.of(&authority.id, now).is_some())
     }
 
-    /// Those of the authorities that this node may sign with.
+    /// Those of the authorities whose keys this node may have: its own, and with a token those
+    /// that nodes share.
     fn own<'a>(
         &self,
         authorities: &'a [Arc<Authority>],
         me: u64,
     ) -> impl Iterator<Item = &'a Arc<Authority>> + use<'a> {
-        let own = if self.shared { 0 } else { me };
-        authorities.iter().filter(move |a| a.node_id == own)
+        let token = self.token;
+        authorities
+            .iter()
+            .filter(move |a| a.node_id == me || (token && a.node_id == 0))
     }
 
     /// The intermediate that signs X.509-SVIDs on this node now, where the mode has it so.
@@ -124,13 +134,14 @@ impl Custody {
             return None;
         }
         let authorities = directory.authorities(AuthorityKind::X509);
+        let shared = self.shares(directory.cluster());
         drop(directory);
         let own: Vec<_> = self
             .own(&authorities, doors.consensus().me())
             .cloned()
             .collect();
         let now = doors.consensus().clock().now_unix_ms().div_euclid(1000);
-        self.intermediates.signing(&own, now)
+        self.intermediates.signing(&own, shared, now)
     }
 
     fn is_usable(&self, id: &str) -> bool {
@@ -168,18 +179,21 @@ impl Custody {
         (failed.slot == slot && failed.epoch == epoch).then(|| failed.why.clone())
     }
 
-    /// The authority of a kind that signs on this node: active, its key tried, not
-    /// tainted, not at its end.
+    /// The authority of `authorities`, of one kind, that signs on this node: active, its key
+    /// tried, not tainted, not at its end. One of the scope comes before one that it replaces;
+    /// `shared` says which those are.
     pub fn signing(
         &self,
         authorities: &[Arc<Authority>],
+        shared: bool,
         me: u64,
         now: i64,
     ) -> Option<Arc<Authority>> {
         self.own(authorities, me)
             .filter(|a| a.status() == AuthorityStatus::Active && !a.tainted)
             .filter(|a| a.expires_at > now)
-            .find(|a| self.is_usable(&a.id))
+            .filter(|a| self.is_usable(&a.id))
+            .max_by_key(|a| (a.node_id == 0) == shared)
             .cloned()
     }
 }

@@ -7,6 +7,10 @@
 //! member seen lately has proved that it can use the key and agents had time to learn of it.
 //! A day after its end an authority is forgotten.
 //!
+//! Nodes share authorities or have their own, as the scope says (`scope`). When it becomes the
+//! other one, authorities of the new scope are made, proved and learned of as in a rotation; those
+//! of the old one live on until then, and are retired.
+//!
 //! Promises: any step may be interrupted at any point, repeated, or come late from a leader that
 //! is none any more: the next plan continues from the replicated state, and what comes late is
 //! refused there. While an authority signs nothing takes its place that a member seen lately
@@ -16,6 +20,9 @@
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod move_tests;
+mod moving;
+#[cfg(test)]
 mod tests;
 mod thresholds;
 
@@ -23,12 +30,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chancery_raft_store::command::AuthorityName;
 use chancery_raft_store::model::{
-    Authority, AuthorityKind, AuthorityStatus, BundleAuthority, KeyIntent,
+    Authority, AuthorityKind, AuthorityScope, AuthorityStatus, BundleAuthority, KeyIntent,
 };
 
+#[cfg(test)]
+use self::moving::Left;
+pub(crate) use self::moving::left;
 pub(super) use self::thresholds::{LEARNING, PROVERS_SEEN_WITHIN};
 use self::thresholds::{
-    PRESENT_WITHIN, activate_at, is_current, patience, prepare_at, provers_seen_within,
+    PRESENT_WITHIN, activate_at, is_current, learned_at, patience, prepare_at, provers_seen_within,
     takes_over_at,
 };
 
@@ -46,8 +56,10 @@ pub struct Scene {
     pub me: u64,
     /// It leads.
     pub leader: bool,
-    /// Nodes share the keys; else each has its own.
-    pub shared: bool,
+    /// Whose the keys are to be.
+    pub scope: AuthorityScope,
+    /// This node's keys are in a token, where others may have access to them.
+    pub token: bool,
     /// There are no JWT-SVIDs, so no authority for them is made or used.
     pub without_jwt: bool,
     /// Every member knows the command that forgets authorities.
@@ -69,6 +81,11 @@ pub struct Scene {
 }
 
 impl Scene {
+    /// Whether nodes are to share the keys.
+    fn shared(&self) -> bool {
+        shares(self.scope, self.token)
+    }
+
     fn seen_within(&self, seconds: i64) -> impl Iterator<Item = u64> {
         let seen = self.seen.iter();
         seen.filter(move |(_, ago)| **ago <= seconds)
@@ -122,6 +139,13 @@ pub enum Step {
         /// Id of the authority.
         id: String,
     },
+    /// End the signing of authorities outside of the scope.
+    Retire {
+        /// Kind of all of them.
+        kind: AuthorityKind,
+        /// Their ids.
+        ids: Vec<String>,
+    },
     /// Forget authorities that ended long ago.
     Prune {
         /// Which.
@@ -161,23 +185,37 @@ pub fn slot(kind: AuthorityKind, own_node: Option<u64>) -> String {
     }
 }
 
-/// Whether an authority is one that this node may sign with.
-pub fn concerns(authority: &Authority, scene: &Scene) -> bool {
-    if scene.shared {
-        authority.node_id == 0
-    } else {
-        authority.node_id == scene.me
+/// Whether nodes share keys in a scope, on a node whose keys are in a token or not.
+pub fn shares(scope: AuthorityScope, token: bool) -> bool {
+    match scope {
+        AuthorityScope::Shared => true,
+        AuthorityScope::PerNode => false,
+        AuthorityScope::Unspecified => token,
     }
 }
 
 /// Every step that is due now, in order. No step needs one before it to have succeeded.
 pub fn plan(scene: &Scene) -> Vec<Step> {
-    let lives = KINDS
-        .into_iter()
-        .filter(|kind| !(scene.without_jwt && *kind == AuthorityKind::Jwt))
-        .flat_map(|kind| Slot::of(scene, kind).steps());
+    let lives = kinds(scene).flat_map(|kind| {
+        let mut steps = Slot::of(scene, kind).steps();
+        let outer = Slot::outside(scene, kind);
+        steps.extend(if outer.last.is_some() {
+            outer.steps()
+        } else {
+            outer.given_up().into_iter().collect()
+        });
+        steps.extend(moving::retire(scene, kind));
+        steps
+    });
     let pruning = KINDS.into_iter().filter_map(|kind| prune(scene, kind));
     lives.chain(pruning).collect()
+}
+
+fn kinds(scene: &Scene) -> impl Iterator<Item = AuthorityKind> + use<> {
+    let without_jwt = scene.without_jwt;
+    KINDS
+        .into_iter()
+        .filter(move |kind| !(without_jwt && *kind == AuthorityKind::Jwt))
 }
 
 /// Whether an authority of a kind, for whose slot this node has to care, is overdue.
@@ -185,37 +223,65 @@ pub fn overdue(scene: &Scene, kind: AuthorityKind) -> Option<Overdue> {
     if scene.without_jwt && kind == AuthorityKind::Jwt {
         return None;
     }
-    Slot::of(scene, kind).overdue()
+    let of_scope = Slot::of(scene, kind);
+    if of_scope.active().is_some() {
+        return of_scope.overdue();
+    }
+    // Until the others have taken over it is these that must not end.
+    Slot::outside(scene, kind)
+        .overdue()
+        .or_else(|| of_scope.overdue())
 }
 
 /// When the authority of a kind that signs here ends, Unix seconds.
 pub fn signs_until(scene: &Scene, kind: AuthorityKind) -> Option<i64> {
-    let active = Slot::of(scene, kind).active()?;
+    let active = Slot::of(scene, kind).active();
+    let active = active.or_else(|| Slot::outside(scene, kind).active())?;
     Some(active.expires_at)
 }
 
-/// The slot of a kind that concerns this node.
+/// A slot of a kind that concerns this node.
 struct Slot<'a> {
     scene: &'a Scene,
     kind: AuthorityKind,
+    /// Nodes share it.
+    shared: bool,
     name: String,
     /// Prepared or active, valid and not tainted.
     alive: Vec<&'a Authority>,
     /// Signed last, whether it still does or not.
     last: Option<&'a Authority>,
+    /// Signs outside of the scope until one of this slot does.
+    before: Option<&'a Authority>,
     intent: Option<&'a KeyIntent>,
 }
 
 impl<'a> Slot<'a> {
+    /// That of the scope.
     fn of(scene: &'a Scene, kind: AuthorityKind) -> Self {
-        let name = slot(kind, (!scene.shared).then_some(scene.me));
+        Self {
+            before: Self::outside(scene, kind).active(),
+            ..Self::at(scene, kind, scene.shared())
+        }
+    }
+
+    /// That of the other scope.
+    fn outside(scene: &'a Scene, kind: AuthorityKind) -> Self {
+        Self::at(scene, kind, !scene.shared())
+    }
+
+    fn at(scene: &'a Scene, kind: AuthorityKind, shared: bool) -> Self {
+        let name = slot(kind, (!shared).then_some(scene.me));
+        let owner = if shared { 0 } else { scene.me };
         let mine = || {
             let all = scene.authorities.iter();
-            all.filter(|a| a.kind() == kind && concerns(a, scene))
+            all.filter(|a| a.kind() == kind && a.node_id == owner)
         };
         Self {
             scene,
             kind,
+            shared,
+            before: None,
             alive: mine()
                 .filter(|a| is_current(a, scene.now) && !a.tainted)
                 .filter(|a| {
@@ -233,14 +299,14 @@ impl<'a> Slot<'a> {
 
     /// Slots of one node's own keys are that node's business alone.
     fn in_charge(&self) -> bool {
-        self.scene.leader || !self.scene.shared
+        self.scene.leader || !self.shared
     }
 
     /// A shared key that cannot be used right now is an outage of the token and no
     /// reason for a new authority, and an own key that was not tried yet is about to be;
     /// an own key that is not where it was made never comes back.
     fn is_serviceable(&self, authority: &Authority) -> bool {
-        self.scene.shared || !self.scene.lost.contains(&authority.id)
+        self.shared || !self.scene.lost.contains(&authority.id)
     }
 
     fn newest(&self, status: AuthorityStatus) -> Option<&'a Authority> {
@@ -261,7 +327,7 @@ impl<'a> Slot<'a> {
     /// Members that have to prove `next` before it may sign, and have not.
     fn unproved(&self, next: &Authority) -> BTreeSet<u64> {
         let scene = self.scene;
-        if !scene.shared {
+        if !self.shared {
             let able = scene.usable.contains(&next.id);
             return (!able).then_some(scene.me).into_iter().collect();
         }
@@ -288,6 +354,9 @@ impl<'a> Slot<'a> {
 
     fn proofs(&self) -> Vec<Step> {
         let scene = self.scene;
+        if self.shared && !scene.token {
+            return Vec::new();
+        }
         let untried = self
             .alive
             .iter()
@@ -302,9 +371,13 @@ impl<'a> Slot<'a> {
 
     fn activation(&self) -> Option<Step> {
         let next = self.next()?;
-        let is_time = self.active().is_none_or(|active| {
-            self.scene.now >= takes_over_at(active, next)
-                && (!self.scene.shared || self.scene.up_for >= SETTLED_AFTER)
+        let takes_over = match (self.active(), self.before) {
+            (Some(active), _) => Some(takes_over_at(active, next)),
+            (None, Some(before)) => Some(learned_at(next).min(before.expires_at)),
+            (None, None) => None,
+        };
+        let is_time = takes_over.is_none_or(|at| {
+            self.scene.now >= at && (!self.shared || self.scene.up_for >= SETTLED_AFTER)
         });
         (is_time && self.unproved(next).is_empty()).then(|| Step::Activate {
             kind: self.kind,
@@ -337,10 +410,20 @@ impl<'a> Slot<'a> {
         let is_time = self
             .active()
             .is_none_or(|active| scene.now >= prepare_at(active));
-        (self.in_charge() && is_time && self.next().is_none()).then(|| Step::Begin {
+        let able = scene.token || !self.shared;
+        (self.in_charge() && able && is_time && self.next().is_none()).then(|| Step::Begin {
             kind: self.kind,
             slot,
             epoch: self.intent.map_or(0, |i| i.epoch) + 1,
+        })
+    }
+
+    /// A key that was announced for a slot in which nothing signs, nor is to.
+    fn given_up(&self) -> Option<Step> {
+        let open = self.intent.filter(|i| i.node_id != 0)?;
+        self.in_charge().then(|| Step::Abandon {
+            slot: self.name.clone(),
+            epoch: open.epoch,
         })
     }
 

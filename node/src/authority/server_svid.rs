@@ -131,7 +131,7 @@ pub async fn keep_server_svid(
 fn matters(kind: &ChangeKind) -> bool {
     matches!(
         kind,
-        ChangeKind::IssuanceModeSet | ChangeKind::AuthoritySet(_)
+        ChangeKind::IssuanceModeSet | ChangeKind::AuthorityScopeSet | ChangeKind::AuthoritySet(_)
     )
 }
 

@@ -122,7 +122,13 @@ impl Issuer {
             return Some(format!("{intermediate}{why}"));
         }
         let Some(record) = self.signing(AuthorityKind::X509) else {
-            return Some("no X.509 authority can sign on it yet".to_owned());
+            let why = if self.lacks_token() {
+                "nodes share the authorities' keys, and its own are not in the token: give it the token in [keys], or \
+                 let each node have authorities of its own (`chancery localauthority migrate per-node`)"
+            } else {
+                "no X.509 authority can sign on it yet"
+            };
+            return Some(format!("{intermediate}{why}"));
         };
         if intermediate.is_empty() {
             return None;
@@ -140,6 +146,12 @@ impl Issuer {
         Some(format!(
             "{why}: JWT-SVIDs and CAs of downstream servers are not signed, X.509-SVIDs for {left} s more"
         ))
+    }
+
+    /// Whether authorities are made in a token that this node does not have.
+    fn lacks_token(&self) -> bool {
+        let custody = self.custody();
+        custody.shares(self.doors().local().cluster()) && !custody.has_token()
     }
 
     fn signer_trouble(&self) -> Option<String> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use chancery_raft_store::Refusal;
 use chancery_raft_store::command::{AbandonKey, AuthorityName, Command};
-use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus};
+use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus, KeyIntent};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
@@ -44,12 +44,18 @@ pub struct Slot {
 }
 
 impl Slot {
-    fn of(slot: &str, authorities: Vec<Arc<Authority>>) -> Self {
+    /// What stands in `slot`, and what signed once in those that `concern` this node too.
+    fn of(
+        slot: &str,
+        mut authorities: Vec<Arc<Authority>>,
+        concern: impl Fn(&Authority) -> bool,
+    ) -> Self {
         let mut found = Self::default();
-        let mut mine: Vec<_> = authorities.into_iter().filter(|a| a.slot == slot).collect();
-        mine.sort_by_key(|a| std::cmp::Reverse(a.epoch));
-        for authority in mine {
+        authorities.retain(|a| a.slot == slot || concern(a));
+        authorities.sort_by_key(|a| std::cmp::Reverse(a.sequence));
+        for authority in authorities {
             match authority.status() {
+                AuthorityStatus::Active | AuthorityStatus::Prepared if authority.slot != slot => {}
                 AuthorityStatus::Active => found.active = found.active.or(Some(authority)),
                 AuthorityStatus::Prepared => found.prepared = found.prepared.or(Some(authority)),
                 AuthorityStatus::Old => found.old.push(authority),
@@ -80,6 +86,9 @@ pub enum StepFailed {
     /// The state does not allow it.
     #[error("the state of the authority does not allow it: {0:?}")]
     Refused(Refusal),
+    /// The key is for a token that this node does not have.
+    #[error("nodes share the keys, in a token that this node does not have; ask another node")]
+    NoToken,
     /// The key could not be made on this node.
     #[error("{0}")]
     Making(String),
@@ -128,14 +137,28 @@ impl Steward {
         &self.custody
     }
 
-    fn slot_name(&self, kind: AuthorityKind) -> String {
+    /// The slot that the steps are about, and whether nodes are to share authorities: that of
+    /// the scope, once an authority signs there.
+    fn slot_name(&self, kind: AuthorityKind) -> (String, bool) {
         let me = self.doors.consensus().me();
-        plan::slot(kind, (!self.custody.is_shared()).then_some(me))
+        let directory = self.doors.local();
+        let shared = self.custody.shares(directory.cluster());
+        let name = |shared: bool| plan::slot(kind, (!shared).then_some(me));
+        let authorities = directory.authorities(kind);
+        let signs = |slot: &str| {
+            let mut all = authorities.iter();
+            all.any(|a| a.slot == slot && a.status() == AuthorityStatus::Active)
+        };
+        let moves = !signs(&name(shared)) && signs(&name(!shared));
+        (name(shared != moves), shared)
     }
 
-    /// The authorities of a kind that concern this node, as the local state has them.
+    /// The authorities of a kind that concern this node, as the local state has them. Those
+    /// that nodes shared concern every node, and those of single nodes all that share now.
     pub fn slot(&self, kind: AuthorityKind) -> Slot {
-        Slot::of(&self.slot_name(kind), self.doors.local().authorities(kind))
+        let (name, shared) = self.slot_name(kind);
+        let all = self.doors.local().authorities(kind);
+        Slot::of(&name, all, |a| shared || a.node_id == 0)
     }
 
     /// A JWT key of the bundle that is none of this node's slot.
@@ -179,7 +202,10 @@ impl Steward {
         kind: AuthorityKind,
         until: Instant,
     ) -> Result<Arc<Authority>, StepFailed> {
-        let slot = self.slot_name(kind);
+        let (slot, _) = self.slot_name(kind);
+        if !KeyIntent::is_of_one_node(&slot) && !self.custody.has_token() {
+            return Err(StepFailed::NoToken);
+        }
         let epoch = loop {
             let intent = self.doors.local().intent(&slot).cloned();
             let intent = intent.unwrap_or_default();
@@ -247,7 +273,7 @@ impl Steward {
             let proved = proved.into_iter().find(|a| a.id == authority.id);
             let proved = proved.map(|a| a.proved_by.clone()).unwrap_or_default();
             let me = self.doors.consensus().me();
-            let needed = if self.custody.is_shared() {
+            let needed = if authority.node_id == 0 {
                 self.lately()
             } else {
                 BTreeSet::from([me])
@@ -364,6 +390,7 @@ mod tests {
             id: epoch.to_string(),
             slot: "x509".into(),
             epoch,
+            sequence: epoch,
             tainted,
             ..Authority::default()
         };
@@ -373,27 +400,35 @@ mod tests {
 
     #[test]
     fn authorities_are_sorted_by_where_they_are_in_their_life() {
-        let other = Authority {
-            slot: "x509/node-2".into(),
-            ..(*authority(9, AuthorityStatus::Active, false)).clone()
+        let of_node = |sequence: u64, status: AuthorityStatus| {
+            Arc::new(Authority {
+                slot: "x509/node-2".into(),
+                node_id: 2,
+                ..(*authority(sequence, status, false)).clone()
+            })
         };
-        let slot = Slot::of(
-            "x509",
-            vec![
-                authority(1, AuthorityStatus::Revoked, true),
-                authority(2, AuthorityStatus::Old, true),
-                authority(3, AuthorityStatus::Old, false),
-                authority(4, AuthorityStatus::Revoked, false),
-                authority(5, AuthorityStatus::Active, false),
-                authority(6, AuthorityStatus::Prepared, false),
-                Arc::new(other),
-            ],
-        );
+        let all = vec![
+            authority(1, AuthorityStatus::Revoked, true),
+            authority(2, AuthorityStatus::Old, true),
+            authority(3, AuthorityStatus::Old, false),
+            authority(4, AuthorityStatus::Revoked, false),
+            authority(5, AuthorityStatus::Active, false),
+            authority(6, AuthorityStatus::Prepared, false),
+            of_node(7, AuthorityStatus::Old),
+            of_node(8, AuthorityStatus::Prepared),
+            of_node(9, AuthorityStatus::Active),
+        ];
+        let slot = Slot::of("x509", all.clone(), |_| false);
         let ids = |of: &[Arc<Authority>]| of.iter().map(|a| a.id.clone()).collect::<Vec<_>>();
         assert_eq!(slot.active.map(|a| a.epoch), Some(5));
         assert_eq!(slot.prepared.map(|a| a.epoch), Some(6));
         assert_eq!(ids(&slot.old), ["3", "2"], "the newest first");
         assert_eq!(ids(&slot.revoked), ["1"], "not one that only gave way");
+
+        let slot = Slot::of("x509", all, |_| true);
+        assert_eq!(slot.active.map(|a| a.epoch), Some(5), "not another's");
+        assert_eq!(slot.prepared.map(|a| a.epoch), Some(6), "not another's");
+        assert_eq!(ids(&slot.old), ["7", "3", "2"]);
     }
 
     #[test]

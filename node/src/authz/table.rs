@@ -109,6 +109,7 @@ pub(super) const TABLE: &[Row] = &[
     row("/chancery.cluster.v1.Cluster/ChangeMembers", ADMIN_OR_LOCAL, Named),
     row("/chancery.cluster.v1.Cluster/CreateToken", ADMIN_OR_LOCAL, Named),
     row("/chancery.cluster.v1.Cluster/RetryLogin", LOCAL, Shared),
+    row("/chancery.cluster.v1.Cluster/SetAuthorityScope", ADMIN_OR_LOCAL, Shared),
     row("/chancery.cluster.v1.Cluster/SetClock", ADMIN_OR_LOCAL, Shared),
     row("/chancery.cluster.v1.Cluster/SetIssuanceMode", ADMIN_OR_LOCAL, Shared),
     row("/chancery.cluster.v1.Cluster/Status", ADMIN_OR_LOCAL, Shared),

@@ -2,6 +2,7 @@
 //! and `revoke`.
 
 mod holders;
+mod migrate;
 
 use chancery_api::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use chancery_api::spire::api::server::localauthority::v1::{
@@ -15,6 +16,7 @@ use prost::Message;
 use tonic::transport::Channel;
 
 use self::holders::Shown;
+use self::migrate::Migrate;
 use super::error::CliError;
 use super::host::Host;
 use super::session::{ANSWER_BYTES_MAX, Common, Session, request};
@@ -35,6 +37,13 @@ pub(super) enum Kind {
         after_help = "Example:\n  chancery localauthority jwt show"
     )]
     Jwt(Jwt),
+    /// Shows whether nodes share authorities, or lets them share or have their own from now on
+    ///
+    /// shared: all sign with the same keys, in a token that each of them has. per-node: each node
+    /// makes keys of its own, where its [keys] says. Authorities of the other kind go on signing until
+    /// those of the new one have taken over; no identity is lost on the way, and it may be turned back
+    /// at any time. The command waits and says what is left to do; it goes on without it too.
+    Migrate(Migrate),
 }
 
 /// What can be done with authorities for X.509-SVIDs.
@@ -144,6 +153,7 @@ impl One {
 impl Kind {
     pub(super) fn run(self, host: &mut Host<'_>) -> Result<(), CliError> {
         let common = match &self {
+            Kind::Migrate(verb) => &verb.common,
             Kind::X509(X509::Show(verb) | X509::Prepare(verb)) => &verb.common,
             Kind::X509(X509::Activate(verb) | X509::Taint(verb)) => &verb.common,
             Kind::X509(X509::Revoke(verb)) | Kind::Jwt(Jwt::Revoke(verb)) => &verb.one.common,
@@ -151,6 +161,7 @@ impl Kind {
             Kind::Jwt(Jwt::Activate(verb) | Jwt::Taint(verb)) => &verb.common,
         };
         Session::run(common, host, async |session| match &self {
+            Kind::Migrate(verb) => verb.run(session).await,
             Kind::X509(verb) => verb.run(session).await,
             Kind::Jwt(verb) => verb.run(session).await,
         })

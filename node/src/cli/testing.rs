@@ -302,6 +302,7 @@ pub(super) fn cluster_status() -> StatusResponse {
         replaces: String::new(),
         boot: 2,
         shortfall: String::new(),
+        key_backend: "pkcs11".into(),
     };
     let authority = |kind: &str, id: &str, status: &str, backend: &str, node: &str| Authority {
         kind: kind.into(),
@@ -343,6 +344,8 @@ pub(super) fn cluster_status() -> StatusResponse {
         ready: true,
         outage_budget_seconds: 599,
         issuance_mode: "direct".into(),
+        authority_scope: "shared".into(),
+        scope_left: Vec::new(),
         outage_parts: [("freshness", 599), ("authority", 3_600)]
             .map(|(part, seconds)| OutagePart {
                 part: part.into(),

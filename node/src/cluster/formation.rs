@@ -14,7 +14,7 @@ use chancery_api::chancery::peer::v1::bootstrap_client::BootstrapClient;
 use chancery_api::chancery::peer::v1::bootstrap_server::{Bootstrap, BootstrapServer};
 use chancery_raft_store::command::{AdmitMember, Command, FEATURE_LEVEL, Found, Refusal};
 use chancery_raft_store::identity_record::Pin;
-use chancery_raft_store::model::IssuanceMode;
+use chancery_raft_store::model::{AuthorityScope, IssuanceMode};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
@@ -605,7 +605,13 @@ impl Bootstrap for Admission {
 }
 
 /// The first command of a log. Repeating it after a crash changes nothing.
-pub fn found(plan: &Plan, cluster_id: &str, tls: &PeerTls, mode: IssuanceMode) -> Command {
+pub fn found(
+    plan: &Plan,
+    cluster_id: &str,
+    tls: &PeerTls,
+    mode: IssuanceMode,
+    scope: AuthorityScope,
+) -> Command {
     Command::Found(Found {
         cluster_id: cluster_id.to_owned(),
         trust_domain: plan.trust_domain.clone(),
@@ -619,6 +625,7 @@ pub fn found(plan: &Plan, cluster_id: &str, tls: &PeerTls, mode: IssuanceMode) -
         founding_peers: plan.peers.clone(),
         feature_level: FEATURE_LEVEL,
         issuance_mode: mode.into(),
+        authority_scope: scope.into(),
     })
 }
 

@@ -96,6 +96,7 @@ impl Members {
                 },
                 boot: member.boot,
                 shortfall: status.map_or_else(String::new, |s| s.shortfall.clone()),
+                key_backend: status.map_or_else(String::new, |s| s.key_backend.clone()),
             });
         }
         if leadership.leader.is_none() {
@@ -187,6 +188,8 @@ impl Members {
             cluster_clock_ms: registry.cluster().clock_ms,
             clock_offset_ms: consensus.clock_offset_ms(),
             issuance_mode: registry.cluster().issuance_mode().as_str().to_owned(),
+            authority_scope: registry.cluster().authority_scope().as_str().to_owned(),
+            scope_left: Vec::new(),
         }
     }
 }

@@ -7,14 +7,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use chancery_identity::id::{SpiffeId, TrustDomain};
-use chancery_raft_store::model::IssuanceMode;
+use chancery_raft_store::model::{AuthorityScope, IssuanceMode};
 use serde::Deserialize;
 
 use super::Problem;
 use super::cidr::Cidr;
 use super::duration::format_duration;
 use super::node_attestors::{self, NodeAttestors};
-use super::raw::{RawBackend, RawConfig, RawIssuance, RawKeys, RawMode, RawSubject};
+use super::raw::{RawBackend, RawConfig, RawIssuance, RawKeys, RawMode, RawScope, RawSubject};
 
 /// Longest path of a unix socket on Linux, in bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -187,6 +187,9 @@ impl Raft {
 pub struct Issuance {
     /// Which key signs X.509-SVIDs in a cluster that this node founds, where the file says so.
     pub mode: Option<IssuanceMode>,
+    /// Whose the keys of authorities are in a cluster that this node founds, where the file says
+    /// so.
+    pub authority_scope: Option<AuthorityScope>,
     /// Lifetime of a node's intermediate, at most a sixth of `ca_ttl`.
     pub intermediate_ttl: Duration,
     /// Lifetime of agents' SVIDs.
@@ -825,7 +828,18 @@ fn check_issuance(raw: RawIssuance, keys: Option<&Keys>, problems: &mut Vec<Prob
             ),
         ));
     }
+    let in_token = matches!(keys, Some(Keys::Pkcs11(_)));
+    if matches!(raw.authority_scope, Some(RawScope::Shared)) && keys.is_some() && !in_token {
+        problems.push(Problem::new(
+            "issuance.authority_scope",
+            "is \"shared\", and nodes can share keys in a token alone: use keys.backend = \"pkcs11\", or \"per-node\"",
+        ));
+    }
     Issuance {
+        authority_scope: raw.authority_scope.map(|scope| match scope {
+            RawScope::Shared => AuthorityScope::Shared,
+            RawScope::PerNode => AuthorityScope::PerNode,
+        }),
         mode: raw.mode.map(|mode| match mode {
             RawMode::Direct => IssuanceMode::Direct,
             RawMode::Intermediate => IssuanceMode::Intermediate,

@@ -121,10 +121,19 @@ pub(super) enum RawMode {
     Intermediate,
 }
 
+/// See [`super::checked::Issuance::authority_scope`].
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum RawScope {
+    Shared,
+    PerNode,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawIssuance {
     pub(super) mode: Option<RawMode>,
+    pub(super) authority_scope: Option<RawScope>,
     pub(super) intermediate_ttl: Option<RawDuration>,
     pub(super) agent_ttl: RawDuration,
     pub(super) default_x509_svid_ttl: RawDuration,

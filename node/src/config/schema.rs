@@ -199,6 +199,8 @@ pub const KEYS: &[Key] = &[
 
     key("issuance.mode", one_of(&["direct", "intermediate"], &[]), Absent("`\"direct\"`"),
         "Which key signs X.509-SVIDs. `direct`: the authority's own. `intermediate`: a CA of each node's, in memory and short-lived, so that they go on while the token is away ([issuance modes](issuance-modes.md)). Counts when the cluster is founded; later `chancery issuance mode` sets it."),
+    key("issuance.authority_scope", one_of(&["shared", "per-node"], &[]), Absent("`\"shared\"` with keys in a token, else `\"per-node\"`"),
+        "Whether nodes share authorities, whose keys are then in a token that each has, or each node has its own ([whose authorities](authority-scope.md)). Counts when the cluster is founded; later `chancery localauthority migrate` sets it."),
     key("issuance.intermediate_ttl", span(seconds(5), seconds(7 * DAY)), Absent("`\"24h\"`, or a sixth of `issuance.ca_ttl` where that is shorter"),
         "Lifetime of a node's intermediate CA in mode `intermediate`, renewed at 40 to 50 % of it. At most 168h and a sixth of `issuance.ca_ttl`."),
     key("issuance.agent_ttl", span(seconds(5), seconds(30 * DAY)), Literal("\"1h\""),

@@ -67,6 +67,7 @@ pub(super) const TABLE: &[Row] = &[
     free("/chancery.cluster.v1.Cluster/ChangeMembers"),
     free("/chancery.cluster.v1.Cluster/CreateToken"),
     free("/chancery.cluster.v1.Cluster/RetryLogin"),
+    free("/chancery.cluster.v1.Cluster/SetAuthorityScope"),
     free("/chancery.cluster.v1.Cluster/SetClock"),
     free("/chancery.cluster.v1.Cluster/SetIssuanceMode"),
     free("/chancery.cluster.v1.Cluster/Status"),

@@ -7,7 +7,7 @@
 use chancery_hsm::KeyRef;
 use chancery_identity::id::SpiffeId;
 use chancery_raft_store::command::ChangeMembers;
-use chancery_raft_store::model::{DownstreamCa, Entry, IssuanceMode};
+use chancery_raft_store::model::{AuthorityScope, DownstreamCa, Entry, IssuanceMode};
 
 use crate::authority::{JwtSvid, X509Svid};
 use crate::authz::Permit;
@@ -219,6 +219,17 @@ pub(super) fn issuance_mode_set(permit: &Permit, before: IssuanceMode, mode: Iss
         caller = who(permit),
         before = before.as_str(),
         mode = mode.as_str(),
+    );
+}
+
+/// Whose the keys of authorities are to be was set.
+pub(super) fn authority_scope_set(permit: &Permit, before: AuthorityScope, scope: AuthorityScope) {
+    tracing::warn!(
+        target: TARGET,
+        event = "authority_scope_set",
+        caller = who(permit),
+        before = before.as_str(),
+        scope = scope.as_str(),
     );
 }
 

@@ -9,14 +9,17 @@ use chancery_api::chancery::peer::v1::Pin as WirePin;
 use chancery_hsm::AwaitedSigner;
 use chancery_hsm::pkcs11::Retried;
 use chancery_raft_store::command::{
-    ChangeMembers, Command, CreateNodeToken, SetClock, SetIssuanceMode,
+    ChangeMembers, Command, CreateNodeToken, SetAuthorityScope, SetClock, SetIssuanceMode,
 };
 use chancery_raft_store::identity_record::Pin;
-use chancery_raft_store::model::{IssuanceMode, NodeToken as TokenRecord};
+use chancery_raft_store::model::{
+    AuthorityKind, AuthorityScope, IssuanceMode, NodeToken as TokenRecord,
+};
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
 use super::{Context, audit, permit, status};
+use crate::authority::plan;
 use crate::cluster::status::SelfStatus;
 use crate::cluster::token::{NodeToken, SECRET_BYTES};
 use crate::environment::random;
@@ -50,6 +53,51 @@ impl ClusterService {
             this,
             token,
         }
+    }
+
+    /// What is left to do until only authorities of the scope sign.
+    fn scope_left(&self) -> Vec<String> {
+        let seen = self.context.members.seen_ago();
+        let now = self.context.doors.consensus().clock().now_unix_ms();
+        let now = now.div_euclid(1000);
+        let state = self.context.doors.local();
+        let seen = seen
+            .into_iter()
+            .filter(|(id, _)| state.member(*id).is_some())
+            .map(|(id, ago)| (id, i64::try_from(ago.as_secs()).unwrap_or(i64::MAX)))
+            .collect();
+        let scope = state.cluster().authority_scope();
+        let kinds = [AuthorityKind::X509, AuthorityKind::Jwt].into_iter();
+        kinds
+            .filter_map(|kind| {
+                let left = plan::left(&state.authorities(kind), kind, scope, &seen, now)?;
+                Some(left.sentence(kind, now))
+            })
+            .collect()
+    }
+
+    /// Whether every member that answers has its keys in a token: others could not sign.
+    fn check_tokens(&self) -> Result<(), Status> {
+        let report = self.context.members.report(&*self.this);
+        let members = report.members.iter();
+        let others: Vec<_> = members
+            .filter(|m| !matches!(&*m.key_backend, "" | "pkcs11"))
+            .map(|m| {
+                format!(
+                    "node {} has them in its {}",
+                    m.id,
+                    where_it_is(&m.key_backend)
+                )
+            })
+            .collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(format!(
+            "nodes can share keys in a token alone, and {}: give every node the token in its [keys] first, one after the \
+             other",
+            others.join(", ")
+        )))
     }
 
     /// What another node was refused with by a token, if it still stands.
@@ -118,7 +166,9 @@ impl Cluster for ClusterService {
         &self,
         _: Request<api::StatusRequest>,
     ) -> Result<Response<api::StatusResponse>, Status> {
-        Ok(Response::new(self.context.members.report(&*self.this)))
+        let mut report = self.context.members.report(&*self.this);
+        report.scope_left = self.scope_left();
+        Ok(Response::new(report))
     }
 
     async fn create_token(
@@ -319,6 +369,37 @@ impl Cluster for ClusterService {
         }))
     }
 
+    async fn set_authority_scope(
+        &self,
+        request: Request<api::SetAuthorityScopeRequest>,
+    ) -> Result<Response<api::SetAuthorityScopeResponse>, Status> {
+        let permit = permit(&request)?;
+        let name = &request.get_ref().scope;
+        let scope = AuthorityScope::from_name(name).ok_or_else(|| {
+            Status::invalid_argument(format!(
+                "{name:?} is no scope of authorities: it is \"shared\" or \"per-node\""
+            ))
+        })?;
+        if scope == AuthorityScope::Shared {
+            self.check_tokens()?;
+        }
+        let doors = &self.context.doors;
+        doors.exact().await?;
+        let before = doors.local().cluster().authority_scope();
+        let command = SetAuthorityScope {
+            scope: scope.into(),
+        };
+        let outcome = doors.write(Command::SetAuthorityScope(command)).await?;
+        outcome
+            .accepted()
+            .map_err(|refusal| status::refused(refusal, "the scope of authorities"))?;
+        audit::authority_scope_set(permit, before, scope);
+        Ok(Response::new(api::SetAuthorityScopeResponse {
+            before: before.as_str().to_owned(),
+            scope: scope.as_str().to_owned(),
+        }))
+    }
+
     async fn transfer_leader(
         &self,
         request: Request<api::TransferLeaderRequest>,
@@ -333,6 +414,14 @@ impl Cluster for ClusterService {
         Ok(Response::new(api::TransferLeaderResponse {
             leader: leader.to_string(),
         }))
+    }
+}
+
+/// Where keys are, of a backend's name.
+fn where_it_is(backend: &str) -> &str {
+    match backend {
+        "disk" => "data directory",
+        other => other,
     }
 }
 

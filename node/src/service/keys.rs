@@ -37,12 +37,14 @@ impl KeysService {
         self.context.steward.custody()
     }
 
-    /// The node that alone holds the keys behind this signer; 0 where nodes share them.
-    fn own_node(&self) -> u64 {
-        if self.custody().is_shared() {
-            0
+    /// Whose authorities have keys behind this signer: this node's, and of a token those that
+    /// nodes share, which are 0's.
+    fn owners(&self) -> Vec<u64> {
+        let me = self.context.doors.consensus().me();
+        if self.custody().has_token() {
+            vec![0, me]
         } else {
-            self.context.doors.consensus().me()
+            vec![me]
         }
     }
 
@@ -65,9 +67,10 @@ impl Keys for KeysService {
         permit(&request)?;
         let (listed, known) = self.look().await?;
         let signer = self.custody().signer();
-        let missing = known.missing(&listed, self.own_node());
+        let backend = signer.kind().as_str();
+        let missing = known.missing(&listed, &self.owners(), backend);
         Ok(Response::new(api::ListResponse {
-            backend: signer.kind().as_str().into(),
+            backend: backend.into(),
             token_serials: signer.token_serials(),
             keys: listed.iter().map(|found| told(found, &known)).collect(),
             missing: missing.iter().map(told_of).collect(),
@@ -134,7 +137,8 @@ impl Keys for KeysService {
             )));
         }
         let mut matched = Vec::new();
-        for authority in known.of_node(self.own_node()) {
+        let backend = self.custody().signer().kind().as_str();
+        for authority in known.of_nodes(&self.owners(), backend) {
             if self.matches(authority, &listed).await? {
                 matched.push(told_of(authority));
             }

@@ -1,7 +1,8 @@
 //! `spire.api.server.localauthority.v1.LocalAuthority`: rotating authorities by hand.
 //!
 //! Where nodes share their keys the answers are of the whole cluster; where each has its own,
-//! of the node that was asked, as with SPIRE. What SPIRE cannot do and this can: an old authority
+//! of the node that was asked, as with SPIRE. While one gives way to the other they are of what
+//! signs on that node. What SPIRE cannot do and this can: an old authority
 //! can be tainted and revoked while another one is prepared, and so can a JWT key of the bundle that
 //! is kept elsewhere: a downstream server that publishes what it should not is no reason to wait.
 
@@ -315,9 +316,10 @@ fn failed(kind: AuthorityKind, what: &str, error: &StepFailed) -> Status {
         }
         StepFailed::Refused(_) => Status::aborted(format!("{what}: {error}; try again")),
         StepFailed::Making(_) | StepFailed::NoKey => internal(&error.to_string()),
-        StepFailed::OthersKey(_) | StepFailed::NotProved(_) | StepFailed::StillServed(_) => {
-            Status::failed_precondition(format!("{what}: {error}"))
-        }
+        StepFailed::NoToken
+        | StepFailed::OthersKey(_)
+        | StepFailed::NotProved(_)
+        | StepFailed::StillServed(_) => Status::failed_precondition(format!("{what}: {error}")),
     }
 }
 

@@ -4,7 +4,7 @@
 //! compare-and-set on (slot, epoch), so a deposed leader's or a restarted
 //! node's late step is refused, and a crash leaves a key that the log names.
 
-use super::{Ruling, bundle, issuance};
+use super::{Ruling, bundle, issuance, scope};
 use crate::command::{
     AbandonKey, AdoptKeys, AuthorityName, BeginKey, Outcome, ProveAuthority, PruneAuthorities,
     RecordAuthority, Refusal,
@@ -23,6 +23,9 @@ pub(super) fn begin_key(txn: &mut Txn<'_>, command: &BeginKey) -> Ruling {
     }
     if command.node_id == 0 || command.key_id.len() != 16 {
         return Ok(Err(Refusal::Malformed));
+    }
+    if !scope::is_open(txn, &command.slot)? {
+        return Ok(Err(Refusal::Conflict));
     }
     txn.put_intent(&KeyIntent {
         slot: command.slot.clone(),
@@ -59,6 +62,9 @@ pub(super) fn record(txn: &mut Txn<'_>, command: &RecordAuthority) -> Ruling {
         return Ok(Err(Refusal::Conflict));
     };
     if intent.node_id == 0 || intent.epoch != draft.epoch || intent.key_id != draft.key_id {
+        return Ok(Err(Refusal::Conflict));
+    }
+    if !scope::is_open(txn, &draft.slot)? {
         return Ok(Err(Refusal::Conflict));
     }
     let known_kind = matches!(
@@ -126,7 +132,7 @@ pub(super) fn activate(txn: &mut Txn<'_>, command: &AuthorityName) -> Ruling {
     let Some(mut authority) = txn.authority(command.kind, &command.id)? else {
         return Ok(Err(Refusal::NotFound));
     };
-    if authority.status() != AuthorityStatus::Prepared {
+    if authority.status() != AuthorityStatus::Prepared || !scope::is_open(txn, &authority.slot)? {
         return Ok(Err(Refusal::Conflict));
     }
     // The mode may have become another since its proofs were looked at.

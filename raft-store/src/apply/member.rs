@@ -39,6 +39,7 @@ pub(super) fn found(txn: &mut Txn<'_>, command: &Found) -> Ruling {
         founding_peers: command.founding_peers.clone(),
         feature_level: command.feature_level,
         issuance_mode: command.issuance_mode,
+        authority_scope: command.authority_scope,
         ..Cluster::default()
     });
     admit(txn, founder)

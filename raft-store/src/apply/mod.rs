@@ -17,6 +17,7 @@ mod issuance;
 mod ledger;
 mod login;
 pub mod member;
+mod scope;
 
 use prost::Message;
 
@@ -187,6 +188,8 @@ fn run(txn: &mut Txn<'_>, command: &Command) -> Ruling {
         Command::ClaimLogin(c) => login::claim(txn, c),
         Command::SettleLogin(c) => login::settle(txn, c),
         Command::SetIssuanceMode(c) => issuance::set_mode(txn, c),
+        Command::SetAuthorityScope(c) => scope::set(txn, *c),
+        Command::RetireAuthorities(c) => scope::retire(txn, c),
         Command::NoteHolders(c) => ledger::note(txn, c),
         Command::TellRenewals(c) => ledger::tell_renewals(txn, c),
         Command::PruneHolders(c) => ledger::prune(txn, c),

@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use crate::model::{IssuanceMode, NodeToken};
+use crate::model::{AuthorityScope, IssuanceMode, NodeToken};
 
 /// Feature level of this version: the highest whose commands, fields and encodings it
 /// knows. A level is committed once every member offers it; nothing of it is proposed
@@ -13,7 +13,8 @@ use crate::model::{IssuanceMode, NodeToken};
 /// * 2: authorities that ended are pruned.
 /// * 3: logins on tokens are claimed, the issuance mode, keys of epochs that ended are adopted,
 ///   who holds documents of an authority is noted.
-pub const FEATURE_LEVEL: u32 = 3;
+/// * 4: whose the keys of authorities are is replicated, and can be changed.
+pub const FEATURE_LEVEL: u32 = 4;
 
 /// See [`super::Command::Found`].
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -36,6 +37,9 @@ pub struct Found {
     /// Mode in which the cluster starts to sign: the founder's.
     #[prost(enumeration = "IssuanceMode", tag = "75")]
     pub issuance_mode: i32,
+    /// Whose the keys of its authorities are: as the founder's configuration says.
+    #[prost(enumeration = "AuthorityScope", tag = "76")]
+    pub authority_scope: i32,
 }
 
 /// See [`super::Command::AdmitMember`].

@@ -15,6 +15,7 @@ mod members;
 mod membership;
 mod pruning;
 mod retries;
+mod scope;
 mod tokens;
 mod updates;
 

@@ -8,8 +8,9 @@ use chancery_raft_store::command::{
     NoteHolders, ProveAuthority, PruneAgents, PruneAuthorities, PruneBundle, PruneEntries,
     PruneHolders, PruneJoinTokens, RaiseFeatureLevel, RecordAuthority, RecordDownstreamCa,
     RecordServerSvid, RelationshipDraft, RelationshipFields, Relationships, RemoveMember,
-    RenewAgent, Renewal, SetAgentVersion, SetClock, SetIssuanceMode, SettleLogin, TellRenewals,
-    TrustDomains, UpdateEntries, UpdateFederatedBundles, UpdateRelationships,
+    RenewAgent, Renewal, RetireAuthorities, SetAgentVersion, SetAuthorityScope, SetClock,
+    SetIssuanceMode, SettleLogin, TellRenewals, TrustDomains, UpdateEntries,
+    UpdateFederatedBundles, UpdateRelationships,
 };
 use chancery_raft_store::model::{
     Authority, BundleAuthority, BundleCertificate, DownstreamCa, Entry, FederatedBundle,
@@ -204,7 +205,7 @@ fn admit() -> impl Strategy<Value = AdmitMember> {
 }
 
 fn slot() -> impl Strategy<Value = String> {
-    one_of(&["x509", "jwt"])
+    one_of(&["x509", "jwt", "x509/node-2"])
 }
 
 fn authority_name() -> impl Strategy<Value = AuthorityName> {
@@ -217,8 +218,9 @@ fn authority() -> impl Strategy<Value = Authority> {
     (authority_name(), slot(), 0u64..4, end).prop_map(|(name, slot, epoch, expires_at)| Authority {
         id: name.id,
         kind: name.kind,
-        slot,
         epoch,
+        node_id: if slot.ends_with('2') { 2 } else { 0 },
+        slot,
         key_id: vec![7; 16],
         public_key: vec![1],
         expires_at,
@@ -361,6 +363,12 @@ fn key_command() -> impl Strategy<Value = Command> {
             Command::ProveAuthority(ProveAuthority { authority: Some(name), node_id, with_intermediate })
         }),
         1 => (0i32..3).prop_map(|mode| Command::SetIssuanceMode(SetIssuanceMode { mode })),
+        1 => (0i32..4).prop_map(|scope| Command::SetAuthorityScope(SetAuthorityScope { scope })),
+        1 => prop::collection::vec(authority_name(), 0..3).prop_map(|names| {
+            let kind = names.first().map_or(1, |name| name.kind);
+            let ids = names.into_iter().map(|name| name.id).collect();
+            Command::RetireAuthorities(RetireAuthorities { kind, ids })
+        }),
         2 => authority_name().prop_map(Command::ActivateAuthority),
         2 => authority_name().prop_map(Command::TaintAuthority),
         2 => authority_name().prop_map(Command::RevokeAuthority),

@@ -135,12 +135,21 @@ impl Intermediates {
     }
 
     /// The one to sign with, of the authorities that this node may sign with: that of the active
-    /// one; else of the last that signed and is trusted without a blemish.
-    pub fn signing(&self, authorities: &[Arc<Authority>], now: i64) -> Option<Arc<Intermediate>> {
-        let rank = |a: &Authority| match a.status() {
-            AuthorityStatus::Active => Some((1, a.epoch)),
-            AuthorityStatus::Old => Some((0, a.epoch)),
-            _ => None,
+    /// one; else of the last that signed and is trusted without a blemish. One that nodes share, or
+    /// do not, as `shared` says comes first.
+    pub fn signing(
+        &self,
+        authorities: &[Arc<Authority>],
+        shared: bool,
+        now: i64,
+    ) -> Option<Arc<Intermediate>> {
+        let rank = |a: &Authority| {
+            let signs = match a.status() {
+                AuthorityStatus::Active => true,
+                AuthorityStatus::Old => false,
+                _ => return None,
+            };
+            Some((signs, (a.node_id == 0) == shared, a.sequence))
         };
         let candidates = authorities.iter().filter(|a| plan::may_sign(a, now));
         candidates
@@ -368,6 +377,9 @@ pub async fn keep_intermediates(custody: Custody, doors: Doors) {
 fn matters(kind: &ChangeKind) -> bool {
     matches!(
         kind,
-        ChangeKind::IssuanceModeSet | ChangeKind::AuthoritySet(_) | ChangeKind::AuthorityRemoved(_)
+        ChangeKind::IssuanceModeSet
+            | ChangeKind::AuthorityScopeSet
+            | ChangeKind::AuthoritySet(_)
+            | ChangeKind::AuthorityRemoved(_)
     )
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chancery_raft_store::apply::apply;
 use chancery_raft_store::command::{
     AbandonKey, AdmitMember, BeginKey, ClockTold, FEATURE_LEVEL, Found, ProveAuthority,
-    PruneAuthorities, RecordAuthority, SetIssuanceMode,
+    PruneAuthorities, RecordAuthority, RetireAuthorities, SetAuthorityScope, SetIssuanceMode,
 };
 use chancery_raft_store::model::IssuanceMode;
 use chancery_raft_store::view::Writes;
@@ -63,11 +63,24 @@ struct Known {
     /// The one that was to be followed, if it was still valid.
     active: Option<Authority>,
     next: Authority,
+    /// One outside of the scope signs until then.
+    moves: bool,
     at: i64,
 }
 
+/// Whose the keys are in a model.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    /// Of one token.
+    Shared,
+    /// Each node's memory.
+    Own,
+    /// Of a token, shared at one time and not at another.
+    Moving,
+}
+
 struct Cluster {
-    shared: bool,
+    keys: Keys,
     dice: Dice,
     now: i64,
     rows: Rows,
@@ -81,16 +94,20 @@ struct Cluster {
     most: usize,
     rotations: usize,
     pruned: usize,
+    /// When the scope became another.
+    moved: Vec<i64>,
+    /// Ends of such changes.
+    arrived: usize,
 }
 
 impl Cluster {
-    fn new(seed: u64, shared: bool) -> Self {
+    fn new(seed: u64, keys: Keys) -> Self {
         let node = |_| Node {
             up_since: START,
             ..Node::default()
         };
         let mut cluster = Self {
-            shared,
+            keys,
             dice: Dice(seed),
             now: START,
             rows: Rows::default(),
@@ -102,6 +119,8 @@ impl Cluster {
             most: 0,
             rotations: 0,
             pruned: 0,
+            moved: Vec::new(),
+            arrived: 0,
         };
         let admission = |id: u64| AdmitMember {
             peer_address: format!("node-{id}:8443"),
@@ -116,6 +135,11 @@ impl Cluster {
                 founder: Some(admission(1)),
                 founding_peers: (1..=NODES).map(|id| format!("node-{id}:8443")).collect(),
                 feature_level: FEATURE_LEVEL,
+                authority_scope: match keys {
+                    Keys::Moving => AuthorityScope::Shared.into(),
+                    // As clusters of before feature level 4 are.
+                    Keys::Shared | Keys::Own => 0,
+                },
                 ..Found::default()
             }),
             None,
@@ -156,6 +180,7 @@ impl Cluster {
             match &command {
                 Command::ActivateAuthority(_) => self.judge_activation(&known.unwrap()),
                 Command::PruneAuthorities(_) => self.judge_pruning(&before),
+                Command::RetireAuthorities(c) => self.judge_retirement(c),
                 _ => {}
             }
         }
@@ -171,7 +196,7 @@ impl Cluster {
         {
             assert!(!signs.proved_by.is_empty(), "nobody got an intermediate");
         }
-        if !self.shared {
+        if known.next.node_id != 0 {
             return;
         }
         let unproved: Vec<_> = known
@@ -179,10 +204,10 @@ impl Cluster {
             .iter()
             .filter(|id| !known.next.proved_by.contains(id))
             .collect();
-        let Some(active) = &known.active else {
+        if known.active.is_none() && !known.moves {
             assert!(!known.next.proved_by.is_empty(), "nobody proved it");
             return;
-        };
+        }
         assert!(unproved.is_empty(), "{unproved:?} did not prove it");
         // A certificate begins ten seconds before it is made.
         let backdated = if known.next.kind() == AuthorityKind::Jwt {
@@ -194,7 +219,27 @@ impl Cluster {
             known.at >= known.next.issued_at + backdated + 15,
             "unknown to agents"
         );
-        assert!(known.at >= active.expires_at - LIFE / 6, "early");
+        if let Some(active) = &known.active {
+            let due = active.expires_at - LIFE / 6;
+            // One that a change of scope left unused.
+            let unused = known.next.expires_at - LIFE / 2;
+            assert!(known.at >= due.min(unused), "early");
+        }
+    }
+
+    /// Whoever is there signs with another one already.
+    fn judge_retirement(&mut self, command: &RetireAuthorities) {
+        let all: Vec<_> = self.authorities().collect();
+        let kind = command.kind();
+        let signs = |node: u64| {
+            let mut of_kind = all.iter().filter(|a| a.kind() == kind && a.node_id == node);
+            of_kind.any(|a| a.status() == AuthorityStatus::Active)
+        };
+        match self.head.cluster().authority_scope() {
+            AuthorityScope::Shared => assert!(signs(0), "nobody took over"),
+            _ => assert!((1..=NODES).any(signs), "nobody took over"),
+        }
+        self.arrived += 1;
     }
 
     fn judge_pruning(&mut self, before: &[std::sync::Arc<Authority>]) {
@@ -248,20 +293,20 @@ impl Cluster {
                 // Whoever started since has never seen it.
                 Some(away) => (away >= node.up_since).then_some((*other, self.now - away)),
             });
-        let slots = KINDS.map(|k| slot(k, (!self.shared).then_some(id)));
+        let slots = KINDS.map(|k| [None, Some(id)].map(|node| slot(k, node)));
+        let token = self.keys != Keys::Own;
         let authorities: Vec<Authority> = {
             let all = KINDS.iter().flat_map(|k| node.directory.authorities(*k));
             all.map(|a| (*a).clone()).collect()
         };
-        let own = authorities
-            .iter()
-            .filter(|a| !self.shared && a.node_id == id);
+        let own = authorities.iter().filter(|a| !token && a.node_id == id);
         let lost = own.filter(|a| !node.keys.contains(&a.key_id));
         Scene {
             me: id,
             lost: lost.map(|a| a.id.clone()).collect(),
             leader: believes,
-            shared: self.shared,
+            scope: node.directory.cluster().authority_scope(),
+            token,
             without_jwt: false,
             prunes: true,
             now: self.now,
@@ -269,6 +314,7 @@ impl Cluster {
             authorities,
             intents: slots
                 .iter()
+                .flatten()
                 .filter_map(|s| node.directory.intent(s).cloned())
                 .collect(),
             seen: seen.collect(),
@@ -298,9 +344,15 @@ impl Cluster {
             };
             let known = match &step {
                 Step::Activate { kind, id: next } => {
-                    let slot = Slot::of(&scene, *kind);
                     let next = scene.authorities.iter().rfind(|a| a.id == *next).unwrap();
+                    let of_scope = Slot::of(&scene, *kind);
+                    let slot = if of_scope.name == next.slot {
+                        of_scope
+                    } else {
+                        Slot::outside(&scene, *kind)
+                    };
                     Some(Known {
+                        moves: slot.before.is_some(),
                         required: scene.seen_within(600).collect(),
                         active: slot.active().cloned(),
                         next: next.clone(),
@@ -363,7 +415,11 @@ impl Cluster {
                         slot: intent.slot.clone(),
                         epoch: intent.epoch,
                         key_id: intent.key_id.clone(),
-                        node_id: if self.shared { 0 } else { me },
+                        node_id: if KeyIntent::is_of_one_node(&intent.slot) {
+                            me
+                        } else {
+                            0
+                        },
                         public_key: vec![1],
                         issued_at: now - backdated,
                         expires_at: now + LIFE - backdated,
@@ -375,7 +431,7 @@ impl Cluster {
                 let node = self.nodes.get_mut(&me).unwrap();
                 let authorities = node.directory.authorities(*kind);
                 let authority = authorities.iter().find(|a| a.id == *id).unwrap();
-                if !self.shared && !node.keys.contains(&authority.key_id) {
+                if self.keys == Keys::Own && !node.keys.contains(&authority.key_id) {
                     return None;
                 }
                 node.usable.insert(id.clone());
@@ -392,6 +448,10 @@ impl Cluster {
                 })
             }
             Step::Activate { kind, id } => Some(Command::ActivateAuthority(name(kind, id))),
+            Step::Retire { kind, ids } => Some(Command::RetireAuthorities(RetireAuthorities {
+                kind: (*kind).into(),
+                ids: ids.clone(),
+            })),
             Step::Prune { authorities } => Some(Command::PruneAuthorities(PruneAuthorities {
                 authorities: authorities.clone(),
             })),
@@ -433,6 +493,18 @@ impl Cluster {
             let mode = i32::from(self.dice.once_in(2));
             self.apply(Command::SetIssuanceMode(SetIssuanceMode { mode }), None);
         }
+        if self.keys == Keys::Moving && self.dice.once_in(60) {
+            let scope = match self.head.cluster().authority_scope() {
+                AuthorityScope::Shared => AuthorityScope::PerNode,
+                _ => AuthorityScope::Shared,
+            };
+            let scope = scope.into();
+            self.apply(
+                Command::SetAuthorityScope(SetAuthorityScope { scope }),
+                None,
+            );
+            self.moved.push(self.now);
+        }
         let up = self.up();
         if !up.contains(&self.leader) || self.dice.once_in(5) {
             self.leader = up[self.dice.roll(up.len() as u64) as usize];
@@ -472,7 +544,7 @@ impl Cluster {
                         && usable.is_none_or(|ids| ids.contains(&a.id))
                 })
             };
-            if self.shared {
+            if self.keys == Keys::Shared {
                 assert!(
                     signing(slot(kind, None), None),
                     "no {kind:?} authority signs at {} of {all:#?}",
@@ -482,19 +554,33 @@ impl Cluster {
             for (id, node) in &self.nodes {
                 // It has had a calm step.
                 let settled = self.now - node.up_since >= 5 * LIFE / STEPS;
-                if !self.shared && node.away_since.is_none() && settled {
-                    let own = signing(slot(kind, Some(*id)), Some(&node.usable));
-                    assert!(own, "no {kind:?} authority signs on node {id}");
+                if node.away_since.is_some() || !settled {
+                    continue;
                 }
+                let own = signing(slot(kind, Some(*id)), Some(&node.usable));
+                let signs = match self.keys {
+                    Keys::Shared => true,
+                    Keys::Own => own,
+                    Keys::Moving => own || signing(slot(kind, None), Some(&node.usable)),
+                };
+                assert!(
+                    signs,
+                    "no {kind:?} authority signs on node {id} at {}, moved at {:?}: {all:#?}",
+                    self.now - START,
+                    self.moved
+                );
             }
         }
-        let bound = if self.shared {
+        let lately = |at: &&i64| self.now - **at <= 3 * LIFE;
+        let of_all = 5 * NODES as usize;
+        let bound = match self.keys {
             // Within two lives two and a half are made of each kind, one more in time of need.
-            2 * 5
-        } else {
-            let lately = |at: &&i64| self.now - **at <= 3 * LIFE;
-            let restarts = self.nodes.values().flat_map(|n| &n.restarts);
-            2 * (5 * NODES as usize + 2 * restarts.filter(lately).count())
+            Keys::Shared => 2 * 5,
+            Keys::Own => {
+                let restarts = self.nodes.values().flat_map(|n| &n.restarts);
+                2 * (of_all + 2 * restarts.filter(lately).count())
+            }
+            Keys::Moving => 2 * (of_all + 5 * self.moved.iter().filter(lately).count()),
         };
         assert!(
             all.len() <= bound,
@@ -502,13 +588,38 @@ impl Cluster {
             all.len()
         );
     }
+
+    /// A change of scope comes to its end although nodes come and go.
+    fn judge_arrival(&self) {
+        let scope = self.head.cluster().authority_scope();
+        let moved = self.moved.last().copied().unwrap_or(START);
+        if self.now - moved < 20 * LIFE / STEPS {
+            return;
+        }
+        let left: Vec<_> = self
+            .authorities()
+            .filter(|a| (a.node_id != 0) != (scope == AuthorityScope::PerNode))
+            .filter(|a| {
+                let status = a.status();
+                matches!(status, AuthorityStatus::Active | AuthorityStatus::Prepared)
+            })
+            .collect();
+        assert!(
+            left.is_empty(),
+            "{scope:?} since {}: {left:#?}",
+            moved - START
+        );
+    }
 }
 
-fn lives(seed: u64, shared: bool, lives: i64) -> Cluster {
-    let mut cluster = Cluster::new(seed, shared);
+fn lives(seed: u64, keys: Keys, lives: i64) -> Cluster {
+    let mut cluster = Cluster::new(seed, keys);
     for number in 0..lives * STEPS {
         cluster.step(number);
         cluster.judge_service();
+        if keys == Keys::Moving {
+            cluster.judge_arrival();
+        }
     }
     cluster
 }
@@ -518,7 +629,7 @@ proptest! {
 
     #[test]
     fn shared_authorities_follow_each_other_whatever_happens(seed: u64) {
-        let cluster = lives(seed, true, 8);
+        let cluster = lives(seed, Keys::Shared, 8);
         // Eight lives of five sixths each, both kinds.
         prop_assert!(cluster.rotations >= 2 * 8, "{} rotations", cluster.rotations);
         prop_assert!(cluster.pruned >= 2 * 5, "{} pruned", cluster.pruned);
@@ -526,7 +637,14 @@ proptest! {
 
     #[test]
     fn authorities_of_each_node_follow_each_other_whatever_happens(seed: u64) {
-        let cluster = lives(seed, false, 8);
+        let cluster = lives(seed, Keys::Own, 8);
         prop_assert!(cluster.pruned >= 2 * 5, "{} pruned", cluster.pruned);
+    }
+
+    #[test]
+    fn nodes_share_authorities_and_have_their_own_by_turns_whatever_happens(seed: u64) {
+        let cluster = lives(seed, Keys::Moving, 8);
+        let moved = cluster.moved.len();
+        prop_assert!(moved == 0 || cluster.arrived > 0, "moved {moved} times, never arrived");
     }
 }

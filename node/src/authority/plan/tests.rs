@@ -7,7 +7,7 @@ fn scene(shared: bool) -> Scene {
     Scene {
         me: 1,
         leader: true,
-        shared,
+        token: shared,
         prunes: true,
         now: NOW,
         up_for: 1_000,
@@ -321,7 +321,7 @@ fn an_authority_without_a_successor_is_told_of_from_a_sixth_before_its_end_on() 
 #[test]
 fn each_node_rotates_its_own_keys_leader_or_not() {
     let mut s = late(LIFE / 2);
-    (s.shared, s.leader, s.up_for) = (false, false, 0);
+    (s.token, s.leader, s.up_for) = (false, false, 0);
     s.authorities[0].node_id = 1;
     let begin = Step::Begin {
         kind: AuthorityKind::X509,
@@ -330,7 +330,7 @@ fn each_node_rotates_its_own_keys_leader_or_not() {
     };
     assert_eq!(x509(&s), [begin]);
     let mut s = late(LIFE / 6);
-    (s.shared, s.leader) = (false, false);
+    (s.token, s.leader) = (false, false);
     add_next(&mut s, &[1], 100);
     for authority in &mut s.authorities {
         authority.node_id = 1;

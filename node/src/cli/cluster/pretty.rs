@@ -68,6 +68,17 @@ fn summary(status: &StatusResponse, paint: Paint) -> String {
             mode => format!("{mode}: authorities sign by themselves"),
         },
     );
+    line(
+        "Authorities",
+        match &*status.authority_scope {
+            "" => "as each node's keys have it".to_owned(),
+            "shared" => "shared: nodes sign with the same keys".to_owned(),
+            scope => format!("{scope}: each node has its own"),
+        },
+    );
+    for left in &status.scope_left {
+        line("", left.clone());
+    }
     line("Outage budget", outage_budget(status));
     text
 }
@@ -273,6 +284,7 @@ Leader        : node 1, one:8081 (term 7)
 Asked node    : node 2, can issue
 State         : 12 ms old; issuance stops at 10 min
 Issuance      : direct: authorities sign by themselves
+Authorities   : shared: nodes sign with the same keys
 Outage budget : 9 min 59 s of issuance without the quorum, ended by the age of the state
 
 NODE  ROLE    STATE  APPLIED  DIGEST        CLOCK  VERSION  AGENTS    PEERS

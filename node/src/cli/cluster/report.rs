@@ -27,6 +27,8 @@ pub(super) struct Report<'a> {
     clock_offset_ms: Option<i64>,
     issuance_mode: &'a str,
     outage_parts: Vec<PartReport<'a>>,
+    authority_scope: &'a str,
+    scope_left: &'a [String],
 }
 
 #[derive(Debug, Serialize)]
@@ -53,6 +55,7 @@ pub(super) struct MemberReport<'a> {
     replaces: Option<&'a str>,
     boot: u64,
     shortfall: Option<&'a str>,
+    key_backend: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -89,6 +92,8 @@ impl<'a> From<&'a StatusResponse> for Report<'a> {
             clock_offset_ms: status.clock_offset_ms,
             issuance_mode: &status.issuance_mode,
             outage_parts: status.outage_parts.iter().map(PartReport::from).collect(),
+            authority_scope: &status.authority_scope,
+            scope_left: &status.scope_left,
         }
     }
 }
@@ -120,6 +125,7 @@ impl<'a> From<&'a Member> for MemberReport<'a> {
             replaces: present(&member.replaces),
             boot: member.boot,
             shortfall: present(&member.shortfall),
+            key_backend: present(&member.key_backend),
         }
     }
 }
@@ -158,15 +164,16 @@ mod tests {
             "{\"advice\":[],\
              \"authorities\":[{\"authority_id\":\"0a1b\",\"backend\":\"pkcs11\",\
              \"expires_at\":1552410266,\"kind\":\"x509\",\"node_id\":null,\"status\":\"active\"}],\
+             \"authority_scope\":\"shared\",\
              \"clock_offset_ms\":-3,\"cluster_clock_ms\":1552406666000,\
              \"cluster_id\":\"c-1\",\"feature_level\":1,\"freshness_ms\":12,\"issuance_mode\":\"direct\",\"leader\":\"1\",\
              \"members\":[{\"api\":\"one:8081\",\"applied_index\":1042,\"auto_promote\":false,\"boot\":2,\"clock_skew_ms\":0,\
-             \"id\":\"1\",\"not_ready\":null,\"peer\":\"one:8082\",\"reachable\":true,\
+             \"id\":\"1\",\"key_backend\":\"pkcs11\",\"not_ready\":null,\"peer\":\"one:8082\",\"reachable\":true,\
              \"replaces\":null,\"role\":\"leader\",\"shortfall\":null,\"state_digest\":\"abcdef0123456789\",\"version\":\"0.1.0\",\
              \"wanted\":\"voter\"}],\
              \"node_id\":\"2\",\"outage_budget_seconds\":599,\"outage_parts\":[{\"part\":\"freshness\",\"seconds\":599},\
              {\"part\":\"authority\",\"seconds\":3600}],\"ready\":true,\
-             \"stale_issuance_limit_ms\":600000,\"term\":7,\"trust_domain\":\"example.org\"}\n"
+             \"scope_left\":[],\"stale_issuance_limit_ms\":600000,\"term\":7,\"trust_domain\":\"example.org\"}\n"
         );
     }
 
