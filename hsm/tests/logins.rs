@@ -45,6 +45,10 @@ impl Council for Others {
         self.ends.lock().expect("no panic").push(end);
     }
 
+    fn refused_unclaimed(&self, _: &str, said: &str) {
+        panic!("every login here is claimed: {said}");
+    }
+
     fn tried(&self, _: &str, said: &str) {
         self.tried.lock().expect("no panic").push(said.to_owned());
     }

@@ -72,6 +72,10 @@ pub trait Council: fmt::Debug + Send + Sync {
     /// Tells what came of the try, at once or as soon as others can be told.
     fn settle(&self, serial: &str, end: LoginEnd);
 
+    /// A PIN was refused that was tried without a claim, because nobody could be asked. They are
+    /// told as soon as they can be.
+    fn refused_unclaimed(&self, serial: &str, said: &str);
+
     /// An earlier process of this machine tried a PIN: if it has not told what came of it, this is
     /// it.
     fn tried(&self, serial: &str, said: &str);
@@ -175,6 +179,7 @@ pub(super) struct Gatekeeper {
 #[derive(Debug)]
 pub(super) struct Attempt<'a> {
     council: Option<&'a dyn Council>,
+    claimed: bool,
     serial: &'a str,
     record: Record,
     before: Option<Tried>,
@@ -216,23 +221,24 @@ impl Gatekeeper {
                 before
             }
         };
-        let mut claimed = council;
+        let mut claimed = council.is_some();
         if let Some(council) = council {
             let ordered = policy != LoginPolicy::Guarded;
             match council.claim(serial, ordered) {
                 Ok(()) => {}
-                Err(ClaimRefused::Unasked { .. }) if taken_before => claimed = None,
+                Err(ClaimRefused::Unasked { .. }) if taken_before => claimed = false,
                 Err(refused) => return Err(barred(token, refused).into()),
             }
         }
         if let Err(error) = record.begin(serial, pin.bytes()) {
-            if let Some(council) = claimed {
+            if let Some(council) = council.filter(|_| claimed) {
                 council.settle(serial, LoginEnd::NotTried);
             }
             return Err(error);
         }
         Ok(Attempt {
-            council: claimed,
+            council,
+            claimed,
             serial,
             record,
             before,
@@ -267,8 +273,13 @@ fn barred(token: &TokenName, refused: ClaimRefused) -> LoginBarred {
 
 impl Attempt<'_> {
     fn settle(&self, end: LoginEnd) {
-        if let Some(council) = self.council {
-            council.settle(self.serial, end);
+        let Some(council) = self.council else {
+            return;
+        };
+        match end {
+            end if self.claimed => council.settle(self.serial, end),
+            LoginEnd::Refused(said) => council.refused_unclaimed(self.serial, &said),
+            LoginEnd::Accepted | LoginEnd::NotTried => {}
         }
     }
 
@@ -297,5 +308,85 @@ impl Attempt<'_> {
         if let Err(error) = write(&mut self.record, self.serial) {
             tracing::error!(%error, path = %path.display(), "the outcome of a login is not recorded");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::pkcs11::TokenSelector;
+
+    /// Others that cannot be asked, and what they are to hear.
+    #[derive(Debug, Default)]
+    struct Away {
+        settled: Mutex<Vec<LoginEnd>>,
+        unclaimed: Mutex<Vec<String>>,
+    }
+
+    impl Council for Away {
+        fn claim(&self, _: &str, _: bool) -> Result<(), ClaimRefused> {
+            Err(ClaimRefused::Unasked {
+                why: "no quorum".to_owned(),
+            })
+        }
+
+        fn settle(&self, _: &str, end: LoginEnd) {
+            self.settled.lock().expect("no panic").push(end);
+        }
+
+        fn refused_unclaimed(&self, serial: &str, said: &str) {
+            let told = format!("{serial}: {said}");
+            self.unclaimed.lock().expect("no panic").push(told);
+        }
+
+        fn tried(&self, _: &str, _: &str) {}
+    }
+
+    #[test]
+    fn a_refusal_without_a_claim_is_told_and_no_other_end() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("pin");
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .expect("a file");
+        std::io::Write::write_all(&mut file, b"4711-0815").expect("writes");
+        let config = Pkcs11Config::new("module", TokenSelector::Label("ca".to_owned()), &path);
+        let away = Arc::new(Away::default());
+        let others: Arc<dyn Council> = away.clone();
+        let gatekeeper = Gatekeeper::new(&config, Some(others));
+        let pin = Pin::read(&path).expect("reads");
+        let token = TokenName {
+            label: "ca".to_owned(),
+            serial: "7".to_owned(),
+        };
+        let leave =
+            |taken_before| gatekeeper.leave(&token, &pin, LoginPolicy::Guarded, taken_before);
+        let barred = leave(false).expect_err("nobody can be asked");
+        assert!(
+            matches!(barred, SignerError::Login(LoginBarred::Unasked { .. })),
+            "{barred}"
+        );
+        leave(true).expect("it was taken before").accepted();
+        leave(true).expect("it was taken before").not_tried();
+        assert!(away.unclaimed.lock().expect("no panic").is_empty());
+        let refused = Ckr::new(cryptoki::error::RvError::PinIncorrect);
+        leave(true).expect("it was taken before").refused(refused);
+        assert_eq!(
+            *away.unclaimed.lock().expect("no panic"),
+            ["7: CKR_PIN_INCORRECT"]
+        );
+        assert!(away.settled.lock().expect("no panic").is_empty());
+        let barred = leave(true).expect_err("it was refused");
+        assert!(
+            matches!(barred, SignerError::Login(LoginBarred::Refused { .. })),
+            "{barred}"
+        );
     }
 }

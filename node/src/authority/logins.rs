@@ -43,10 +43,23 @@ struct Inner {
     doors: Doors,
     runtime: Handle,
     boot: u64,
-    sequence: AtomicU64,
+    sequence: Arc<AtomicU64>,
     /// The claim that was granted last, or may have been, and is not settled.
     granted: Mutex<Option<SettleLogin>>,
-    untold: mpsc::Sender<SettleLogin>,
+    untold: mpsc::Sender<Untold>,
+}
+
+/// What the registry is to hear.
+enum Untold {
+    /// The outcome of a claim.
+    Outcome(SettleLogin),
+    /// A refusal of a PIN that was tried without a claim.
+    Refusal {
+        /// By the token of this serial.
+        serial: String,
+        /// What it answered.
+        said: String,
+    },
 }
 
 impl std::fmt::Debug for Logins {
@@ -58,14 +71,20 @@ impl std::fmt::Debug for Logins {
 impl Logins {
     /// Claims for this node in its start number `boot`, on the current runtime.
     pub fn start(doors: Doors, boot: u64) -> Self {
-        let (untold, outcomes) = mpsc::channel(UNTOLD_MAX);
-        tokio::spawn(tell(doors.clone(), outcomes));
+        let (untold, waiting) = mpsc::channel(UNTOLD_MAX);
+        let sequence = Arc::new(AtomicU64::new(0));
+        let teller = Teller {
+            doors: doors.clone(),
+            boot,
+            sequence: Arc::clone(&sequence),
+        };
+        tokio::spawn(teller.run(waiting));
         Self {
             inner: Arc::new(Inner {
                 doors,
                 runtime: Handle::current(),
                 boot,
-                sequence: AtomicU64::new(0),
+                sequence,
                 granted: Mutex::default(),
                 untold,
             }),
@@ -73,11 +92,64 @@ impl Logins {
     }
 }
 
-/// Tells outcomes, one after the other, each until it is written or nobody asks for it.
-async fn tell(doors: Doors, mut outcomes: mpsc::Receiver<SettleLogin>) {
-    while let Some(outcome) = outcomes.recv().await {
-        while let Err(error) = doors.propose(Command::SettleLogin(outcome.clone())).await {
+/// Tells what the registry is to hear, one after the other, each until it is written or nobody
+/// asks for it.
+struct Teller {
+    doors: Doors,
+    boot: u64,
+    sequence: Arc<AtomicU64>,
+}
+
+impl Teller {
+    async fn run(self, mut waiting: mpsc::Receiver<Untold>) {
+        while let Some(untold) = waiting.recv().await {
+            match untold {
+                Untold::Outcome(outcome) => self.tell(outcome).await,
+                Untold::Refusal { serial, said } => self.tell_refusal(serial, said).await,
+            }
+        }
+    }
+
+    async fn tell(&self, outcome: SettleLogin) {
+        while let Err(error) = self
+            .doors
+            .propose(Command::SettleLogin(outcome.clone()))
+            .await
+        {
             tracing::debug!(%error, "the outcome of a login is not told yet");
+            tokio::time::sleep(TELL_PAUSE).await;
+        }
+    }
+
+    /// By a claim that is settled at once. One that is refused because of another refusal says
+    /// all that there is to say.
+    async fn tell_refusal(&self, serial: String, said: String) {
+        loop {
+            let claim = ClaimLogin {
+                serial: serial.clone(),
+                node_id: self.doors.consensus().me(),
+                boot: self.boot,
+                sequence: self.sequence.fetch_add(1, Ordering::Relaxed) + 1,
+                ordered: false,
+            };
+            let settle = SettleLogin {
+                serial: serial.clone(),
+                node_id: claim.node_id,
+                boot: claim.boot,
+                sequence: claim.sequence,
+                end: End::Refused.into(),
+                why: said.clone(),
+            };
+            match self.doors.propose(Command::ClaimLogin(claim)).await {
+                Ok(outcome) => match outcome.accepted() {
+                    Ok(_) => return self.tell(settle).await,
+                    Err(Refusal::LoginUnderWay) => {}
+                    Err(_) => return,
+                },
+                // Members of older versions claim nothing.
+                Err(ProposeError::Level { .. }) => return,
+                Err(error) => tracing::debug!(%error, "a refused PIN is not told yet"),
+            }
             tokio::time::sleep(TELL_PAUSE).await;
         }
     }
@@ -228,7 +300,7 @@ impl Inner {
     }
 
     fn settle(&self, outcome: SettleLogin) {
-        if self.untold.try_send(outcome).is_err() {
+        if self.untold.try_send(Untold::Outcome(outcome)).is_err() {
             tracing::error!(
                 "the outcome of a login cannot be told: other nodes wait for it until `chancery hsm retry`"
             );
@@ -275,6 +347,16 @@ impl Council for Logins {
         outcome.end = end.into();
         outcome.why = why;
         self.inner.settle(outcome);
+    }
+
+    fn refused_unclaimed(&self, serial: &str, said: &str) {
+        let refusal = Untold::Refusal {
+            serial: serial.to_owned(),
+            said: said.to_owned(),
+        };
+        if self.inner.untold.try_send(refusal).is_err() {
+            tracing::error!("that a PIN was refused cannot be told: other nodes may try theirs");
+        }
     }
 
     fn tried(&self, serial: &str, said: &str) {
