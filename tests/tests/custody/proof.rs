@@ -1,12 +1,14 @@
 //! No private scalar of an authority is anywhere but in its token, and the search that says so
 //! finds one where it is.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, ensure};
 use aws_lc_rs::agreement::{ECDH_P256, PrivateKey};
 use chancery_api::spire::api::server::bundle::v1::GetBundleRequest;
 use chancery_api::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use chancery_tests::agent::Agent;
-use chancery_tests::cluster::{Cluster, Node, Options, count};
+use chancery_tests::cluster::{Cluster, Node, Options, count, eventually};
 use chancery_tests::secrets::{Found, Memory, Search};
 use chancery_tests::softhsm_file::scalars;
 use chancery_tests::tls::connect_admin;
@@ -14,6 +16,7 @@ use chancery_tests::token_server::{PIN, TokenServer};
 
 use super::{cluster, csr, mint};
 
+const LIMIT: Duration = Duration::from_secs(60);
 /// Keys of an authority are P-256 by default.
 const SCALAR_BYTES: usize = 32;
 
@@ -48,7 +51,12 @@ async fn live(cluster: &mut Cluster, env: &[(&str, &str)]) -> anyhow::Result<()>
         let entry = cluster.entry(agent.path(), &format!("/proof-{turn}"));
         cluster.create(node, vec![entry]).await?;
         for node in &nodes {
-            ensure!(!agent.round(&node.api).await?.is_empty(), "nothing signed");
+            // The entry was written through another node.
+            eventually("a node knows the entry", LIMIT, || async {
+                let signed = agent.round(&node.api).await?;
+                Ok((!signed.is_empty()).then_some(()))
+            })
+            .await?;
             for _ in 0..20 {
                 mint(node, csr.clone()).await?;
             }
