@@ -18,6 +18,7 @@ use anyhow::Context as _;
 use chancery_api::chancery::cluster::v1::cluster_server::ClusterServer;
 use chancery_api::chancery::peer::v1::bootstrap_server::BootstrapServer;
 use chancery_api::chancery::peer::v1::control_server::ControlServer;
+use chancery_api::chancery::peer::v1::custody_server::CustodyServer;
 use chancery_api::chancery::peer::v1::raft_server::RaftServer;
 use chancery_hsm::{AwaitedSigner, DiskSigner, MemorySigner, Metered, Signer};
 use chancery_raft_store::command::{AnnounceMember, Command};
@@ -45,7 +46,7 @@ use self::settings::{
     agent_pruning, ca_subject, disk_config, formation_plan, lifetimes, pace, seconds,
 };
 use crate::authority::{
-    Custody, Driver, Intermediates, Issuer, Logins, Making, ServerSvid, Steward,
+    Certifier, Custody, Driver, Intermediates, Issuer, Logins, Making, ServerSvid, Steward,
     keep_foreign_roots, keep_intermediates, keep_own_roots, keep_server_svid,
 };
 use crate::authz::layer::GateLayer;
@@ -419,6 +420,7 @@ async fn serve(
     let intermediates = Intermediates::new(
         config.trust_domain.clone(),
         seconds(config.issuance.intermediate_ttl),
+        members.clone(),
     );
     let custody = Custody::new(signer, intermediates);
     let tls = TlsState::new(
@@ -458,6 +460,14 @@ async fn serve(
             RaftServer::new(peer_server.clone())
                 .max_decoding_message_size(size)
                 .max_encoding_message_size(size),
+        )
+        .add_service(
+            CustodyServer::new(Certifier::new(
+                peer_server.clone(),
+                doors.clone(),
+                custody.clone(),
+            ))
+            .max_decoding_message_size(Certifier::MESSAGE_BYTES_MAX),
         )
         .add_service(
             ControlServer::new(peer_server)

@@ -96,6 +96,14 @@ pub async fn attest_call(
     }
 }
 
+/// The roots of the own bundle, as a node tells them.
+async fn roots(channel: Channel) -> Result<Vec<Vec<u8>>, Status> {
+    let request = GetBundleRequest { output_mask: None };
+    let bundle = BundleClient::new(channel).get_bundle(request).await?;
+    let roots = bundle.into_inner().x509_authorities;
+    Ok(roots.into_iter().map(|root| root.asn1).collect())
+}
+
 impl Agent {
     /// Attests with a join token at `address`.
     pub async fn attest(
@@ -110,17 +118,9 @@ impl Agent {
             .await
             .context("AttestAgent")?;
         // As the stock agent: on the same connection, without a certificate.
-        let bundle = BundleClient::new(channel)
-            .get_bundle(GetBundleRequest { output_mask: None })
-            .await;
-        let bundle = bundle.context("GetBundle")?.into_inner();
         let trust = Trust {
             trust_domain: trust.trust_domain.clone(),
-            roots: bundle
-                .x509_authorities
-                .into_iter()
-                .map(|a| a.asn1)
-                .collect(),
+            roots: roots(channel).await.context("GetBundle")?,
         };
         let svid = Svid {
             id: id_text(svid.id),
@@ -148,6 +148,12 @@ impl Agent {
             key: self.svid.key.clone(),
         };
         connect(address, &self.trust, Some(&identity), self.source).await
+    }
+
+    /// Trusts from now on what a node tells to trust.
+    pub async fn follow_bundle(&mut self, channel: Channel) -> Result<(), Status> {
+        self.trust.roots = roots(channel).await?;
+        Ok(())
     }
 
     /// Tells its version.

@@ -2,6 +2,8 @@
 
 #[path = "issuance/outage.rs"]
 mod outage;
+#[path = "issuance/scope.rs"]
+mod scope;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,11 +55,30 @@ async fn shown(node: &Node) -> anyhow::Result<usize> {
     Ok(info.svid_chain.len())
 }
 
-/// An agent and the id of the entry of its one workload.
+/// An agent and the id of the entry of its one workload, which every node knows.
 async fn agent_with_entry(cluster: &Cluster) -> anyhow::Result<(Agent, String)> {
-    let node = &cluster.nodes()[0];
+    let (agent, id) = agent_with_entry_of(cluster, &cluster.nodes()[0]).await?;
+    for node in cluster.nodes() {
+        await_entry(&agent, node, &id).await?;
+    }
+    Ok((agent, id))
+}
+
+/// Waits until a node knows an entry of the agent's.
+async fn await_entry(agent: &Agent, node: &Node, id: &str) -> anyhow::Result<()> {
+    eventually("the entry on every node", LIMIT, || async {
+        let channel = agent.connect(&node.api).await?;
+        let entries = agent.sync(channel).await?;
+        Ok(entries.iter().any(|e| e.id == id).then_some(()))
+    })
+    .await
+}
+
+/// The same, attested by a node.
+async fn agent_with_entry_of(cluster: &Cluster, node: &Node) -> anyhow::Result<(Agent, String)> {
     let token = cluster.token(node).await?;
-    let agent = Agent::attest(&node.api, &cluster.trust()?, &token, None).await?;
+    let trust = cluster.trust_of(node)?;
+    let agent = Agent::attest(&node.api, &trust, &token, None).await?;
     let parent = agent.svid.id.trim_start_matches("spiffe://example.org");
     let entry = cluster.entry(parent, WORKLOAD);
     let (status, entry) = cluster
@@ -66,16 +87,7 @@ async fn agent_with_entry(cluster: &Cluster) -> anyhow::Result<(Agent, String)> 
         .pop()
         .context("an answer")?;
     ensure!(status.code == 0, "{status:?}");
-    let id = entry.context("an entry")?.id;
-    for node in cluster.nodes() {
-        eventually("the entry on every node", LIMIT, || async {
-            let channel = agent.connect(&node.api).await?;
-            let entries = agent.sync(channel).await?;
-            Ok(entries.iter().any(|e| e.id == id).then_some(()))
-        })
-        .await?;
-    }
-    Ok((agent, id))
+    Ok((agent, entry.context("an entry")?.id))
 }
 
 /// One SVID for the workload from a node, verified.
@@ -89,7 +101,7 @@ async fn issue(agent: &Agent, node: &Node, entry: &str) -> anyhow::Result<Svid> 
 }
 
 /// Asks all nodes in turn, all the time: a handshake without a certificate, one with the agent's,
-/// an X.509-SVID and a JWT-SVID. One thing that fails ends it.
+/// an X.509-SVID and a JWT-SVID. The agent follows the bundle. One thing that fails ends it.
 struct Load {
     stop: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<anyhow::Result<[usize; 3]>>,
@@ -97,6 +109,15 @@ struct Load {
 
 impl Load {
     fn start(agent: Agent, nodes: Vec<Node>, entry: String) -> Self {
+        Self::of(agent, nodes, entry, true)
+    }
+
+    /// Without JWT-SVIDs.
+    fn start_x509(agent: Agent, nodes: Vec<Node>, entry: String) -> Self {
+        Self::of(agent, nodes, entry, false)
+    }
+
+    fn of(mut agent: Agent, nodes: Vec<Node>, entry: String, with_jwt: bool) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
@@ -114,9 +135,15 @@ impl Load {
                     .with_context(|| format!("SVID {turn} at node {}", node.id))?;
                 let channel = agent.connect(&node.api).await?;
                 agent
-                    .jwt(channel, &entry, "someone")
+                    .follow_bundle(channel.clone())
                     .await
-                    .with_context(|| format!("JWT-SVID {turn} at node {}", node.id))?;
+                    .with_context(|| format!("bundle {turn} at node {}", node.id))?;
+                if with_jwt {
+                    agent
+                        .jwt(channel, &entry, "someone")
+                        .await
+                        .with_context(|| format!("JWT-SVID {turn} at node {}", node.id))?;
+                }
                 counts[0] += 3;
                 let certificates = svid.chain.len();
                 ensure!((1..=2).contains(&certificates), "{certificates}");

@@ -265,6 +265,26 @@ async fn nodes_whose_token_is_away_take_part_and_open_when_it_is_back() -> anyho
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_make_the_first_authority_where_the_leader_has_no_token() -> anyhow::Result<()> {
+    let mut bench = Bench::new(3, RIGHT)?;
+    // It founds the cluster and leads, unless the machine is so slow that it loses an election.
+    bench.nodes[0].steering.set(&Control {
+        token_absent: true,
+        ..Control::default()
+    })?;
+    let began = Instant::now();
+    bench.start_all()?;
+    for index in [1, 2] {
+        bench.until_open(index, LIMIT).await?;
+    }
+    show("agent ports without the leader's token", began.elapsed());
+    ensure!(!bench.nodes[0].is_open());
+    bench.nodes[0].steering.set(&Control::default())?;
+    bench.until_open(0, BACK_LIMIT).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_module_that_is_silent_or_missing_keeps_nobody_from_the_quorum() -> anyhow::Result<()> {
     let mut bench = Bench::new(3, RIGHT)?;
     bench.start_all()?;

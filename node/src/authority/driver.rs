@@ -12,7 +12,7 @@ use chancery_raft_store::command::{
     AbandonKey, AuthorityName, BeginKey, Command, ProveAuthority, PruneAuthorities,
     RecordAuthority, RecordServerSvid, Refusal, RetireAuthorities,
 };
-use chancery_raft_store::model::{Authority, AuthorityKind, KeyIntent};
+use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityScope, KeyIntent};
 
 use super::plan::{self, KINDS, Missing, Overdue, Scene, Step};
 use super::{Custody, change, key_ref};
@@ -92,9 +92,13 @@ impl Driver {
     pub async fn run(self) {
         let mut feed = self.doors.registry().subscribe();
         let started = self.doors.consensus().clock().boottime();
+        let mut scope = (self.scope(), started);
         let (mut told, mut warned) = (String::new(), String::new());
         loop {
-            let scene = self.scene(started).await;
+            if scope.0 != self.scope() {
+                scope = (self.scope(), self.doors.consensus().clock().boottime());
+            }
+            let scene = self.scene(started, scope.1).await;
             let overdue: Vec<_> = KINDS.iter().filter_map(|k| measure(&scene, *k)).collect();
             let warning = overdue.join("; ");
             if warning != warned && !warning.is_empty() {
@@ -162,7 +166,11 @@ impl Driver {
         lost
     }
 
-    async fn scene(&self, started: Duration) -> Scene {
+    fn scope(&self) -> AuthorityScope {
+        self.doors.local().cluster().authority_scope()
+    }
+
+    async fn scene(&self, started: Duration, moved: Duration) -> Scene {
         let authorities: Vec<Authority> = {
             let directory = self.doors.local();
             let all = KINDS.iter().flat_map(|k| directory.authorities(*k));
@@ -174,7 +182,7 @@ impl Driver {
         let clock = consensus.clock();
         let now = clock.now_unix_ms().div_euclid(1000);
         let directory = self.doors.local();
-        let mode = directory.cluster().issuance_mode();
+        let mode = self.custody.mode(directory.cluster());
         let can_sign = |a: &&Authority| self.custody.can_sign(a, mode, now);
         let usable = authorities.iter().filter(can_sign);
         let usable = usable.map(|a| a.id.clone()).collect();
@@ -186,10 +194,14 @@ impl Driver {
             leader: consensus.is_leader(),
             scope: directory.cluster().authority_scope(),
             token: self.custody.has_token(),
+            tokenless: self
+                .members
+                .without_token(self.custody.signer().kind().as_str()),
             without_jwt: !self.making.jwt_enabled,
             prunes: directory.cluster().feature_level >= PruneAuthorities::FEATURE_LEVEL,
             now,
             up_for: whole_seconds(clock.boottime().saturating_sub(started)),
+            scope_for: whole_seconds(clock.boottime().saturating_sub(moved)),
             authorities,
             lost,
             intents: slots
@@ -391,15 +403,17 @@ impl Driver {
         let Some(authority) = authorities.iter().find(|a| a.id == id) else {
             return Ok(());
         };
-        let key = key_ref(authority).ok_or(StepError::NoKeyId)?;
-        let public = self.custody.signer().public_key(&key).await?;
-        if public.spki_der != authority.public_key {
-            return Err(StepError::OtherKey);
+        if !self.custody.asks_others(authority) {
+            let key = key_ref(authority).ok_or(StepError::NoKeyId)?;
+            let public = self.custody.signer().public_key(&key).await?;
+            if public.spki_der != authority.public_key {
+                return Err(StepError::OtherKey);
+            }
+            self.try_key(&key, &public).await?;
+            self.custody.set_usable(id, true);
         }
-        self.try_key(&key, &public).await?;
-        self.custody.set_usable(id, true);
         // What is to be shown is what will sign: an intermediate where intermediates do.
-        let mode = self.doors.local().cluster().issuance_mode();
+        let mode = self.custody.mode(self.doors.local().cluster());
         let now = self
             .doors
             .consensus()

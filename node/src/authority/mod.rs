@@ -25,14 +25,14 @@ use chancery_hsm::{BackendKind, KeyId, KeyRef, Signer};
 use chancery_raft_store::model::{
     Authority, AuthorityKind, AuthorityStatus, Cluster, IssuanceMode,
 };
-use chancery_raft_store::{Change, ChangeKind};
+use chancery_raft_store::{Change, ChangeKind, Directory};
 use tokio::sync::{Notify, broadcast};
 
 use crate::registry::Doors;
 
 pub use driver::{Driver, Making};
 pub use foreign_roots::keep_foreign_roots;
-pub use intermediate::{Intermediate, Intermediates, keep_intermediates};
+pub use intermediate::{Certifier, Intermediate, Intermediates, keep_intermediates};
 pub use issuer::{IssueFailed, Issuer, JwtSvid, Lifetimes, Mint, X509Svid};
 pub use logins::Logins;
 pub use own_roots::keep_own_roots;
@@ -87,6 +87,35 @@ impl Custody {
         plan::shares(cluster.authority_scope(), self.token)
     }
 
+    /// Whether an intermediate of an authority takes another member: nodes share it in a token
+    /// that this one does not have.
+    pub fn asks_others(&self, authority: &Authority) -> bool {
+        authority.node_id == 0 && !self.token
+    }
+
+    /// Whether this node is to sign under authorities in a token that it does not have.
+    pub fn lacks_token(&self, cluster: &Cluster) -> bool {
+        self.shares(cluster) && !self.token
+    }
+
+    /// How this node signs X.509-SVIDs: as the cluster's mode has it, and without the token that
+    /// nodes share by an intermediate in either.
+    pub fn mode(&self, cluster: &Cluster) -> IssuanceMode {
+        if self.lacks_token(cluster) {
+            IssuanceMode::Intermediate
+        } else {
+            cluster.issuance_mode()
+        }
+    }
+
+    /// The authorities for certificates of which this node may hold an intermediate.
+    fn intermediates_of(&self, directory: &Directory, me: u64) -> Vec<Arc<Authority>> {
+        let asks = self.lacks_token(directory.cluster());
+        let mut authorities = directory.authorities(AuthorityKind::X509);
+        authorities.retain(|a| a.node_id == me || (a.node_id == 0 && (self.token || asks)));
+        authorities
+    }
+
     /// The intermediates of this node.
     pub fn intermediates(&self) -> &Intermediates {
         &self.intermediates
@@ -106,8 +135,12 @@ impl Custody {
     }
 
     /// Whether this node can sign under an authority as the mode wants it: it has signed with
-    /// its key, and holds an intermediate of it where intermediates sign.
+    /// its key, and holds an intermediate of it where intermediates sign. Without the token the
+    /// intermediate is all that there is.
     pub fn can_sign(&self, authority: &Authority, mode: IssuanceMode, now: i64) -> bool {
+        if self.asks_others(authority) {
+            return self.intermediates.of(&authority.id, now).is_some();
+        }
         let takes_intermediate =
             mode == IssuanceMode::Intermediate && authority.kind() == AuthorityKind::X509;
         self.is_usable(&authority.id)
@@ -130,16 +163,12 @@ impl Custody {
     /// The intermediate that signs X.509-SVIDs on this node now, where the mode has it so.
     pub fn signing_intermediate(&self, doors: &Doors) -> Option<Arc<Intermediate>> {
         let directory = doors.local();
-        if directory.cluster().issuance_mode() != IssuanceMode::Intermediate {
+        if self.mode(directory.cluster()) != IssuanceMode::Intermediate {
             return None;
         }
-        let authorities = directory.authorities(AuthorityKind::X509);
+        let own = self.intermediates_of(&directory, doors.consensus().me());
         let shared = self.shares(directory.cluster());
         drop(directory);
-        let own: Vec<_> = self
-            .own(&authorities, doors.consensus().me())
-            .cloned()
-            .collect();
         let now = doors.consensus().clock().now_unix_ms().div_euclid(1000);
         self.intermediates.signing(&own, shared, now)
     }

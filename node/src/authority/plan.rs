@@ -5,7 +5,8 @@
 //! `apply::authority`). Half a life before an authority ends (30 days at most) the next one is
 //! made and stands in the bundle; a sixth before the end (7 days at most) it takes over, once every
 //! member seen lately has proved that it can use the key and agents had time to learn of it.
-//! A day after its end an authority is forgotten.
+//! A day after its end an authority is forgotten. The leader makes the keys that nodes share, and
+//! where it does not any other node that can.
 //!
 //! Nodes share authorities or have their own, as the scope says (`scope`). When it becomes the
 //! other one, authorities of the new scope are made, proved and learned of as in a rotation; those
@@ -38,8 +39,8 @@ use self::moving::Left;
 pub(crate) use self::moving::left;
 pub(super) use self::thresholds::{LEARNING, PROVERS_SEEN_WITHIN};
 use self::thresholds::{
-    PRESENT_WITHIN, activate_at, is_current, learned_at, patience, prepare_at, provers_seen_within,
-    takes_over_at,
+    PRESENT_WITHIN, activate_at, is_current, learned_at, made_at, patience, prepare_at,
+    provers_seen_within, takes_over_at,
 };
 
 /// Whoever has just started has not seen everybody that is there: it is given so many seconds.
@@ -60,6 +61,9 @@ pub struct Scene {
     pub scope: AuthorityScope,
     /// This node's keys are in a token, where others may have access to them.
     pub token: bool,
+    /// Members whose keys are not: under what nodes share they sign certificates alone, by
+    /// intermediates that others certify.
+    pub tokenless: BTreeSet<u64>,
     /// There are no JWT-SVIDs, so no authority for them is made or used.
     pub without_jwt: bool,
     /// Every member knows the command that forgets authorities.
@@ -68,6 +72,8 @@ pub struct Scene {
     pub now: i64,
     /// Seconds since this node started to look for the others.
     pub up_for: i64,
+    /// Seconds since this node found the scope to be what it is; not more than `up_for`.
+    pub scope_for: i64,
     /// Every authority.
     pub authorities: Vec<Authority>,
     /// Intents of the slots in question, open or closed.
@@ -84,6 +90,13 @@ impl Scene {
     /// Whether nodes are to share the keys.
     fn shared(&self) -> bool {
         shares(self.scope, self.token)
+    }
+
+    /// Whether nodes sign with authorities of their own, in a scope that was set.
+    fn others_sign(&self, kind: AuthorityKind) -> bool {
+        let mut own = self.authorities.iter().filter(|a| a.node_id != 0);
+        self.scope != AuthorityScope::Unspecified
+            && own.any(|a| a.kind() == kind && a.status() == AuthorityStatus::Active)
     }
 
     fn seen_within(&self, seconds: i64) -> impl Iterator<Item = u64> {
@@ -185,6 +198,11 @@ pub fn slot(kind: AuthorityKind, own_node: Option<u64>) -> String {
     }
 }
 
+/// Whether a member signs what nodes share at all.
+fn signs_shared(kind: AuthorityKind, id: u64, tokenless: &BTreeSet<u64>) -> bool {
+    kind != AuthorityKind::Jwt || !tokenless.contains(&id)
+}
+
 /// Whether nodes share keys in a scope, on a node whose keys are in a token or not.
 pub fn shares(scope: AuthorityScope, token: bool) -> bool {
     match scope {
@@ -197,9 +215,12 @@ pub fn shares(scope: AuthorityScope, token: bool) -> bool {
 /// Every step that is due now, in order. No step needs one before it to have succeeded.
 pub fn plan(scene: &Scene) -> Vec<Step> {
     let lives = kinds(scene).flat_map(|kind| {
-        let mut steps = Slot::of(scene, kind).steps();
+        let inner = Slot::of(scene, kind);
+        let mut steps = inner.steps();
         let outer = Slot::outside(scene, kind);
-        steps.extend(if outer.last.is_some() {
+        // One that was away has nothing to sign with until they share one.
+        let left_out = inner.shared && inner.last.is_none() && scene.others_sign(kind);
+        steps.extend(if outer.last.is_some() || left_out {
             outer.steps()
         } else {
             outer.given_up().into_iter().collect()
@@ -332,15 +353,19 @@ impl<'a> Slot<'a> {
             return (!able).then_some(scene.me).into_iter().collect();
         }
         let proved = |id: &u64| next.proved_by.contains(id);
-        // With the one before it everybody has come to an end: whoever can goes on.
+        // Nothing signs: the one before it has ended, or there has been none, and then everybody
+        // had a moment to prove it. Whoever can goes on.
+        let had_a_moment = scene.now.saturating_sub(SETTLED_AFTER) >= made_at(next);
         if self.active().is_none()
-            && self.last.is_some()
+            && self.before.is_none()
+            && (self.last.is_some() || had_a_moment)
             && next.proved_by.iter().any(|id| scene.is_present(*id))
         {
             return BTreeSet::new();
         }
         let needed = scene.seen_within(provers_seen_within(self.last));
-        needed.filter(|id| !proved(id)).collect()
+        let able = |id: &u64| signs_shared(self.kind, *id, &scene.tokenless);
+        needed.filter(able).filter(|id| !proved(id)).collect()
     }
 
     fn steps(&self) -> Vec<Step> {
@@ -354,7 +379,7 @@ impl<'a> Slot<'a> {
 
     fn proofs(&self) -> Vec<Step> {
         let scene = self.scene;
-        if self.shared && !scene.token {
+        if self.shared && !scene.token && self.kind == AuthorityKind::Jwt {
             return Vec::new();
         }
         let untried = self
@@ -411,7 +436,8 @@ impl<'a> Slot<'a> {
             .active()
             .is_none_or(|active| scene.now >= prepare_at(active));
         let able = scene.token || !self.shared;
-        (self.in_charge() && able && is_time && self.next().is_none()).then(|| Step::Begin {
+        let mine = self.in_charge() || self.is_left_to_others();
+        (mine && able && is_time && self.next().is_none()).then(|| Step::Begin {
             kind: self.kind,
             slot,
             epoch: self.intent.map_or(0, |i| i.epoch) + 1,
@@ -425,6 +451,19 @@ impl<'a> Slot<'a> {
             slot: self.name.clone(),
             epoch: open.epoch,
         })
+    }
+
+    /// It was time long ago and the leader has announced no key: its token may be away while
+    /// another node's is not. Those that are there wait in turn, by their ids.
+    fn is_left_to_others(&self) -> bool {
+        let scene = self.scene;
+        let before = scene.seen.range(..scene.me);
+        let before = before.filter(|(id, _)| scene.is_present(**id)).count();
+        let turn = i64::try_from(before).unwrap_or(i64::MAX);
+        let wait = patience(self.last).saturating_add(turn.saturating_mul(PRESENT_WITHIN));
+        let due = self.active().map_or(0, prepare_at);
+        let closed = self.intent.map_or(0, |intent| intent.recorded_at);
+        scene.scope_for >= wait && scene.now.saturating_sub(wait) >= due.max(closed)
     }
 
     fn overdue(&self) -> Option<Overdue> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chancery_hsm::Signer;
-use chancery_raft_store::model::{Authority, AuthorityKind, IssuanceMode};
+use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus, IssuanceMode};
 
 use super::intermediate::Intermediate;
 use super::issuer::{IssueFailed, Issuer};
@@ -59,8 +59,27 @@ pub(super) struct Wanted {
 }
 
 impl Issuer {
+    /// How this node signs; see [`Custody::mode`](super::Custody::mode).
     pub(super) fn mode(&self) -> IssuanceMode {
-        self.doors().local().cluster().issuance_mode()
+        self.custody().mode(self.doors().local().cluster())
+    }
+
+    /// The authority of which an intermediate is wanted first: that which signs, or would with
+    /// the token.
+    fn to_certify(&self) -> Option<Arc<Authority>> {
+        if let Some(signing) = self.signing(AuthorityKind::X509) {
+            return Some(signing);
+        }
+        let directory = self.doors().local();
+        if !self.custody().lacks_token(directory.cluster()) {
+            return None;
+        }
+        let authorities = directory.authorities(AuthorityKind::X509);
+        let now = self.now();
+        authorities.into_iter().find(|a| {
+            let signs = a.status() == AuthorityStatus::Active && !a.tainted;
+            a.node_id == 0 && signs && a.expires_at > now
+        })
     }
 
     /// Where an SVID of this moment would come from; `None` where nothing can sign one.
@@ -92,9 +111,7 @@ impl Issuer {
         if let Some(held) = self.custody().signing_intermediate(self.doors()) {
             return Ok(Source::intermediate(held));
         }
-        let record = self
-            .signing(AuthorityKind::X509)
-            .ok_or(IssueFailed::NoAuthority("X.509"))?;
+        let record = self.to_certify().ok_or(IssueFailed::NoAuthority("X.509"))?;
         let custody = self.custody();
         custody
             .intermediates()
@@ -118,17 +135,13 @@ impl Issuer {
                 "it holds no intermediate, and "
             }
         };
-        if let Some(why) = self.signer_trouble() {
+        if let Some(why) = self.signer_trouble().filter(|_| !self.lacks_token()) {
             return Some(format!("{intermediate}{why}"));
         }
-        let Some(record) = self.signing(AuthorityKind::X509) else {
-            let why = if self.lacks_token() {
-                "nodes share the authorities' keys, and its own are not in the token: give it the token in [keys], or \
-                 let each node have authorities of its own (`chancery localauthority migrate per-node`)"
-            } else {
-                "no X.509 authority can sign on it yet"
-            };
-            return Some(format!("{intermediate}{why}"));
+        let Some(record) = self.to_certify() else {
+            return Some(format!(
+                "{intermediate}no X.509 authority can sign on it yet"
+            ));
         };
         if intermediate.is_empty() {
             return None;
@@ -141,6 +154,12 @@ impl Issuer {
     /// What this node cannot sign although it signs X.509-SVIDs.
     pub fn shortfall(&self) -> Option<String> {
         let held = self.custody().signing_intermediate(self.doors())?;
+        if self.lacks_token() {
+            return Some(
+                "it has no token: JWT-SVIDs and CAs of downstream servers are not signed on it"
+                    .to_owned(),
+            );
+        }
         let why = self.signer_trouble()?;
         let left = (held.not_after() - self.now()).max(0);
         Some(format!(
@@ -148,10 +167,8 @@ impl Issuer {
         ))
     }
 
-    /// Whether authorities are made in a token that this node does not have.
     fn lacks_token(&self) -> bool {
-        let custody = self.custody();
-        custody.shares(self.doors().local().cluster()) && !custody.has_token()
+        self.custody().lacks_token(self.doors().local().cluster())
     }
 
     fn signer_trouble(&self) -> Option<String> {

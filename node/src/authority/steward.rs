@@ -265,7 +265,7 @@ impl Steward {
         let waiting_for = || {
             let (proved, mode) = {
                 let directory = self.doors.local();
-                let mode = directory.cluster().issuance_mode();
+                let mode = self.custody.mode(directory.cluster());
                 (directory.authorities(authority.kind()), mode)
             };
             let clock = self.doors.consensus().clock();
@@ -274,7 +274,14 @@ impl Steward {
             let proved = proved.map(|a| a.proved_by.clone()).unwrap_or_default();
             let me = self.doors.consensus().me();
             let needed = if authority.node_id == 0 {
-                self.lately()
+                let mut needed = self.lately();
+                if authority.kind() == AuthorityKind::Jwt {
+                    // There are no intermediates for them.
+                    let own = self.custody.signer().kind().as_str();
+                    let tokenless = self.members.without_token(own);
+                    needed.retain(|id| !tokenless.contains(id));
+                }
+                needed
             } else {
                 BTreeSet::from([me])
             };

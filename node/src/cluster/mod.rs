@@ -28,7 +28,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use chancery_api::chancery::peer::v1::{Checkpoint as WireCheckpoint, HandOverRequest, Pin};
+use chancery_api::chancery::peer::v1::{
+    CertifyRequest, CertifyResponse, Checkpoint as WireCheckpoint, HandOverRequest, Pin,
+};
 use chancery_raft_store::apply::clock::AGREE_WITHIN_MS;
 use chancery_raft_store::command::RequestId;
 use chancery_raft_store::high_water::{HighWaterError, Owner};
@@ -591,6 +593,25 @@ impl Consensus {
             }
         }
         self.leadership().leader.ok_or_else(no_leader)
+    }
+
+    /// Asks a member that has the token to certify this node's key; `request` names no target.
+    ///
+    /// # Errors
+    /// [`PeerError`].
+    pub async fn certify(
+        &self,
+        to: u64,
+        request: CertifyRequest,
+        timeout: Duration,
+    ) -> Result<CertifyResponse, PeerError> {
+        let network = &self.inner.network;
+        let request = CertifyRequest {
+            target: Some(network.target(to)),
+            ..request
+        };
+        let answer = network.peers.certify(to, request, timeout).await;
+        answer.map_err(|e| network.standing.noted(e))
     }
 
     /// Hands leadership to `to`, or to the voter that has most of the log.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chancery_api::chancery::peer::v1 as wire;
 use chancery_api::chancery::peer::v1::control_client::ControlClient;
+use chancery_api::chancery::peer::v1::custody_client::CustodyClient;
 use chancery_api::chancery::peer::v1::raft_client::RaftClient;
 use futures::Stream;
 use futures::stream::BoxStream;
@@ -142,6 +143,13 @@ pub trait PeerTransport: Send + Sync + 'static {
         m: wire::HandOverRequest,
         timeout: Duration,
     ) -> Result<wire::HandOverResponse, PeerError>;
+    /// Ask a member that has the token to certify an intermediate.
+    async fn certify(
+        &self,
+        to: u64,
+        m: wire::CertifyRequest,
+        timeout: Duration,
+    ) -> Result<wire::CertifyResponse, PeerError>;
 }
 
 /// What a channel is for: bulk must not wait in front of heartbeats.
@@ -349,5 +357,15 @@ impl PeerTransport for GrpcPeers {
         timeout: Duration,
     ) -> Result<wire::HandOverResponse, PeerError> {
         call(to, timeout, self.control(to)?.hand_over(m)).await
+    }
+
+    async fn certify(
+        &self,
+        to: u64,
+        m: wire::CertifyRequest,
+        timeout: Duration,
+    ) -> Result<wire::CertifyResponse, PeerError> {
+        let mut client = CustodyClient::new(self.channel(to, Purpose::Control)?);
+        call(to, timeout, client.certify(m)).await
     }
 }

@@ -54,7 +54,14 @@ impl PeerServer {
     }
 
     /// Returns the calling node if its key is pinned and it means this node.
-    fn check<T>(&self, request: &Request<T>, target: Option<&wire::Target>) -> Result<u64, Status> {
+    ///
+    /// # Errors
+    /// Unauthenticated, InvalidArgument, FailedPrecondition or PermissionDenied, which say why.
+    pub fn check<T>(
+        &self,
+        request: &Request<T>,
+        target: Option<&wire::Target>,
+    ) -> Result<u64, Status> {
         let connection = request
             .extensions()
             .get::<PeerConnection>()

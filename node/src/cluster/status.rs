@@ -23,6 +23,8 @@ use crate::environment::elsewhere;
 pub(super) const SEEN_WITHIN: Duration = Duration::from_secs(2);
 /// In strict mode the barrier of a request stands for so long; see `Doors`.
 const STRICT_LIMIT: Duration = Duration::from_secs(1);
+/// How a member tells that its keys are in a token.
+const TOKEN: &str = "pkcs11";
 /// Members are asked this often.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -277,6 +279,29 @@ impl Members {
         let others = seen.iter().map(|(id, s)| (*id, now.saturating_sub(s.at)));
         let me = (self.consensus.me(), Duration::ZERO);
         others.chain([me]).collect()
+    }
+
+    /// Members whose keys are not in a token, of those that were seen since this process
+    /// started; `own` is this one's backend.
+    pub fn without_token(&self, own: &str) -> BTreeSet<u64> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = seen.iter().map(|(id, s)| (*id, &*s.status.key_backend));
+        others
+            .chain([(self.consensus.me(), own)])
+            .filter(|(_, backend)| !matches!(*backend, "" | TOKEN))
+            .map(|(id, _)| id)
+            .collect()
+    }
+
+    /// Other members that answer, have a token and can issue.
+    pub fn with_token(&self) -> Vec<u64> {
+        let others = self.others().into_iter();
+        others
+            .filter(|id| {
+                let seen = self.seen_lately(*id);
+                seen.is_some_and(|s| s.status.key_backend == TOKEN && s.status.not_ready.is_empty())
+            })
+            .collect()
     }
 
     /// Voters that have room on their disks, those included that were not seen lately;

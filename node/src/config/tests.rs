@@ -886,3 +886,20 @@ fn room_on_the_disk_has_a_default_and_bounds() {
         assert!(of(&format!("[storage]\n{bad}")).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn nodes_share_authorities_in_a_token_alone() {
+    let scope = |text: &str| parse(&with("", text)).map(|c| c.issuance.authority_scope);
+    assert_eq!(scope("").unwrap(), None);
+    let per_node = scope("[issuance]\nauthority_scope = 'per-node'").unwrap();
+    assert_eq!(
+        per_node,
+        Some(chancery_raft_store::model::AuthorityScope::PerNode)
+    );
+    assert_eq!(
+        problems(&with("", "[issuance]\nauthority_scope = 'shared'")),
+        [
+            "issuance.authority_scope: is \"shared\", and nodes can share keys in a token alone: use keys.backend = \"pkcs11\", or \"per-node\""
+        ]
+    );
+}

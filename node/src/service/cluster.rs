@@ -60,6 +60,8 @@ impl ClusterService {
         let seen = self.context.members.seen_ago();
         let now = self.context.doors.consensus().clock().now_unix_ms();
         let now = now.div_euclid(1000);
+        let own = self.context.steward.custody().signer().kind();
+        let tokenless = self.context.members.without_token(own.as_str());
         let state = self.context.doors.local();
         let seen = seen
             .into_iter()
@@ -70,18 +72,20 @@ impl ClusterService {
         let kinds = [AuthorityKind::X509, AuthorityKind::Jwt].into_iter();
         kinds
             .filter_map(|kind| {
-                let left = plan::left(&state.authorities(kind), kind, scope, &seen, now)?;
+                let authorities = state.authorities(kind);
+                let left = plan::left(&authorities, kind, scope, &seen, &tokenless, now)?;
                 Some(left.sentence(kind, now))
             })
             .collect()
     }
 
-    /// Whether every member that answers has its keys in a token: others could not sign.
+    /// Whether every voter that answers has its keys in a token. Learners may go without: others
+    /// certify intermediates for them.
     fn check_tokens(&self) -> Result<(), Status> {
         let report = self.context.members.report(&*self.this);
         let members = report.members.iter();
         let others: Vec<_> = members
-            .filter(|m| !matches!(&*m.key_backend, "" | "pkcs11"))
+            .filter(|m| m.role != "learner" && !matches!(&*m.key_backend, "" | "pkcs11"))
             .map(|m| {
                 format!(
                     "node {} has them in its {}",
@@ -94,7 +98,7 @@ impl ClusterService {
             return Ok(());
         }
         Err(Status::failed_precondition(format!(
-            "nodes can share keys in a token alone, and {}: give every node the token in its [keys] first, one after the \
+            "nodes can share keys in a token alone, and {}: give every voter the token in its [keys] first, one after the \
              other",
             others.join(", ")
         )))

@@ -30,19 +30,23 @@ pub(super) fn set(txn: &mut Txn<'_>, command: SetAuthorityScope) -> Ruling {
 }
 
 /// Whether another authority may come to be, or to sign, in a slot: one outside of the scope
-/// only follows another that signs there.
+/// only follows another that signs there. A node that was away, and has none, may make its own
+/// while others still sign with theirs and none that all share does.
 pub(super) fn is_open(txn: &Txn<'_>, slot: &str) -> Result<bool, StoreError> {
     let scope = scope_in_force(txn)?;
     if scope == AuthorityScope::Unspecified || !is_outside(scope, KeyIntent::is_of_one_node(slot)) {
         return Ok(true);
     }
-    for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
-        let signs = |a: &Authority| a.slot == slot && a.status() == AuthorityStatus::Active;
-        if txn.authorities(kind.into())?.iter().any(signs) {
-            return Ok(true);
-        }
+    let kind = |slot: &str| slot.split('/').next().map(str::to_owned);
+    let mut signing = Vec::new();
+    for of in [AuthorityKind::X509, AuthorityKind::Jwt] {
+        signing.extend(txn.authorities(of.into())?);
     }
-    Ok(false)
+    signing.retain(|a| a.status() == AuthorityStatus::Active && kind(&a.slot) == kind(slot));
+    let own = |a: &Authority| KeyIntent::is_of_one_node(&a.slot);
+    let follows = signing.iter().any(|a| a.slot == slot);
+    let none_shared = !signing.is_empty() && signing.iter().all(own);
+    Ok(follows || (scope == AuthorityScope::Shared && none_shared))
 }
 
 /// Authorities outside of the scope sign no more, and one that was to sign next leaves the

@@ -128,6 +128,21 @@ fn outside_of_the_scope_nothing_begins_but_what_follows_one_that_signs() {
 }
 
 #[test]
+fn one_that_was_away_makes_its_own_while_others_have_theirs_and_share_none() {
+    let of_3 = "x509/node-3";
+    let mut world = World::new();
+    world.ok(set(AuthorityScope::Shared));
+    assert_eq!(world.refused(begin(of_3, 1)), Refusal::Conflict);
+    world.ok(set(AuthorityScope::PerNode));
+    sign(&mut world, OF_2, 1);
+    world.ok(set(AuthorityScope::Shared));
+    assert_eq!(world.refused(begin("jwt/node-3", 1)), Refusal::Conflict);
+    world.ok(begin(of_3, 1));
+    sign(&mut world, SHARED, 1);
+    assert_eq!(world.refused(record(of_3, 1)), Refusal::Conflict);
+}
+
+#[test]
 fn nothing_is_retired_before_another_signs_nor_once_the_scope_is_the_old_one_again() {
     let mut world = World::new();
     sign(&mut world, SHARED, 1);

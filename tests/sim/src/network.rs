@@ -486,4 +486,17 @@ impl PeerTransport for SimPeers {
         })
         .await
     }
+
+    /// No node here has a token.
+    async fn certify(
+        &self,
+        to: u64,
+        _: wire::CertifyRequest,
+        _: Duration,
+    ) -> Result<wire::CertifyResponse, PeerError> {
+        Err(PeerError::Refused {
+            node: to,
+            why: "it has no token".into(),
+        })
+    }
 }

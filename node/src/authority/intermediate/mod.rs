@@ -6,9 +6,11 @@
 //! Promises: a key is made by aws-lc-rs, signs for one authority, is never written and is gone
 //! when its intermediate is dropped or replaced. The certificate is checked against its profile
 //! before the authority signs and after: CA, pathLen 0, keyCertSign alone, the trust domain as its
-//! one name, no name constraints. Nothing is certified on a state that may be too old.
+//! one name, no name constraints. Nothing is certified on a state that may be too old. A node
+//! without the token has another member certify its key ([`peer`]).
 //! Refuses to know: who gets what an intermediate signs.
 
+mod peer;
 mod plan;
 
 use std::collections::BTreeMap;
@@ -20,14 +22,17 @@ use chancery_identity::id::{SpiffeId, TrustDomain};
 use chancery_identity::key::PublicKey;
 use chancery_identity::x509_svid::Profile;
 use chancery_raft_store::ChangeKind;
-use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus};
+use chancery_raft_store::model::{Authority, AuthorityStatus};
 use tokio::time::Instant;
 
+pub use self::peer::Certifier;
 use self::plan::{Failures, Held, Scene, Step};
 use super::{Custody, change, key_ref};
+use crate::cluster::status::Members;
 use crate::environment::{Stopwatch, random};
 use crate::issue::{
-    CertificateRequest, Draw, IssueError, Subject, X509Authority, prepare_certificate,
+    CertificateRequest, Draw, IssueError, IssuedCertificate, Subject, X509Authority,
+    prepare_certificate,
 };
 use crate::registry::Doors;
 
@@ -78,6 +83,8 @@ enum CertifyError {
     Key(#[source] SignerError),
     #[error(transparent)]
     Issue(#[from] IssueError),
+    #[error("{0}")]
+    Elsewhere(String),
 }
 
 /// The intermediates of this node. Cheap to clone.
@@ -89,6 +96,7 @@ pub struct Intermediates {
 struct Inner {
     trust_domain: TrustDomain,
     ttl: i64,
+    members: Members,
     state: Mutex<State>,
     /// One is certified at a time, and whoever waited takes what the one before made.
     turn: tokio::sync::Mutex<()>,
@@ -108,11 +116,12 @@ struct Failed {
 
 impl Intermediates {
     /// None yet; each will be for `trust_domain` and live for `ttl` seconds, not longer than its
-    /// authority.
-    pub fn new(trust_domain: TrustDomain, ttl: i64) -> Self {
+    /// authority. Of `members` one with a token is asked where this node has none.
+    pub fn new(trust_domain: TrustDomain, ttl: i64, members: Members) -> Self {
         let inner = Inner {
             trust_domain,
             ttl,
+            members,
             state: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
         };
@@ -230,11 +239,7 @@ impl Intermediates {
     ) -> Result<Intermediate, CertifyError> {
         let stale = |status: tonic::Status| CertifyError::Stale(status.message().to_owned());
         doors.fresh().await.map_err(stale)?;
-        let key = key_ref(record).ok_or(CertifyError::NoKeyId)?;
-        let trust_domain = &self.inner.trust_domain;
-        let root = X509Authority::new(trust_domain, key, record.certificate.clone(), Vec::new())?;
-        let root = Arc::new(root);
-
+        let root = self.root(record)?;
         let own = MemorySigner::new();
         let spec = KeySpec {
             key: KeyRef {
@@ -246,47 +251,30 @@ impl Intermediates {
         let public = own.generate(&spec).await.map_err(CertifyError::Key)?;
         let public =
             PublicKey::from_spki_der(&public.spki_der).map_err(IssueError::AuthorityKey)?;
-
         let draw = Draw::new(&**doors.consensus().clock());
-        let request = CertificateRequest {
-            profile: Profile::Intermediate,
-            id: &SpiffeId::of_trust_domain(trust_domain),
-            public_key: &public,
-            subject: Subject {
-                // Each gets its own, so that no two authorities have one name.
-                serial_number: None,
-                ..Subject::from_name_der(root.facts().subject_der())?
-            },
-            ttl_seconds: self.inner.ttl,
+        let (der, not_after) = if custody.asks_others(record) {
+            let members = &self.inner.members;
+            let asked = peer::Asked {
+                doors,
+                trust_domain: &self.inner.trust_domain,
+                root: &root,
+                key: &spec.key,
+                signer: &own,
+                public: &public,
+            };
+            asked.certify(members).await?
+        } else {
+            let me = doors.consensus().me();
+            let issued = self
+                .certificate(custody, doors, &root, &public, me, &draw)
+                .await?;
+            (issued.certificate_der, issued.facts.not_after)
         };
-        let watch = Stopwatch::start();
-        let signer = custody.signer();
-        let issued = prepare_certificate(&root, request, &draw)?
-            .sign(&**signer)
-            .await;
-        crate::telemetry::signature(
-            "x509_intermediate",
-            root.id(),
-            signer.kind().as_str(),
-            issued.is_ok(),
-            watch.elapsed(),
-        );
-        let issued = issued?;
         doors.still_fresh().map_err(stale)?;
-        let der = issued.certificate_der;
-        let authority = X509Authority::new(trust_domain, spec.key, der.clone(), vec![der])?;
-        let not_after = issued.facts.not_after;
-        let (authority_id, serial) = (record.id.clone(), issued.facts.serial.to_string());
-        tracing::info!(
-            target: "chancery::audit",
-            event = "intermediate_certified",
-            authority = %authority_id,
-            %serial,
-            subject_key_id = authority.id(),
-            expires_at = not_after,
-        );
+        let authority =
+            X509Authority::new(&self.inner.trust_domain, spec.key, der.clone(), vec![der])?;
         Ok(Intermediate {
-            authority_id,
+            authority_id: record.id.clone(),
             authority: Arc::new(authority),
             signer: own,
             held: Held {
@@ -301,20 +289,79 @@ impl Intermediates {
         })
     }
 
+    fn root(&self, record: &Authority) -> Result<Arc<X509Authority>, CertifyError> {
+        let key = key_ref(record).ok_or(CertifyError::NoKeyId)?;
+        let der = record.certificate.clone();
+        let root = X509Authority::new(&self.inner.trust_domain, key, der, Vec::new())?;
+        Ok(Arc::new(root))
+    }
+
+    /// Has an authority sign the certificate of an intermediate of `node`, and says so in the
+    /// audit log.
+    async fn certificate(
+        &self,
+        custody: &Custody,
+        doors: &Doors,
+        root: &Arc<X509Authority>,
+        public: &PublicKey,
+        node: u64,
+        draw: &Draw,
+    ) -> Result<IssuedCertificate, CertifyError> {
+        let request = CertificateRequest {
+            profile: Profile::Intermediate,
+            id: &SpiffeId::of_trust_domain(&self.inner.trust_domain),
+            public_key: public,
+            subject: Subject {
+                // Each gets its own, so that no two authorities have one name.
+                serial_number: None,
+                ..Subject::from_name_der(root.facts().subject_der())?
+            },
+            ttl_seconds: self.inner.ttl,
+        };
+        let watch = Stopwatch::start();
+        let signer = custody.signer();
+        let issued = prepare_certificate(root, request, draw)?
+            .sign(&**signer)
+            .await;
+        crate::telemetry::signature(
+            "x509_intermediate",
+            root.id(),
+            signer.kind().as_str(),
+            issued.is_ok(),
+            watch.elapsed(),
+        );
+        let issued = issued?;
+        let stale = |status: tonic::Status| CertifyError::Stale(status.message().to_owned());
+        doors.still_fresh().map_err(stale)?;
+        tracing::info!(
+            target: "chancery::audit",
+            event = "intermediate_certified",
+            authority = %root.id(),
+            node,
+            serial = %issued.facts.serial,
+            subject_key_id = hex::encode(&issued.facts.ski),
+            expires_at = issued.facts.not_after,
+        );
+        Ok(issued)
+    }
+
     fn forget(&self, authority_id: &str) -> Option<Arc<Intermediate>> {
         self.state().held.remove(authority_id)
     }
 
     fn scene(&self, custody: &Custody, doors: &Doors) -> Scene {
         let directory = doors.local();
-        let mode = directory.cluster().issuance_mode();
-        let authorities = directory.authorities(AuthorityKind::X509);
+        let mode = custody.mode(directory.cluster());
+        let authorities = custody.intermediates_of(&directory, doors.consensus().me());
         drop(directory);
-        let me = doors.consensus().me();
-        let authorities: Vec<Authority> = custody
-            .own(&authorities, me)
+        let authorities: Vec<Authority> = authorities
+            .iter()
             .map(|authority| (**authority).clone())
             .collect();
+        // Whether another member can sign with it is seen when it is asked.
+        let others = authorities.iter().filter(|a| custody.asks_others(a));
+        let mut usable = custody.tried();
+        usable.extend(others.map(|a| a.id.clone()));
         let mut state = self.state();
         state
             .failed
@@ -323,7 +370,7 @@ impl Intermediates {
             mode,
             now: doors.consensus().clock().now_unix_ms().div_euclid(1000),
             authorities,
-            usable: custody.tried(),
+            usable,
             held: state
                 .held
                 .iter()

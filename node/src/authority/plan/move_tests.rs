@@ -17,6 +17,7 @@ fn scene(scope: AuthorityScope) -> Scene {
         without_jwt: true,
         now: NOW,
         up_for: 1_000,
+        scope_for: 10,
         seen: [(1, 0), (2, 0), (3, 0)].into(),
         ..Scene::default()
     }
@@ -60,8 +61,12 @@ fn begins(slot: &str, epoch: u64) -> Step {
 }
 
 fn activates(id: &str) -> Step {
+    activates_of(AuthorityKind::X509, id)
+}
+
+fn activates_of(kind: AuthorityKind, id: &str) -> Step {
     Step::Activate {
-        kind: AuthorityKind::X509,
+        kind,
         id: id.into(),
     }
 }
@@ -149,16 +154,58 @@ fn the_leader_makes_one_for_all_and_waits_for_every_proof() {
 }
 
 #[test]
-fn without_a_token_a_node_neither_makes_nor_tries_what_is_shared() {
+fn a_node_that_was_away_makes_its_own_until_they_share_one() {
     let mut s = with(Shared, own([1, 2, 3], Active));
-    s.token = false;
+    (s.me, s.leader) = (4, false);
+    s.seen.insert(4, 0);
+    assert_eq!(plan(&s), [begins("x509/node-4", 1)]);
+    s.authorities
+        .push(authority(0, Active, 1_000, &[1, 2, 3, 4]));
+    s.usable.insert("0-Active".into());
     assert_eq!(plan(&s), []);
-    let next = authority(0, Prepared, 0, &[2]);
-    s.authorities.push(next);
+    let s = Scene {
+        leader: false,
+        ..with(Shared, own([1, 2, 3], Old))
+    };
+    assert_eq!(
+        plan(&s),
+        [],
+        "nor where nobody has its own: the leader makes one for all"
+    );
+}
+
+#[test]
+fn without_a_token_a_node_makes_nothing_that_is_shared_and_proves_certificates_alone() {
+    let mut s = with(Shared, own([1, 2, 3], Active));
+    (s.token, s.tokenless) = (false, [1].into());
     assert_eq!(plan(&s), []);
-    let scope = s.scope;
-    let left = left(&s.authorities, AuthorityKind::X509, scope, &s.seen, NOW);
-    assert_eq!(left, Some(Left::Proofs([1, 3].into())));
+    s.authorities.push(authority(0, Prepared, 0, &[2]));
+    let proves = Step::Prove {
+        kind: AuthorityKind::X509,
+        id: "0-Prepared".into(),
+    };
+    assert_eq!(plan(&s), [proves]);
+    let left_of = |s: &Scene, kind| left(&s.authorities, kind, Shared, &s.seen, &s.tokenless, NOW);
+    let unproved = Left::Proofs([1, 3].into());
+    assert_eq!(left_of(&s, AuthorityKind::X509), Some(unproved));
+    for authority in &mut s.authorities {
+        authority.kind = AuthorityKind::Jwt.into();
+    }
+    s.without_jwt = false;
+    let jwt = |s: &Scene| {
+        let mut steps = Slot::of(s, AuthorityKind::Jwt).steps();
+        steps.retain(|step| !matches!(step, Step::Begin { .. }));
+        steps
+    };
+    assert_eq!(jwt(&s), [], "no intermediate signs a JWT-SVID");
+    assert_eq!(
+        left_of(&s, AuthorityKind::Jwt),
+        Some(Left::Proofs([3].into()))
+    );
+    s.authorities[3].proved_by.push(3);
+    s.now += KNOWN;
+    let activates = activates_of(AuthorityKind::Jwt, "0-Prepared");
+    assert_eq!(jwt(&s), [activates], "it is not waited for");
 }
 
 #[test]
@@ -181,8 +228,15 @@ fn a_key_that_was_announced_for_a_slot_that_is_left_is_given_up() {
 fn what_is_left_is_told_in_words() {
     let told = |scope, authorities: &[Authority]| {
         let s = scene(scope);
-        left(authorities, AuthorityKind::X509, scope, &s.seen, NOW)
-            .map(|left| left.sentence(AuthorityKind::X509, NOW))
+        left(
+            authorities,
+            AuthorityKind::X509,
+            scope,
+            &s.seen,
+            &s.tokenless,
+            NOW,
+        )
+        .map(|left| left.sentence(AuthorityKind::X509, NOW))
     };
     let shared = authority(0, Active, 1_000, &[1, 2, 3]);
     let none: [Authority; 0] = [];

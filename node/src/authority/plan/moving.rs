@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityScope, AuthorityStatus};
 
 use super::thresholds::{is_current, learned_at, provers_seen_within};
-use super::{Scene, Step};
+use super::{Scene, Step, signs_shared};
 
 /// What a change of scope still waits for, of one kind of authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,12 +24,14 @@ pub(crate) enum Left {
 }
 
 /// What is left to do until only authorities of the scope sign; `None` when nothing is. `seen`
-/// holds members and how many seconds ago they were seen.
+/// holds members and how many seconds ago they were seen, `tokenless` those whose keys are not in
+/// a token.
 pub(crate) fn left(
     authorities: &[impl Borrow<Authority>],
     kind: AuthorityKind,
     scope: AuthorityScope,
     seen: &BTreeMap<u64, i64>,
+    tokenless: &BTreeSet<u64>,
     now: i64,
 ) -> Option<Left> {
     if scope == AuthorityScope::Unspecified {
@@ -82,6 +84,7 @@ pub(crate) fn left(
         .iter()
         .filter(|(_, ago)| **ago <= provers_seen_within(None))
         .map(|(id, _)| *id)
+        .filter(|id| signs_shared(kind, *id, tokenless))
         .filter(|id| !next.proved_by.contains(id))
         .collect();
     if unproved.is_empty() {
@@ -152,7 +155,14 @@ pub(super) fn retire(scene: &Scene, kind: AuthorityKind) -> Option<Step> {
         return None;
     }
     let authorities: Vec<&Authority> = scene.authorities.iter().collect();
-    match left(&authorities, kind, scene.scope, &scene.seen, scene.now)? {
+    match left(
+        &authorities,
+        kind,
+        scene.scope,
+        &scene.seen,
+        &scene.tokenless,
+        scene.now,
+    )? {
         Left::Retiring(_) => {}
         _ => return None,
     }

@@ -11,6 +11,7 @@ fn scene(shared: bool) -> Scene {
         prunes: true,
         now: NOW,
         up_for: 1_000,
+        scope_for: 1_000,
         seen: [(1, 0), (2, 0), (3, 0)].into(),
         ..Scene::default()
     }
@@ -55,8 +56,42 @@ fn only_the_leader_begins_a_shared_key() {
             epoch: 1
         }]
     );
-    s.leader = false;
+    (s.leader, s.me, s.scope_for) = (false, 2, 10);
     assert_eq!(x509(&s), []);
+}
+
+#[test]
+fn where_the_leader_begins_no_key_the_others_do_one_after_the_other() {
+    let begins = |me: u64, scope_for: i64, s: &Scene| {
+        let s = Scene {
+            me,
+            scope_for,
+            leader: false,
+            ..s.clone()
+        };
+        !x509(&s).is_empty()
+    };
+    // Nothing has ever signed; node 1 leads.
+    let mut s = scene(true);
+    assert!(!begins(2, 34, &s));
+    assert!(begins(2, 35, &s));
+    assert!(!begins(3, 39, &s));
+    assert!(begins(3, 40, &s));
+    s.seen.insert(1, 6);
+    assert!(begins(2, 30, &s), "nobody is before it");
+    // One was begun and given up: the time runs from there.
+    s = scene(true);
+    s.intents = vec![intent(0, 1, NOW - 34)];
+    assert!(!begins(2, 1_000, &s));
+    s.intents = vec![intent(0, 1, NOW - 35)];
+    assert!(begins(2, 1_000, &s));
+    // One signs whose successor is due.
+    let mut s = late(LIFE / 2);
+    assert!(!begins(2, 1_000, &s));
+    s.now += 34;
+    assert!(!begins(2, 1_000, &s));
+    s.now += 1;
+    assert!(begins(2, 1_000, &s));
 }
 
 #[test]
@@ -114,22 +149,31 @@ fn an_open_intent_is_finished_by_its_node_and_abandoned_only_when_that_is_gone()
 }
 
 #[test]
-fn a_shared_authority_signs_only_after_every_member_seen_lately_proved_it() {
+fn the_first_shared_authority_signs_when_every_member_has_proved_it_or_had_a_moment_to() {
+    let first = |proved_by: &[u64], made_ago: i64| Authority {
+        issued_at: NOW - 10 - made_ago,
+        ..authority("a", AuthorityStatus::Prepared, proved_by)
+    };
     let mut s = scene(true);
     s.usable = ["a".to_owned()].into();
-    s.authorities = vec![authority("a", AuthorityStatus::Prepared, &[1, 2])];
-    assert_eq!(x509(&s), []);
-    s.authorities = vec![authority("a", AuthorityStatus::Prepared, &[1, 2, 3])];
+    let mut of = |authority: Authority| {
+        s.authorities = vec![authority];
+        x509(&s)
+    };
+    assert_eq!(of(first(&[1, 2], 4)), []);
+    assert_eq!(of(first(&[1, 2, 3], 0)), [activate("a")]);
     assert_eq!(
-        x509(&s),
-        [Step::Activate {
-            kind: AuthorityKind::X509,
-            id: "a".into()
-        }]
+        of(first(&[1, 2], 5)),
+        [activate("a")],
+        "node 3 may have no token"
     );
     s.seen.insert(3, 601);
-    s.authorities = vec![authority("a", AuthorityStatus::Prepared, &[1, 2])];
-    assert_eq!(x509(&s).len(), 1, "a member that is away does not block");
+    s.authorities = vec![first(&[1, 2], 0)];
+    assert_eq!(
+        x509(&s),
+        [activate("a")],
+        "a member that is away does not block"
+    );
 }
 
 #[test]

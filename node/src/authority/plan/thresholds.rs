@@ -38,16 +38,20 @@ pub(super) fn activate_at(authority: &Authority) -> i64 {
     authority.expires_at - (life(authority) / 6).min(ACTIVATE_BEFORE_MAX)
 }
 
-/// From here on agents can be expected to know an authority: the bundle has had it for long
-/// enough. A certificate begins a little before it was made.
-pub(super) fn learned_at(authority: &Authority) -> i64 {
-    let made_at = match authority.kind() {
+/// When an authority was made. A certificate begins a little before.
+pub(super) fn made_at(authority: &Authority) -> i64 {
+    match authority.kind() {
         AuthorityKind::Jwt => authority.issued_at,
         AuthorityKind::X509 | AuthorityKind::Unspecified => {
             authority.issued_at.saturating_add(BACKDATE_SECONDS)
         }
-    };
-    made_at.saturating_add(LEARNING)
+    }
+}
+
+/// From here on agents can be expected to know an authority: the bundle has had it for long
+/// enough.
+pub(super) fn learned_at(authority: &Authority) -> i64 {
+    made_at(authority).saturating_add(LEARNING)
 }
 
 /// When `next` takes over from `active`: when SPIRE's would, or when half of its own life is

@@ -53,22 +53,19 @@ impl Migrate {
                 before => format!("Authorities were {before} and are to be {scope}.\n"),
             })?;
         }
+        if self.wait == 0 {
+            let status = ask(session, &mut client).await?;
+            return show_left(session, &status);
+        }
         let limit = Duration::from_secs(self.wait);
         let done = tokio::time::timeout(limit, watch(session, &mut client, scope)).await;
-        match done {
-            Ok(result) => result?,
-            Err(_) if self.wait == 0 => {
-                let status = ask(session, &mut client).await?;
-                return show_left(session, &status);
-            }
-            Err(_) => {
-                return Err(CliError::Said(format!(
-                    "authorities of the other scope still sign after {} s; the change goes on by itself: see \
-                     `chancery localauthority migrate`",
-                    self.wait
-                )));
-            }
-        }
+        done.unwrap_or_else(|_| {
+            Err(CliError::Said(format!(
+                "authorities of the other scope still sign after {} s; the change goes on by itself: see \
+                 `chancery localauthority migrate`",
+                self.wait
+            )))
+        })?;
         if session.is_json() {
             let status = ask(session, &mut client).await?;
             return show(session, &status);

@@ -1,5 +1,6 @@
 //! `localauthority` and `upstreamauthority` against a server that answers as told.
 
+use chancery_api::chancery::cluster::v1::{SetAuthorityScopeResponse, StatusResponse};
 use chancery_api::chancery::ledger::v1::{AuthorityHolders, GetHoldersRequest, GetHoldersResponse};
 use chancery_api::spire::api::server::localauthority::v1::{
     ActivateJwtAuthorityRequest, ActivateJwtAuthorityResponse, ActivateX509AuthorityRequest,
@@ -12,7 +13,7 @@ use chancery_api::spire::api::server::localauthority::v1::{
 use prost::Message;
 
 use super::refused;
-use crate::cli::testing::{Answer, FakeServer};
+use crate::cli::testing::{Answer, FakeServer, cluster_status};
 
 macro_rules! method {
     ($name:literal) => {
@@ -583,4 +584,67 @@ fn an_authority_has_to_be_named() {
             "Error: the Subject Key ID of the X.509 upstream authority is required\n"
         );
     }
+}
+
+const STATUS: &str = "/chancery.cluster.v1.Cluster/Status";
+const SET_SCOPE: &str = "/chancery.cluster.v1.Cluster/SetAuthorityScope";
+
+#[test]
+fn the_scope_of_authorities_is_shown_and_set_and_what_is_left_is_told() {
+    let set = |before: &str, scope: &str| {
+        let (before, scope) = (before.into(), scope.into());
+        Answer::ok(SET_SCOPE, &SetAuthorityScopeResponse { before, scope })
+    };
+    let status = |scope: &str, left: &[&str]| {
+        let status = StatusResponse {
+            authority_scope: scope.into(),
+            scope_left: left.iter().map(|line| (*line).to_owned()).collect(),
+            ..cluster_status()
+        };
+        Answer::ok(STATUS, &status)
+    };
+    let missing = "X.509: node 3 has no authority of its own that signs";
+    let server = FakeServer::start([
+        status("shared", &[]),
+        status("", &[]),
+        status("per-node", &[missing]),
+        set("shared", "per-node"),
+        status("per-node", &[missing]),
+        status("per-node", &[]),
+        set("", "shared"),
+        status("shared", &[missing]),
+        set("per-node", "shared"),
+        status("shared", &[]),
+        status("shared", &[]),
+    ]);
+    let run = |words: &str| server.run(format!("localauthority migrate {words}").trim_end());
+    assert_eq!(run("").out, "Authorities are shared.\n");
+    assert_eq!(
+        run("").out,
+        "Authorities are shared where keys are in a token, and each node's own elsewhere.\n"
+    );
+    assert_eq!(
+        run("-output json").out,
+        format!("{{\"left\":[\"{missing}\"],\"scope\":\"per-node\"}}\n")
+    );
+    let done = run("per-node");
+    assert_eq!(
+        done.out,
+        "Authorities were shared and are to be per-node.\n\
+         Done: every node signs with authorities of its own.\n\
+         What signed before stays in the trust bundle until it ends, unless it is tainted and revoked.\n"
+    );
+    assert_eq!(done.err, format!("{missing}\n"));
+    assert_eq!(
+        run("shared -wait 0").out,
+        format!("Authorities are to be shared.\n{missing}\n")
+    );
+    assert_eq!(
+        run("shared -output json").out,
+        "{\"left\":[],\"scope\":\"shared\"}\n"
+    );
+    server.all_answered();
+    let unknown = run("own");
+    assert!(!unknown.success);
+    assert!(unknown.err.contains("per-node"), "{}", unknown.err);
 }
