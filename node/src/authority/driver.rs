@@ -14,6 +14,7 @@ use chancery_raft_store::command::{
 };
 use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityScope, KeyIntent};
 
+use super::intermediate::NotCertified;
 use super::plan::{self, KINDS, Missing, Overdue, Scene, Step};
 use super::{Custody, change, key_ref};
 use crate::cluster::Consensus;
@@ -71,8 +72,8 @@ enum StepError {
     OtherKey,
     #[error("the token's signature does not verify with the recorded key")]
     BadSignature,
-    #[error("no intermediate of it could be certified: {0}")]
-    Intermediate(String),
+    #[error("no intermediate of it could be certified")]
+    Intermediate(#[source] NotCertified),
     #[error("the new certificate cannot be made")]
     Certificate(#[from] IssueError),
 }

@@ -13,6 +13,7 @@ use tonic::Status;
 use tonic::metadata::MetadataValue;
 use zeroize::Zeroizing;
 
+use super::intermediate::NotCertified;
 use super::own_bundle::OwnBundle;
 use super::server_svid::ServerSvid;
 use super::source::Source;
@@ -105,8 +106,8 @@ pub enum IssueFailed {
     #[error(transparent)]
     Issue(#[from] IssueError),
     /// Intermediates sign, and this node holds none and got none.
-    #[error("this node holds no intermediate to sign with and got none: {0}")]
-    NoIntermediate(String),
+    #[error("this node holds no intermediate to sign with and got none")]
+    NoIntermediate(#[source] NotCertified),
     /// A stored id or server key is not what it must be.
     #[error("{0}")]
     Profile(String),
@@ -118,9 +119,13 @@ impl From<IssueFailed> for Status {
     fn from(failed: IssueFailed) -> Self {
         match &failed {
             IssueFailed::NoAuthority(_) => Self::unavailable(format!("{failed}; try another node")),
+            IssueFailed::NoIntermediate(NotCertified {
+                retry_after: Some(retry_after),
+                ..
+            }) => busy(*retry_after),
             IssueFailed::NoIntermediate(_) => {
                 // Why not is for the operator: it may name tokens, files and modules.
-                tracing::warn!(error = %failed, "no intermediate to sign with");
+                tracing::warn!(error = %crate::app::chain(&failed), "no intermediate to sign with");
                 Self::unavailable("this node holds no intermediate to sign with; try another node")
             }
             IssueFailed::Issue(IssueError::Signer(error)) => match error {
@@ -569,11 +574,20 @@ mod tests {
         let busy = SignerError::Busy {
             retry_after: Duration::from_millis(40),
         };
-        let status = Status::from(IssueFailed::Issue(IssueError::Signer(busy)));
-        assert_eq!(status.code(), tonic::Code::ResourceExhausted);
-        assert!(status.message().contains("40 ms"), "{}", status.message());
-        let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
-        assert_eq!(pushback, "40");
+        let met_by_intermediate = IssueFailed::NoIntermediate(NotCertified {
+            why: "the queue is full".to_owned(),
+            retry_after: Some(Duration::from_millis(40)),
+        });
+        for failed in [
+            IssueFailed::Issue(IssueError::Signer(busy)),
+            met_by_intermediate,
+        ] {
+            let status = Status::from(failed);
+            assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+            assert!(status.message().contains("40 ms"), "{}", status.message());
+            let pushback = status.metadata().get("grpc-retry-pushback-ms").unwrap();
+            assert_eq!(pushback, "40");
+        }
     }
 
     #[test]

@@ -176,9 +176,9 @@ pub(super) fn key_destruction_ordered(permit: &Permit, key: &KeyRef) {
     tracing::warn!(target: TARGET, event = "key_destruction_ordered", caller = who(permit), %key);
 }
 
-/// A key that belonged to nothing was destroyed.
-pub(super) fn key_destroyed(permit: &Permit, key: &KeyRef) {
-    tracing::warn!(target: TARGET, event = "key_destroyed", caller = who(permit), %key);
+/// A key that belonged to nothing was destroyed, by order of a caller who may be gone.
+pub(super) fn key_destroyed(caller: &str, key: &KeyRef) {
+    tracing::warn!(target: TARGET, event = "key_destroyed", caller, %key);
 }
 
 /// The keys of epochs that ended were said to be this cluster's.
@@ -253,7 +253,7 @@ fn signed_jwt(svid: &JwtSvid, audience: &[String]) {
 }
 
 /// The administrator: by ID, or through the admin socket.
-fn who(permit: &Permit) -> String {
+pub(super) fn who(permit: &Permit) -> String {
     permit
         .id()
         .map_or_else(|| permit.role().as_str().to_owned(), ToString::to_string)

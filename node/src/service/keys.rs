@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{Context, audit, permit, status};
 use crate::authority::Custody;
 use crate::authority::keys::{Known, LABELS, Owner, cluster_of};
+use crate::authz::Permit;
 
 /// Keys that one call destroys at most.
 const SWEPT_MAX: usize = 1_000;
@@ -105,13 +106,14 @@ impl Keys for KeysService {
         }
         let mut results = Vec::new();
         for key in keys {
-            // Said before: a caller that goes away does not end what the token does.
             audit::key_destruction_ordered(permit, &key);
-            let kept_because = self.sweep_one(&key, &listed, &known).await;
-            match &kept_because {
-                None => audit::key_destroyed(permit, &key),
-                Some(why) => tracing::warn!(%key, %why, "Key was not destroyed"),
-            }
+            let kept_because = match kept(&key, &listed, &known) {
+                Some(why) => {
+                    tracing::warn!(%key, %why, "Key was not destroyed");
+                    Some(why)
+                }
+                None => self.destroy(permit, &key).await,
+            };
             let kept_because = kept_because.unwrap_or_default();
             results.push(api::Swept { kept_because });
         }
@@ -158,26 +160,23 @@ impl Keys for KeysService {
 }
 
 impl KeysService {
-    /// Destroys a key that is an orphan; else says why it is not destroyed.
-    async fn sweep_one(
-        &self,
-        key: &KeyRef,
-        listed: &[KeyListing],
-        known: &Known,
-    ) -> Option<String> {
-        if !listed.iter().any(|found| found.key == *key) {
-            return Some("it is not there".into());
-        }
-        match known.owner(key) {
-            Owner::Orphan(_) => {}
-            Owner::Authority(authority) => {
-                return Some(format!("authority {} has it", authority.id));
+    /// Destroys a key; says why where that failed. A caller that goes away ends neither what the
+    /// token does nor what is said of it.
+    async fn destroy(&self, permit: &Permit, key: &KeyRef) -> Option<String> {
+        let (signer, key) = (Arc::clone(self.custody().signer()), key.clone());
+        let caller = audit::who(permit);
+        let destroyed = tokio::spawn(async move {
+            let destroyed = signer.delete(&key).await;
+            match &destroyed {
+                Ok(()) => audit::key_destroyed(&caller, &key),
+                Err(why) => tracing::warn!(%key, %why, "Key was not destroyed"),
             }
-            Owner::Intent => return Some("it is being made".into()),
-            Owner::PastEpoch | Owner::Other => return Some("it is not this cluster's".into()),
+            destroyed
+        });
+        match destroyed.await {
+            Ok(destroyed) => destroyed.err().map(|error| error.to_string()),
+            Err(_) => Some("the task that was to destroy it ended; look again".into()),
         }
-        let destroyed = self.custody().signer().delete(key).await;
-        destroyed.err().map(|error| error.to_string())
     }
 
     /// Whether the key of an authority is in the backend; an error where it is another key, and
@@ -246,6 +245,19 @@ fn told(found: &KeyListing, known: &Known) -> api::Key {
 }
 
 /// An authority's key, as the log has it.
+/// Why a key must stay; nothing for an orphan.
+fn kept(key: &KeyRef, listed: &[KeyListing], known: &Known) -> Option<String> {
+    if !listed.iter().any(|found| found.key == *key) {
+        return Some("it is not there".into());
+    }
+    match known.owner(key) {
+        Owner::Orphan(_) => None,
+        Owner::Authority(authority) => Some(format!("authority {} has it", authority.id)),
+        Owner::Intent => Some("it is being made".into()),
+        Owner::PastEpoch | Owner::Other => Some("it is not this cluster's".into()),
+    }
+}
+
 fn told_of(authority: &Arc<Authority>) -> api::Key {
     let status = match authority.status() {
         _ if authority.tainted && authority.status() != AuthorityStatus::Revoked => "tainted",

@@ -87,6 +87,31 @@ enum CertifyError {
     Elsewhere(String),
 }
 
+/// Why a try to have an intermediate certified came to nothing, told to all who waited for it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct NotCertified {
+    /// In words, for the operator.
+    pub why: String,
+    /// The signer's queue was full: when there may be room.
+    pub retry_after: Option<Duration>,
+}
+
+impl From<&CertifyError> for NotCertified {
+    fn from(error: &CertifyError) -> Self {
+        let retry_after = match error {
+            CertifyError::Issue(IssueError::Signer(SignerError::Busy { retry_after })) => {
+                Some(*retry_after)
+            }
+            _ => None,
+        };
+        Self {
+            why: crate::app::chain(error),
+            retry_after,
+        }
+    }
+}
+
 /// The intermediates of this node. Cheap to clone.
 #[derive(Clone)]
 pub struct Intermediates {
@@ -111,7 +136,7 @@ struct State {
 struct Failed {
     failures: Failures,
     at: Instant,
-    why: String,
+    why: NotCertified,
 }
 
 impl Intermediates {
@@ -170,19 +195,19 @@ impl Intermediates {
     /// Why the last try failed for an authority, if none has succeeded since.
     pub fn failure(&self, authority_id: &str) -> Option<String> {
         let state = self.state();
-        state.failed.get(authority_id).map(|f| f.why.clone())
+        state.failed.get(authority_id).map(|f| f.why.why.clone())
     }
 
     /// Has an authority certify an intermediate, unless somebody else has just had it done.
     ///
     /// # Errors
-    /// Why there is none, in words.
+    /// [`NotCertified`].
     pub async fn certify(
         &self,
         custody: &Custody,
         doors: &Doors,
         record: &Authority,
-    ) -> Result<Arc<Intermediate>, String> {
+    ) -> Result<Arc<Intermediate>, NotCertified> {
         let asked = Instant::now();
         let before = self.state().held.get(&record.id).cloned();
         let _turn = self.inner.turn.lock().await;
@@ -212,7 +237,7 @@ impl Intermediates {
                 Ok(made)
             }
             Err(error) => {
-                let why = crate::app::chain(&error);
+                let why = NotCertified::from(&error);
                 let failed = state.failed.entry(record.id.clone());
                 let failed = failed.or_insert_with(|| Failed {
                     failures: Failures {
@@ -220,7 +245,7 @@ impl Intermediates {
                         last_at: now,
                     },
                     at: asked,
-                    why: String::new(),
+                    why: why.clone(),
                 });
                 failed.failures.count = failed.failures.count.saturating_add(1);
                 failed.failures.last_at = now;
