@@ -241,6 +241,15 @@ async fn change(feed: &mut broadcast::Receiver<Change>, matters: impl Fn(&Change
     }
 }
 
+/// What is said of one node, or of several.
+fn nodes(ids: &BTreeSet<u64>, one: &str, many: &str) -> String {
+    let names: Vec<_> = ids.iter().map(u64::to_string).collect();
+    match names.as_slice() {
+        [name] => format!("node {name} {one}"),
+        names => format!("nodes {} {many}", names.join(", ")),
+    }
+}
+
 /// The key of an authority in its backend; `None` for a record without a whole id.
 fn key_ref(authority: &Authority) -> Option<KeyRef> {
     let id: [u8; KeyId::BYTES] = authority.key_id.as_slice().try_into().ok()?;

@@ -19,7 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
 use super::driver::{begin_key, log_activated};
-use super::{Custody, plan};
+use super::{Custody, nodes, plan};
 use crate::cluster::ProposeError;
 use crate::cluster::status::Members;
 use crate::registry::Doors;
@@ -104,14 +104,6 @@ pub enum StepFailed {
     /// These members still show a server SVID of the authority.
     #[error("{} a server SVID of it", nodes(.0, "still serves", "still serve"))]
     StillServed(BTreeSet<u64>),
-}
-
-fn nodes(ids: &BTreeSet<u64>, one: &str, many: &str) -> String {
-    let names: Vec<_> = ids.iter().map(u64::to_string).collect();
-    match names.as_slice() {
-        [name] => format!("node {name} {one}"),
-        names => format!("nodes {} {many}", names.join(", ")),
-    }
 }
 
 /// Carries out an administrator's steps on this node. Cheap to clone.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityScope, AuthorityStatus};
 
+use super::super::nodes;
 use super::thresholds::{is_current, learned_at, provers_seen_within};
 use super::{Scene, Step, signs_shared};
 
@@ -101,13 +102,6 @@ impl Left {
             AuthorityKind::Jwt => "JWT",
             AuthorityKind::X509 | AuthorityKind::Unspecified => "X.509",
         };
-        let of = |ids: &BTreeSet<u64>, one: &str, many: &str| {
-            let names: Vec<_> = ids.iter().map(u64::to_string).collect();
-            match names.as_slice() {
-                [name] => format!("node {name} {one}"),
-                names => format!("nodes {} {many}", names.join(", ")),
-            }
-        };
         let what = match self {
             Self::Key => {
                 "the key that nodes will share is not made yet: the leader makes it in its token"
@@ -115,9 +109,9 @@ impl Left {
             }
             Self::Proofs(ids) => {
                 let rest = "not signed with the key that nodes will share";
-                of(ids, &format!("has {rest}"), &format!("have {rest}"))
+                nodes(ids, &format!("has {rest}"), &format!("have {rest}"))
             }
-            Self::Own(ids) => of(
+            Self::Own(ids) => nodes(
                 ids,
                 "has no authority of its own that signs",
                 "have no authorities of their own that sign",

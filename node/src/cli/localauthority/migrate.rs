@@ -93,7 +93,7 @@ async fn watch(
     client: &mut ClusterClient<Channel>,
     scope: &str,
 ) -> Result<(), CliError> {
-    let mut told = Vec::new();
+    let mut told: Vec<String> = Vec::new();
     loop {
         let status = ask(session, client).await?;
         if status.authority_scope == scope && status.scope_left.is_empty() {
@@ -105,14 +105,20 @@ async fn watch(
                 status.authority_scope
             )));
         }
-        if status.scope_left != told {
-            for line in &status.scope_left {
+        for line in &status.scope_left {
+            // A second less is no news.
+            if !told.iter().any(|before| gist(before) == gist(line)) {
                 session.err(&format!("{line}\n"))?;
             }
-            told = status.scope_left;
         }
+        told = status.scope_left;
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// A line without the time that it tells.
+fn gist(line: &str) -> &str {
+    line.split(" for ").next().unwrap_or(line)
 }
 
 fn show(session: &mut Session<'_, '_>, status: &StatusResponse) -> Result<(), CliError> {

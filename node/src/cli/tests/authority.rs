@@ -609,7 +609,17 @@ fn the_scope_of_authorities_is_shown_and_set_and_what_is_left_is_told() {
         status("", &[]),
         status("per-node", &[missing]),
         set("shared", "per-node"),
-        status("per-node", &[missing]),
+        status(
+            "per-node",
+            &[
+                missing,
+                "JWT: agents learn of the new authority for 9 s more",
+            ],
+        ),
+        status(
+            "per-node",
+            &["JWT: agents learn of the new authority for 8 s more"],
+        ),
         status("per-node", &[]),
         set("", "shared"),
         status("shared", &[missing]),
@@ -634,7 +644,10 @@ fn the_scope_of_authorities_is_shown_and_set_and_what_is_left_is_told() {
          Done: every node signs with authorities of its own.\n\
          What signed before stays in the trust bundle until it ends, unless it is tainted and revoked.\n"
     );
-    assert_eq!(done.err, format!("{missing}\n"));
+    assert_eq!(
+        done.err,
+        format!("{missing}\nJWT: agents learn of the new authority for 9 s more\n")
+    );
     assert_eq!(
         run("shared -wait 0").out,
         format!("Authorities are to be shared.\n{missing}\n")
