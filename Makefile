@@ -1,7 +1,7 @@
 # Every target runs `setup` first: it installs what is missing and takes a
 # fraction of a second when nothing is.
 
-.PHONY: help setup build bin-dir demo test test-long faults reliability sim planted bench lint fmt clean
+.PHONY: help setup build bin-dir demo test test-long faults reliability sim planted bench token-rate lint fmt clean
 
 # One feature set for every development build: cargo then builds nothing twice.
 # `faults` is among them, and never part of `make build`.
@@ -51,6 +51,10 @@ planted: setup ## planted bugs: each must be caught (ONLY=name,name: these)
 
 bench: setup ## criterion benches
 	@$(CARGO) bench -p chancery-node --bench issue
+
+token-rate: setup ## what nodes sign beside what a token makes, at three rates of the token
+	@scripts/progress $(CARGO) build --release --bins --lib -p chancery-node -p chancery-tests -p chancery-pkcs11-shim
+	@$$(scripts/bin-dir)/chancery-token-rate $(ARGS)
 
 lint: setup ## rustfmt, dependencies (licences, advisories), clippy
 	@$(CARGO) fmt --all --check
