@@ -1,5 +1,7 @@
 //! Authorities rotated by hand and by themselves on clusters of real processes, keys in SoftHSM.
 
+#[path = "authorities/restarts.rs"]
+mod restarts;
 #[path = "authorities/rotation.rs"]
 mod rotation;
 
@@ -20,6 +22,7 @@ use chancery_tests::tls::{Trust, connect, connect_admin};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+const KINDS: [&str; 2] = ["x509", "jwt"];
 const STOP: i32 = 19;
 const CONTINUE: i32 = 18;
 

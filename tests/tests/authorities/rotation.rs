@@ -9,8 +9,8 @@ use chancery_tests::documents::signing;
 
 use super::{bundle, show};
 
-const KILL: i32 = 9;
-const LIMIT: Duration = Duration::from_secs(600);
+pub(crate) const KILL: i32 = 9;
+pub(crate) const LIMIT: Duration = Duration::from_secs(600);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn authorities_rotate_by_themselves_without_the_node_that_led() -> anyhow::Result<()> {
