@@ -2,6 +2,8 @@
 
 #[path = "issuance/outage.rs"]
 mod outage;
+#[path = "issuance/taint.rs"]
+mod taint;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
