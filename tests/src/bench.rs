@@ -403,10 +403,15 @@ impl Node {
         let Some(mut process) = self.process.take() else {
             bail!("it does not run");
         };
-        eventually("the end of the process", LIMIT, || {
+        let ended = eventually("the end of the process", LIMIT, || {
             let ended = process.try_wait();
             async move { Ok(ended?) }
         })
-        .await
+        .await;
+        if ended.is_err() {
+            // One that lives on must end with the test.
+            self.process = Some(process);
+        }
+        ended
     }
 }
