@@ -16,6 +16,7 @@ use chancery_node::attest::x509pop::{Settings, read_payload, wire};
 use chancery_node::cluster::token::NodeToken;
 use chancery_node::config::{Config, format_duration, parse_duration};
 use chancery_node::issue::Subject;
+use chancery_node::ledger::debts;
 use chancery_node::migrate::{expand, translate};
 use chancery_node::service::inputs;
 use chancery_node::service::moment;
@@ -31,6 +32,7 @@ pub const TARGETS: &[super::Target] = &[
     ("subject", subject),
     ("page_token", page_token),
     ("moment", moment),
+    ("unnoted_holders", unnoted_holders),
     ("relationship", relationship),
     ("spire_config", spire_config),
     ("attestation_payload", attestation_payload),
@@ -160,6 +162,23 @@ pub fn moment(data: &[u8]) {
     // 0000-01-01 and 9999-12-31, and a zone of a day beyond either.
     assert!((-62_167_219_200 - 2 * DAY..253_402_300_800 + 2 * DAY).contains(&second));
     assert_eq!(moment::parse(&format!("{text} ")), None);
+}
+
+/// The file of what the ledger could not note: what is taken names authorities alone, and is
+/// written so that it reads back equal.
+pub fn unnoted_holders(data: &[u8]) {
+    let Ok(notes) = debts::decode(data) else {
+        return;
+    };
+    assert!(!notes.is_empty());
+    assert!(
+        notes
+            .iter()
+            .all(|note| note.authority.is_some() && note.path.is_empty())
+    );
+    let owed = debts::owed(&notes);
+    let again = debts::decode(&debts::encode(&owed));
+    assert!(again.is_ok_and(|again| debts::owed(&again) == owed));
 }
 
 /// A federation relationship with its bundle, as a caller sends it. What is taken is told

@@ -259,11 +259,32 @@ impl Cluster {
         Ok(command.output()?)
     }
 
+    /// What a command that succeeds prints for programs.
+    pub fn json(&self, node: &Node, args: &[&str]) -> anyhow::Result<Value> {
+        let output = self.cli(node, &[args, &["-output", "json"]].concat())?;
+        ensure!(output.status.success(), "{args:?}: {}", text(&output));
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+
     /// `cluster status` of a node.
     pub fn status(&self, node: &Node) -> anyhow::Result<Value> {
-        let output = self.cli(node, &["cluster", "status", "-output", "json"])?;
-        ensure!(output.status.success(), "cluster status: {}", text(&output));
-        Ok(serde_json::from_slice(&output.stdout)?)
+        self.json(node, &["cluster", "status"])
+    }
+
+    /// A step in the life of an authority, x509 or jwt, by `chancery localauthority`: that of `id`,
+    /// or a new one where that is empty; its id.
+    pub fn authority(
+        &self,
+        node: &Node,
+        kind: &str,
+        step: &str,
+        id: &str,
+    ) -> anyhow::Result<String> {
+        let args = ["localauthority", kind, step, "-authorityID", id];
+        let answer = self.json(node, if id.is_empty() { &args[..3] } else { &args })?;
+        let mut states = answer.as_object().context("an object")?.values();
+        let id = states.find_map(|state| state["authority_id"].as_str());
+        Ok(id.context("an id")?.to_owned())
     }
 
     /// Waits until `node` names a leader; its id.

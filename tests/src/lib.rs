@@ -2,7 +2,9 @@
 //! protocol, a handle on a cluster of real processes, and the fault harness.
 
 pub mod agent;
+pub mod bench;
 pub mod cluster;
+pub mod documents;
 pub mod faults;
 pub mod go;
 pub mod load;

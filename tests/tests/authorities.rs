@@ -1,5 +1,7 @@
 //! Authorities rotated by hand and by themselves on clusters of real processes, keys in SoftHSM.
 
+#[path = "authorities/restarts.rs"]
+mod restarts;
 #[path = "authorities/rotation.rs"]
 mod rotation;
 
@@ -15,10 +17,12 @@ use chancery_api::spire::api::server::localauthority::v1::local_authority_client
 use chancery_api::spire::api::types;
 use chancery_tests::agent::Agent;
 use chancery_tests::cluster::{Cluster, Node, Options, count};
+use chancery_tests::documents;
 use chancery_tests::tls::{Trust, connect, connect_admin};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+const KINDS: [&str; 2] = ["x509", "jwt"];
 const STOP: i32 = 19;
 const CONTINUE: i32 = 18;
 
@@ -29,9 +33,7 @@ async fn client(node: &Node) -> anyhow::Result<LocalAuthorityClient<Channel>> {
 }
 
 async fn bundle(node: &Node) -> anyhow::Result<types::Bundle> {
-    let mut client = BundleClient::new(connect_admin(&node.admin_socket).await?);
-    let request = GetBundleRequest { output_mask: None };
-    Ok(client.get_bundle(request).await?.into_inner())
+    documents::bundle(&node.admin_socket).await
 }
 
 /// Ids of the active, the prepared and the old X.509 authority.

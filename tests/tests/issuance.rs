@@ -4,6 +4,8 @@
 mod outage;
 #[path = "issuance/scope.rs"]
 mod scope;
+#[path = "issuance/taint.rs"]
+mod taint;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

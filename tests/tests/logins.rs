@@ -1,16 +1,12 @@
 //! Nodes that share a token and may not use it: a PIN that is wrong, a try that is cut off, a token
 //! that is away, silent or without its module. Three real processes; the shim counts the logins.
 
-#[path = "logins/bench.rs"]
-mod bench;
-
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use chancery_pkcs11_shim::{Call, Control, Rule, When};
+use chancery_tests::bench::{BACK_LIMIT, Bench, LIMIT, RIGHT};
 use chancery_tests::cluster::text;
-
-use bench::{BACK_LIMIT, Bench, LIMIT, RIGHT};
 
 /// A token that locks after three wrong PINs and does not show how many it saw.
 fn quiet() -> Control {

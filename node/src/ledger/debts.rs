@@ -46,10 +46,7 @@ impl Debts {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(format!("cannot read {}: {e}", path.display())),
         };
-        let owed: BTreeMap<_, _> = notes
-            .iter()
-            .filter_map(|note| Some((note.authority.clone()?, note.until)))
-            .collect();
+        let owed = owed(&notes);
         let debts = Self {
             path,
             any: Arc::new(AtomicBool::new(!owed.is_empty())),
@@ -107,8 +104,16 @@ impl Debts {
     }
 }
 
+/// Notes by their authorities.
+pub fn owed(notes: &[HolderNote]) -> BTreeMap<AuthorityName, i64> {
+    let named = notes.iter();
+    named
+        .filter_map(|note| Some((note.authority.clone()?, note.until)))
+        .collect()
+}
+
 /// As a command's notes are encoded, with no other field: every one without a path.
-fn encode(owed: &BTreeMap<AuthorityName, i64>) -> Vec<u8> {
+pub fn encode(owed: &BTreeMap<AuthorityName, i64>) -> Vec<u8> {
     let notes = owed.iter().map(|(authority, until)| HolderNote {
         authority: Some(authority.clone()),
         path: String::new(),
@@ -121,7 +126,11 @@ fn encode(owed: &BTreeMap<AuthorityName, i64>) -> Vec<u8> {
     notes.encode_to_vec()
 }
 
-fn decode(bytes: &[u8]) -> Result<Vec<HolderNote>, String> {
+/// Reads the file.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn decode(bytes: &[u8]) -> Result<Vec<HolderNote>, String> {
     let read = NoteHolders::decode(bytes).map_err(|e| e.to_string())?;
     let whole = |note: &HolderNote| note.authority.is_some() && note.path.is_empty();
     if read.notes.is_empty() || !read.notes.iter().all(whole) {

@@ -10,7 +10,7 @@
 //! ([`tracker`]); after a restart the pairs of the start before end by time.
 //! Refuses to know: how documents are made, and what an administrator does with the answer.
 
-mod debts;
+pub mod debts;
 pub mod tracker;
 
 #[cfg(test)]

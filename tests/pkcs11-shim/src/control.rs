@@ -95,6 +95,9 @@ pub struct Rule {
     /// Instead of the call or after it.
     #[serde(default)]
     pub when: When,
+    /// Sleeps until this process has made that other call since the file came.
+    #[serde(default)]
+    pub since: Option<Call>,
     /// Calls of this process that pass before the rule begins.
     #[serde(default)]
     pub skip: u64,
@@ -120,6 +123,7 @@ impl Rule {
             call,
             code: Some(code.to_owned()),
             when: When::Instead,
+            since: None,
             skip: 0,
             times: None,
             wait_ms: 0,
@@ -147,6 +151,21 @@ impl Rule {
             when,
             ..Self::fails(call, "")
         }
+    }
+
+    /// The same for calls that come after one of another kind.
+    #[must_use]
+    pub fn since(self, call: Call) -> Self {
+        Self {
+            since: Some(call),
+            ..self
+        }
+    }
+
+    /// The same after `skip` calls that pass.
+    #[must_use]
+    pub fn skipping(self, skip: u64) -> Self {
+        Self { skip, ..self }
     }
 
     /// The same for `times` calls only.

@@ -1,6 +1,6 @@
 //! What happens to a call, by the control file and by what happened before in this process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -45,6 +45,8 @@ struct Held {
     control: Arc<Control>,
     /// Calls since that file came, by rule.
     met: BTreeMap<usize, u64>,
+    /// What was called since that file came.
+    made: BTreeSet<Call>,
 }
 
 impl Faults {
@@ -81,7 +83,7 @@ impl Faults {
             *held = Held {
                 version,
                 control: Arc::new(control),
-                met: BTreeMap::new(),
+                ..Held::default()
             };
         }
         held
@@ -91,8 +93,10 @@ impl Faults {
     fn meets(&self, call: Call) -> Option<Rule> {
         let mut held = self.refreshed();
         let control = Arc::clone(&held.control);
+        let earlier = held.made.clone();
+        held.made.insert(call);
         for (n, rule) in control.rules.iter().enumerate() {
-            if rule.call != call {
+            if rule.call != call || rule.since.is_some_and(|other| !earlier.contains(&other)) {
                 continue;
             }
             let met = held.met.entry(n).or_default();
@@ -179,6 +183,30 @@ mod tests {
             let error = Verdict::Answer(0x30);
             assert_eq!(verdicts, [Verdict::Pass, error, error, Verdict::Pass]);
             assert_eq!(faults.judge(Call::Login), Verdict::Pass);
+        }
+    }
+
+    #[test]
+    fn a_rule_sleeps_until_the_call_that_it_waits_for() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let steering = Steering::new(directory.path()).expect("writes");
+        let faults = Faults::new(&directory.path().join("shim.json")).expect("opens");
+        let rule = Rule::fails(Call::Sign, "CKR_DEVICE_ERROR")
+            .since(Call::GenerateKeyPair)
+            .skipping(1);
+        let control = Control {
+            rules: vec![rule],
+            ..Control::default()
+        };
+        for _ in 0..2 {
+            steering.set(&control).expect("writes");
+            for _ in 0..3 {
+                assert_eq!(faults.judge(Call::Sign), Verdict::Pass, "too early");
+            }
+            assert_eq!(faults.judge(Call::GenerateKeyPair), Verdict::Pass);
+            let verdicts: Vec<_> = (0..3).map(|_| faults.judge(Call::Sign)).collect();
+            let error = Verdict::Answer(0x30);
+            assert_eq!(verdicts, [Verdict::Pass, error, error]);
         }
     }
 }

@@ -4,33 +4,41 @@ use std::fs::{self, File, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use chancery_pkcs11_shim::{Call, Control, Steering, module_path};
-use chancery_tests::cluster::{bin_dir, eventually, softhsm_module, text};
 use serde_json::Value;
 
+use crate::cluster::{bin_dir, eventually, softhsm_module, text};
+
 /// What a node needs to form, elect and answer: a machine under load is no fault of it.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 /// Ten times what a node may take to open its agent port once its token is back.
-pub(crate) const BACK_LIMIT: Duration = Duration::from_secs(10);
-pub(crate) const RIGHT: &str = "canary-4711";
+pub const BACK_LIMIT: Duration = Duration::from_secs(10);
+/// The PIN that the token takes.
+pub const RIGHT: &str = "canary-4711";
 
 /// The nodes and their token.
-pub(crate) struct Bench {
-    pub(crate) dir: tempfile::TempDir,
-    pub(crate) nodes: Vec<Node>,
+pub struct Bench {
+    /// Folder of everything.
+    pub dir: tempfile::TempDir,
+    /// In the order of their numbers.
+    pub nodes: Vec<Node>,
     softhsm: PathBuf,
+    /// Appended to every node's configuration.
+    extra: String,
     /// Logins of the security officer, who made the token.
     logins_before: u64,
 }
 
 /// One node.
-pub(crate) struct Node {
-    pub(crate) home: PathBuf,
-    pub(crate) steering: Steering,
+pub struct Node {
+    /// Its folder.
+    pub home: PathBuf,
+    /// The hand on its way to the token.
+    pub steering: Steering,
     ports: [u16; 3],
     process: Option<Child>,
 }
@@ -52,7 +60,12 @@ fn private(file: &Path, content: &str) -> anyhow::Result<()> {
 
 impl Bench {
     /// A token, and `count` nodes that have not been started; the PIN file of each says `pin`.
-    pub(crate) fn new(count: usize, pin: &str) -> anyhow::Result<Self> {
+    pub fn new(count: usize, pin: &str) -> anyhow::Result<Self> {
+        Self::configured(count, pin, "")
+    }
+
+    /// The same with `extra` at the end of every node's configuration.
+    pub fn configured(count: usize, pin: &str, extra: &str) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("chancery-test-")
             .tempdir()?;
@@ -90,6 +103,7 @@ impl Bench {
             dir,
             nodes,
             softhsm,
+            extra: extra.to_owned(),
             logins_before: 0,
         };
         for index in 0..count {
@@ -106,7 +120,7 @@ impl Bench {
     }
 
     /// Writes a node's configuration.
-    pub(crate) fn configure(&self, index: usize, module: &Path) -> anyhow::Result<()> {
+    pub fn configure(&self, index: usize, module: &Path) -> anyhow::Result<()> {
         let node = &self.nodes[index];
         let peers: Vec<_> = self
             .nodes
@@ -128,8 +142,9 @@ impl Bench {
              [peer]\naddress = \"127.0.0.1:{peer}\"\n[health]\naddress = \"127.0.0.1:{health}\"\n\
              [cluster]\n{cluster}\n\
              [keys]\nbackend = \"pkcs11\"\n[keys.pkcs11]\nmodule = \"{}\"\ntoken_label = \"shared\"\n\
-             pin_file = \"{home}/pin\"\n",
-            module.display()
+             pin_file = \"{home}/pin\"\n{}",
+            module.display(),
+            self.extra
         );
         Ok(fs::write(node.config(), text)?)
     }
@@ -149,7 +164,7 @@ impl Bench {
     }
 
     /// `hsm init` by the first node's configuration.
-    pub(crate) fn init(&self) -> anyhow::Result<Output> {
+    pub fn init(&self) -> anyhow::Result<Output> {
         let so_pin = self.dir.path().join("so-pin");
         let config = self.nodes[0].config();
         self.run(
@@ -166,7 +181,7 @@ impl Bench {
     }
 
     /// The configuration of somebody else with a PIN of his own; its file.
-    pub(crate) fn stranger(&self, pin: &str) -> anyhow::Result<PathBuf> {
+    pub fn stranger(&self, pin: &str) -> anyhow::Result<PathBuf> {
         let home = self.dir.path().join("stranger");
         fs::create_dir(&home)?;
         private(&home.join("pin"), pin)?;
@@ -179,24 +194,34 @@ impl Bench {
     }
 
     /// `hsm check` by a configuration, through the first node's shim.
-    pub(crate) fn check(&self, config: &Path) -> anyhow::Result<Output> {
+    pub fn check(&self, config: &Path) -> anyhow::Result<Output> {
         self.run(0, &["hsm", "check", "-config", path(config)?])
     }
 
     /// Runs a command against a node's admin socket.
-    pub(crate) fn cli(&self, index: usize, args: &[&str]) -> anyhow::Result<Output> {
-        let socket = self.nodes[index].home.join("api.sock");
+    pub fn cli(&self, index: usize, args: &[&str]) -> anyhow::Result<Output> {
+        let socket = self.nodes[index].admin_socket();
         self.run(index, &[args, &["-socketPath", path(&socket)?]].concat())
     }
 
+    /// Begins a command against a node's admin socket, for as long as it takes.
+    pub fn spawn(&self, index: usize, args: &[&str]) -> anyhow::Result<Child> {
+        let socket = self.nodes[index].admin_socket();
+        let mut command = self.command(index)?;
+        command.args(args).args(["-socketPath", path(&socket)?]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(command.spawn()?)
+    }
+
     /// Starts a node and does not wait for it.
-    pub(crate) fn start(&mut self, index: usize) -> anyhow::Result<()> {
+    pub fn start(&mut self, index: usize) -> anyhow::Result<()> {
         let log = self.nodes[index].home.join("log");
         let log = File::options().create(true).append(true).open(log)?;
         let config = self.nodes[index].config();
         let mut command = self.command(index)?;
         command
             .args(["server", "run", "--config", path(&config)?])
+            .env("CHANCERY_FAULT_POINTS", "1")
             .stdout(log.try_clone()?)
             .stderr(log);
         self.nodes[index].process = Some(command.spawn()?);
@@ -204,12 +229,12 @@ impl Bench {
     }
 
     /// Starts every node.
-    pub(crate) fn start_all(&mut self) -> anyhow::Result<()> {
+    pub fn start_all(&mut self) -> anyhow::Result<()> {
         (0..self.nodes.len()).try_for_each(|index| self.start(index))
     }
 
     /// Says the same of every node's way to the token.
-    pub(crate) fn set_all(&self, control: &Control) -> anyhow::Result<()> {
+    pub fn set_all(&self, control: &Control) -> anyhow::Result<()> {
         self.nodes
             .iter()
             .try_for_each(|node| Ok(node.steering.set(control)?))
@@ -224,19 +249,19 @@ impl Bench {
     }
 
     /// How often the token was asked to log somebody in since it was made, by all nodes together.
-    pub(crate) fn logins(&self) -> anyhow::Result<u64> {
+    pub fn logins(&self) -> anyhow::Result<u64> {
         Ok(self.all_logins()? - self.logins_before)
     }
 
     /// `cluster status` of a node.
-    pub(crate) fn status(&self, index: usize) -> anyhow::Result<Value> {
+    pub fn status(&self, index: usize) -> anyhow::Result<Value> {
         let output = self.cli(index, &["cluster", "status", "-output", "json"])?;
         ensure!(output.status.success(), "cluster status: {}", text(&output));
         Ok(serde_json::from_slice(&output.stdout)?)
     }
 
     /// Why a node cannot issue, as it tells itself; nothing where it can.
-    pub(crate) fn not_ready(&self, index: usize) -> anyhow::Result<String> {
+    pub fn not_ready(&self, index: usize) -> anyhow::Result<String> {
         let status = self.status(index)?;
         let members = status["members"].as_array().context("no members")?;
         let own = members.iter().find(|m| m["id"] == status["node_id"]);
@@ -245,7 +270,7 @@ impl Bench {
     }
 
     /// Waits until a node is a voter that knows a leader and says `why` it cannot issue.
-    pub(crate) async fn until_says(&self, index: usize, why: &str) -> anyhow::Result<()> {
+    pub async fn until_says(&self, index: usize, why: &str) -> anyhow::Result<()> {
         let what = format!("node {} saying {why:?}", index + 1);
         let mut last = String::new();
         let said = eventually(&what, LIMIT, || {
@@ -274,11 +299,7 @@ impl Bench {
     }
 
     /// Waits until the agent port of a node is open; how long that took.
-    pub(crate) async fn until_open(
-        &self,
-        index: usize,
-        limit: Duration,
-    ) -> anyhow::Result<Duration> {
+    pub async fn until_open(&self, index: usize, limit: Duration) -> anyhow::Result<Duration> {
         let began = Instant::now();
         let what = format!("the agent port of node {}", index + 1);
         let open = eventually(&what, limit, || async {
@@ -290,7 +311,7 @@ impl Bench {
 
     /// Makes an entry through a node: the cluster takes writes, elections of a machine under load
     /// aside.
-    pub(crate) async fn write(&self, index: usize, name: &str) -> anyhow::Result<()> {
+    pub async fn write(&self, index: usize, name: &str) -> anyhow::Result<()> {
         let id = format!("spiffe://example.org/{name}");
         let args = [
             "entry",
@@ -316,7 +337,7 @@ impl Bench {
     }
 
     /// The last lines of every log, for a failing test's message.
-    pub(crate) fn logs(&self) -> String {
+    pub fn logs(&self) -> String {
         let tail = |node: &Node| {
             let log = fs::read_to_string(node.home.join("log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().rev().take(25).collect();
@@ -328,25 +349,38 @@ impl Bench {
 }
 
 impl Node {
-    pub(crate) fn config(&self) -> PathBuf {
+    /// Its configuration.
+    pub fn config(&self) -> PathBuf {
         self.home.join("chancery.toml")
     }
 
-    pub(crate) fn write_pin(&self, pin: &str) -> anyhow::Result<()> {
+    /// host:port for agents.
+    pub fn api(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[0])
+    }
+
+    /// Its admin socket.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.home.join("api.sock")
+    }
+
+    /// Writes its PIN file.
+    pub fn write_pin(&self, pin: &str) -> anyhow::Result<()> {
         private(&self.home.join("pin"), pin)
     }
 
-    pub(crate) fn log(&self) -> anyhow::Result<String> {
+    /// All of its log.
+    pub fn log(&self) -> anyhow::Result<String> {
         Ok(fs::read_to_string(self.home.join("log"))?)
     }
 
     /// Whether the agent port takes connections.
-    pub(crate) fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         std::net::TcpStream::connect(("127.0.0.1", self.ports[0])).is_ok()
     }
 
     /// Kills its process, if it runs.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             // One that has ended already is as good.
             let _ = process.kill();
@@ -355,7 +389,7 @@ impl Node {
     }
 
     /// Asks it to stop; it must end well.
-    pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
+    pub fn stop(&mut self) -> anyhow::Result<()> {
         let mut process = self.process.take().context("it does not run")?;
         let pid = rustix::process::Pid::from_child(&process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
@@ -364,15 +398,20 @@ impl Node {
         Ok(())
     }
 
-    /// Waits until its process has died of itself.
-    pub(crate) async fn until_dead(&mut self) -> anyhow::Result<()> {
+    /// Waits until its process has died of itself; how.
+    pub async fn until_dead(&mut self) -> anyhow::Result<ExitStatus> {
         let Some(mut process) = self.process.take() else {
             bail!("it does not run");
         };
-        eventually("the end of the process", LIMIT, || {
+        let ended = eventually("the end of the process", LIMIT, || {
             let ended = process.try_wait();
-            async move { Ok(ended?.map(drop)) }
+            async move { Ok(ended?) }
         })
-        .await
+        .await;
+        if ended.is_err() {
+            // One that lives on must end with the test.
+            self.process = Some(process);
+        }
+        ended
     }
 }
