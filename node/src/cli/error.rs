@@ -129,11 +129,11 @@ pub(super) enum CliError {
     /// The configuration file does not hold.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
-    /// `hsm init` with keys in memory or on disk.
-    #[error("there is no token to initialise: keys.backend is \"{0}\", set it to \"pkcs11\"")]
+    /// `hsm init`, `hsm check` or `hsm bench` with keys in memory or on disk.
+    #[error("there is no token: keys.backend is \"{0}\", set it to \"pkcs11\"")]
     NoToken(&'static str),
     /// `hsm check` found what a server could not work with.
-    #[error("the token is not fit for this configuration: {missing} of the lines above say no")]
+    #[error("the token is not fit for this configuration; faults shown above as \"no\": {missing}")]
     TokenUnfit {
         /// How many.
         missing: usize,

@@ -281,14 +281,17 @@ fn checked(config: &Pkcs11Config, survey: &Survey, needed: KeyType) -> (String, 
                 Ok(key_type) => line("", format!("{key_type} {key}")),
                 Err(error) => {
                     missing += 1;
-                    line("", format!("refused: {error}"));
+                    line("", format!("no: {error}"));
                 }
             }
         }
         line(
             "signature",
             match &survey.signature {
-                None => "none made: no key of Chancery's is there yet".into(),
+                None if survey.keys.is_empty() => {
+                    "none made: no key of Chancery's is there yet".into()
+                }
+                None => "none made: no key above can be used".into(),
                 Some(Ok(took)) => format!("made and verified in {:.1} ms", millis(*took)),
                 Some(Err(error)) => {
                     missing += 1;
@@ -315,14 +318,14 @@ fn bench(verb: &Bench, host: &mut Host<'_>) -> Result<(), CliError> {
         .enable_all()
         .build()
         .map_err(CliError::Output)?;
-    let head = "key type   sessions  signatures/s   p50 ms   p99 ms   worst ms\n";
+    // Said with the first row: above an error it would be a table of nothing.
+    let mut head = "key type   sessions  signatures/s   p50 ms   p99 ms   worst ms\n";
     let mut say = |text: &str| {
         host.stdout
             .write_all(text.as_bytes())
             .and_then(|()| host.stdout.flush())
             .map_err(CliError::Output)
     };
-    say(head)?;
     for key_type in types {
         for sessions in &verb.sessions {
             token.sessions = *sessions;
@@ -333,7 +336,11 @@ fn bench(verb: &Bench, host: &mut Host<'_>) -> Result<(), CliError> {
             };
             let lasts = Duration::from_secs(verb.seconds);
             let measured = runtime.block_on(pace(&token, &key, key_type, lasts))?;
-            say(&row(key_type, &measured))?;
+            say(&format!(
+                "{}{}",
+                std::mem::take(&mut head),
+                row(key_type, &measured)
+            ))?;
         }
     }
     Ok(())
@@ -432,12 +439,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_in_memory_or_on_disk_have_no_token_to_initialise() {
+    fn keys_in_memory_or_on_disk_have_no_token() {
         let disk = "[keys]\nbackend = \"disk\"\n[keys.disk]\ndirectory = \"/nowhere/keys\"\n";
         for (backend, keys) in [("memory", ""), ("disk", disk)] {
             let wanted = format!(
-                "Error: there is no token to initialise: keys.backend is \"{backend}\", set it to \
-                 \"pkcs11\"\n"
+                "Error: there is no token: keys.backend is \"{backend}\", set it to \"pkcs11\"\n"
             );
             assert_eq!(init_with(keys), (wanted, false));
         }
