@@ -27,6 +27,8 @@ const usage = `interop judges a server of the SPIRE API.
         makes the same calls and tells what is answered otherwise
   interop agent -cluster F -pop-ca D [-entries N] [-rounds N] [-command PATH] [-settle 6s] [-missing-ok]
         does what a stock agent does and judges every document
+  interop rotation -cluster F
+        two agents whose workloads shake hands by go-spiffe until standard input ends
   interop badinput -cluster F [-count N] [-seed S] [-method Service/Method] [-only I] [-missing-ok]
         sends every method N bad inputs made from its descriptors
 
@@ -91,6 +93,12 @@ func run(verb string, args []string) error {
 		return bad(ctx, o)
 	case "agent":
 		return agent(ctx, o)
+	case "rotation":
+		from, _, err := place(o)
+		if err != nil {
+			return err
+		}
+		return agentflow.Rotation(ctx, agentflow.Options{Target: from, Log: printed}, os.Stdin)
 	default:
 		fmt.Fprint(os.Stderr, usage)
 		return fmt.Errorf("no verb %q", verb)

@@ -245,20 +245,20 @@ func (a *agent) syncEntries(ctx context.Context, conn *grpc.ClientConn) error {
 	return nil
 }
 
-// workload is an SVID that the agent had signed.
-type workload struct {
+// signedSVID is an SVID that the agent had signed.
+type signedSVID struct {
 	entryID string
 	svid    *types.X509SVID
 	key     *ecdsa.PrivateKey
 }
 
 // sign has an SVID signed for each of the entries.
-func (a *agent) sign(ctx context.Context, entryIDs []string) ([]workload, error) {
+func (a *agent) sign(ctx context.Context, entryIDs []string) ([]signedSVID, error) {
 	conn, err := a.connection()
 	if err != nil {
 		return nil, err
 	}
-	var signed []workload
+	var signed []signedSVID
 	for len(entryIDs) > 0 {
 		count := min(batchMax, len(entryIDs))
 		var params []*svidv1.NewX509SVIDParams
@@ -285,7 +285,7 @@ func (a *agent) sign(ctx context.Context, entryIDs []string) ([]workload, error)
 			if result.Status == nil || result.GetStatus().GetCode() != int32(codes.OK) || result.Svid == nil {
 				return nil, fmt.Errorf("no SVID for entry %s: %v", entryIDs[i], result.GetStatus())
 			}
-			signed = append(signed, workload{entryID: entryIDs[i], svid: result.GetSvid(), key: keys[i]})
+			signed = append(signed, signedSVID{entryID: entryIDs[i], svid: result.GetSvid(), key: keys[i]})
 		}
 		entryIDs = entryIDs[count:]
 	}

@@ -261,7 +261,7 @@ func (f *flow) entries(ctx context.Context, parent, kind string) ([]string, erro
 const judgedEach = 10
 
 func (f *flow) round(ctx context.Context, a *agent, kind string, ids []string, round int) error {
-	var signed []workload
+	var signed []signedSVID
 	err := patiently(func() (err error) {
 		if err = a.sync(ctx); err != nil {
 			return err
@@ -443,7 +443,7 @@ func (f *flow) downstream(ctx context.Context, a *agent, parent string) error {
 		return err
 	}
 	time.Sleep(f.Settle)
-	var signed []workload
+	var signed []signedSVID
 	err := patiently(func() (err error) {
 		if err = a.sync(ctx); err == nil {
 			signed, err = a.sign(ctx, []string{"downstream"})
