@@ -6,6 +6,9 @@
 //! `tests/vectors/spire-answers.json`; where Chancery answers otherwise on purpose
 //! stands in `spire-answers-accepted.json` beside it, with the reason.
 
+#[path = "interop/rotation.rs"]
+mod rotation;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
