@@ -109,7 +109,7 @@ impl Bench {
     /// Documents a second, with as many asked for as keep the token busy.
     async fn closed_loop(&self, seconds: u64) -> anyhow::Result<f64> {
         let signed = Arc::new(AtomicU64::new(0));
-        let mut callers = JoinSet::new();
+        let mut callers: JoinSet<anyhow::Result<f64>> = JoinSet::new();
         for node in self.cluster.nodes() {
             for channel in self.channels(node).await? {
                 let (request, signed) = (self.request(BATCH), Arc::clone(&signed));
@@ -128,10 +128,9 @@ impl Bench {
             }
         }
         let failed = async {
-            while let Some(ended) = callers.join_next().await {
-                ended??;
-            }
-            anyhow::Ok(())
+            // The first that ends has failed.
+            let ended = callers.join_next().await.context("no callers")?;
+            ended?
         };
         let measured = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -140,7 +139,7 @@ impl Bench {
             (signed.load(Ordering::Relaxed) - before) as f64 / began.elapsed().as_secs_f64()
         };
         tokio::select! {
-            failed = failed => failed.and_then(|()| Err(anyhow::anyhow!("the callers ended"))),
+            failed = failed => failed,
             rate = measured => Ok(rate),
         }
     }
