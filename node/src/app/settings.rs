@@ -58,6 +58,9 @@ pub(super) fn ca_subject(subject: &CaSubject) -> Subject {
 pub(crate) fn key_type(of: CaKeyType) -> KeyType {
     match of {
         CaKeyType::EcP256 => KeyType::EcP256,
+        CaKeyType::EcP384 => KeyType::EcP384,
+        CaKeyType::Rsa2048 => KeyType::Rsa2048,
+        CaKeyType::Rsa4096 => KeyType::Rsa4096,
     }
 }
 

@@ -387,6 +387,15 @@ pub enum CaKeyType {
     /// ECDSA over P-256.
     #[serde(rename = "ec-p256")]
     EcP256,
+    /// ECDSA over P-384.
+    #[serde(rename = "ec-p384")]
+    EcP384,
+    /// RSA of 2048 bits.
+    #[serde(rename = "rsa-2048")]
+    Rsa2048,
+    /// RSA of 4096 bits.
+    #[serde(rename = "rsa-4096")]
+    Rsa4096,
 }
 
 /// A host and a port to connect to, as written: never normalised, compared as

@@ -52,8 +52,6 @@ pub enum Kind {
     Choice {
         /// What may be written.
         of: &'static [&'static str],
-        /// What is planned but refused today, with a message of its own.
-        reserved: &'static [&'static str],
     },
     /// A list of texts.
     Texts {
@@ -109,8 +107,8 @@ const fn span(min: Duration, max: Duration) -> Kind {
 const fn count(min: u32, max: u32) -> Kind {
     Kind::Integer { min, max }
 }
-const fn one_of(of: &'static [&'static str], reserved: &'static [&'static str]) -> Kind {
-    Kind::Choice { of, reserved }
+const fn one_of(of: &'static [&'static str]) -> Kind {
+    Kind::Choice { of }
 }
 const fn key(path: &'static str, kind: Kind, default: WhenAbsent, meaning: &'static str) -> Key {
     Key {
@@ -130,9 +128,9 @@ pub const KEYS: &[Key] = &[
         "Name of the trust domain, without `spiffe://`. The same on every node; it cannot be changed later."),
     key("data_dir", Kind::Path, Required,
         "Directory of this node's state. Made with mode 0700 if its parent exists. One process at a time."),
-    key("log_level", one_of(&["panic", "fatal", "error", "warn", "info", "debug", "trace"], &[]), Literal("\"info\""),
+    key("log_level", one_of(&["panic", "fatal", "error", "warn", "info", "debug", "trace"]), Literal("\"info\""),
         "Least severe messages that are logged. Nothing is as severe as `panic` or `fatal`: they silence the log."),
-    key("log_format", one_of(&["text", "json"], &[]), Literal("\"text\""),
+    key("log_format", one_of(&["text", "json"]), Literal("\"text\""),
         "Form of the log."),
     key("log_file", Kind::Path, Absent("standard error"),
         "File that the log is appended to, made with mode 0640 if its directory exists. SIGUSR2 opens it again under its name, for who rotates it by renaming."),
@@ -185,7 +183,7 @@ pub const KEYS: &[Key] = &[
     key("cluster.auto_promote", Kind::Bool, Literal("true"),
         "Whether this node, once it joined and has caught up, becomes a voter by itself as soon as that leaves an odd number of voters. `false`: it stays a learner until `chancery cluster promote`."),
 
-    key("raft.profile", one_of(&["lan", "wan"], &[]), Literal("\"lan\""),
+    key("raft.profile", one_of(&["lan", "wan"]), Literal("\"lan\""),
         "Timers: `lan` has heartbeats every 70 ms and elections after 200 to 400 ms; `wan` ten times as long. The same on every node."),
     key("raft.snapshot_after_entries", count(100, 10_000_000), Literal("20000"),
         "Log entries after the last snapshot at which the next is taken."),
@@ -197,9 +195,9 @@ pub const KEYS: &[Key] = &[
     key("storage.reserve_mib", count(0, 1_048_576), Literal("192"),
         "Size in MiB of the file `reserve` in `data_dir`, which is removed at a start that finds less free space than this, and made again when there is room. Opening the store may need as much as its write-ahead log has, at most 128 MiB and a little. 0: none."),
 
-    key("issuance.mode", one_of(&["direct", "intermediate"], &[]), Absent("`\"direct\"`"),
+    key("issuance.mode", one_of(&["direct", "intermediate"]), Absent("`\"direct\"`"),
         "Which key signs X.509-SVIDs. `direct`: the authority's own. `intermediate`: a CA of each node's, in memory and short-lived, so that they go on while the token is away ([issuance modes](issuance-modes.md)). Counts when the cluster is founded; later `chancery issuance mode` sets it."),
-    key("issuance.authority_scope", one_of(&["shared", "per-node"], &[]), Absent("`\"shared\"` with keys in a token, else `\"per-node\"`"),
+    key("issuance.authority_scope", one_of(&["shared", "per-node"]), Absent("`\"shared\"` with keys in a token, else `\"per-node\"`"),
         "Whether nodes share authorities, whose keys are then in a token that each has, or each node has its own ([whose authorities](authority-scope.md)). Counts when the cluster is founded; later `chancery localauthority migrate` sets it."),
     key("issuance.intermediate_ttl", span(seconds(5), seconds(7 * DAY)), Absent("`\"24h\"`, or a sixth of `issuance.ca_ttl` where that is shorter"),
         "Lifetime of a node's intermediate CA in mode `intermediate`, renewed at 40 to 50 % of it. At most 168h and a sixth of `issuance.ca_ttl`."),
@@ -215,8 +213,8 @@ pub const KEYS: &[Key] = &[
         "Lifetime of a new authority. No SVID outlives its authority."),
     key("issuance.stale_issuance_limit", span(seconds(0), seconds(30 * DAY)), Absent("`\"10m\"`, or `issuance.agent_ttl` where that is shorter"),
         "Age of the replicated state, measured from the last confirmation by a quorum, at which this node stops issuing. At most `issuance.agent_ttl`. `\"0s\"` is strict: every document waits for a confirmation made after its request came."),
-    key("issuance.ca_key_type", one_of(&["ec-p256"], &["ec-p384", "rsa-2048", "rsa-4096"]), Literal("\"ec-p256\""),
-        "Key type of a new authority."),
+    key("issuance.ca_key_type", one_of(&["ec-p256", "ec-p384", "rsa-2048", "rsa-4096"]), Literal("\"ec-p256\""),
+        "Key type of new authorities; JWT-SVIDs are signed ES256, ES384 or RS256 by it. It may become another one at any time, and counts for the next authority. The node that makes a key goes by its own file, so let all say the same."),
     key("issuance.jwt_issuer", Kind::Text { bytes_max: 2_048 }, Absent("no `iss` claim"),
         "`iss` claim of JWT-SVIDs; for OIDC discovery the provider's URL."),
     key("issuance.disable_jwt_svids", Kind::Bool, Literal("false"),
@@ -235,7 +233,7 @@ pub const KEYS: &[Key] = &[
     key("agents.prune_tofu", Kind::Bool, Literal("false"),
         "Whether agents that cannot attest again by themselves (as those by join token) are evicted too. SPIRE: `prune_tofu_nodes`."),
 
-    key("keys.backend", one_of(&["memory", "disk", "pkcs11"], &[]), Literal("\"memory\""),
+    key("keys.backend", one_of(&["memory", "disk", "pkcs11"]), Literal("\"memory\""),
         "Where the authorities' keys live: in this process, lost when it ends; in files of this machine ([keys on disk](disk-keys.md)); or in a PKCS#11 token, which they never leave."),
     key("keys.disk.directory", Kind::Path, Absent("required with `keys.backend = \"disk\"`"),
         "Directory of the key files, apart from `data_dir`. Made with mode 0700 if its parent exists. One process at a time, and nothing else in it."),
@@ -258,7 +256,7 @@ pub const KEYS: &[Key] = &[
     key("keys.pkcs11.queue", count(1, 65_536), Literal("1024"),
         "Signatures that may wait for a session; one more is refused at once."),
 
-    key("node_attestors.x509pop.mode", one_of(&["external_pki", "spiffe"], &[]), Absent("`\"external_pki\"` where the section is there; without it the method is off"),
+    key("node_attestors.x509pop.mode", one_of(&["external_pki", "spiffe"]), Absent("`\"external_pki\"` where the section is there; without it the method is off"),
         "Where certificates of nodes must be rooted: in `ca_bundle_path`, or in this cluster's own trust bundle, to exchange X.509-SVIDs for agents' SVIDs."),
     key("node_attestors.x509pop.ca_bundle_path", Kind::Path, Absent("this or `ca_bundle_paths` is required in mode `external_pki`"),
         "PEM file with the roots of the nodes' certificates, read when the server starts."),
@@ -397,16 +395,10 @@ fn check_value(kind: Kind, value: &Value) -> Result<(), String> {
             Some(_) => Ok(()),
             None => Err(format!("must be true or false, not {}", value.type_str())),
         },
-        Kind::Choice { of, reserved } => {
+        Kind::Choice { of } => {
             let text = text()?;
             if of.contains(&text) {
                 return Ok(());
-            }
-            if reserved.contains(&text) {
-                return Err(format!(
-                    "\"{text}\" is not available yet; use {}",
-                    choices(of)
-                ));
             }
             let hint = closest(text, of.iter().copied())
                 .map(|word| format!("; did you mean \"{word}\"?"))
@@ -570,7 +562,7 @@ fn describe(kind: Kind) -> String {
         }
         Kind::Integer { min, max } => format!("integer, {min} to {max}"),
         Kind::Bool => "true or false".to_owned(),
-        Kind::Choice { of, .. } => choices(of),
+        Kind::Choice { of } => choices(of),
         Kind::Texts { items_max } => format!("list of strings, at most {items_max}"),
         Kind::Addresses { items_max } => format!("list of host and port, at most {items_max}"),
         Kind::Ranges { items_max } => format!("list of IP ranges, at most {items_max}"),

@@ -121,7 +121,7 @@ fn every_problem_is_reported_at_once_by_its_path() {
         peers = ['a.example:8082', 'a.example:8082', 'b.example:0']
         [issuance]
         mode = 'both'
-        ca_key_type = 'rsa-2048'
+        ca_key_type = 'rsa-1024'
         ca_ttl = '1h'
         intermediate_ttl = '601s'
         agent_ttl = '5m'
@@ -143,7 +143,7 @@ fn every_problem_is_reported_at_once_by_its_path() {
         "colour: unknown key",
         "data_dir: must be a string, not integer",
         "healt: unknown key; did you mean `health`?",
-        "issuance.ca_key_type: \"rsa-2048\" is not available yet; use \"ec-p256\"",
+        "issuance.ca_key_type: must be \"ec-p256\", \"ec-p384\", \"rsa-2048\" or \"rsa-4096\"; did you mean \"rsa-2048\"?",
         "issuance.intermediate_ttl: is 10m1s, more than a sixth of issuance.ca_ttl (1h): it would be cut off by its authority's end",
         "issuance.mode: must be \"direct\" or \"intermediate\"",
         "issuance.stale_issuance_limit: is 10m, more than issuance.agent_ttl (5m): a banned agent could be renewed without end by a node that is cut off",
