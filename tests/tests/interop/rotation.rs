@@ -154,7 +154,7 @@ async fn rotated(cluster: &mut Cluster) -> anyhow::Result<()> {
 async fn go_spiffe_workloads_see_no_failure_while_authorities_rotate() -> anyhow::Result<()> {
     let ca_ttl = if long() { "3m" } else { "60s" };
     let extra = format!(
-        "\n[issuance]\nca_ttl = \"{ca_ttl}\"\nagent_ttl = \"30s\"\ndefault_x509_svid_ttl = \"10s\"\n\
+        "\n[issuance]\nca_ttl = \"{ca_ttl}\"\nagent_ttl = \"30s\"\ndefault_x509_svid_ttl = \"20s\"\n\
          default_jwt_svid_ttl = \"10s\"\n"
     );
     let mut cluster = Cluster::start(&Options {
@@ -170,8 +170,8 @@ async fn go_spiffe_workloads_see_no_failure_while_authorities_rotate() -> anyhow
     let mut rotations = 0;
     for mode in ["direct", "intermediate"] {
         by_any(&cluster, &["issuance", "mode", mode])?;
-        // Half an hour of each at three minutes.
-        for _ in 0..count(1, 12) {
+        // An hour of each: of three minutes an authority signs for two and a half.
+        for _ in 0..count(1, 24) {
             rotated(&mut cluster).await?;
             rotations += 1;
         }
