@@ -4,11 +4,12 @@
 //! share, without an HSM there.
 //!
 //! Promises: only a member is answered, over the connection that its pinned key made; it proves
-//! that it has the key, to this very node and for this very authority. The profile is that of any
-//! intermediate, and what came back is judged by it again. Every certificate is in the audit log
-//! of the node that had it signed.
+//! that it has the key, to this very node and for this very authority, which signs or is to sign
+//! next. A node serves one at a time. The profile is that of any intermediate, and what came back
+//! is judged by it again. Every certificate is in the audit log of the node that had it signed.
 //! Refuses to know: how members are reached.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chancery_api::chancery::peer::v1 as wire;
@@ -19,7 +20,8 @@ use chancery_identity::key::{KeyKind, PublicKey};
 use chancery_identity::x509_svid::{
     Expected, Profile, judge_certificate, verify_certificate_signature,
 };
-use chancery_raft_store::model::AuthorityKind;
+use chancery_raft_store::model::{Authority, AuthorityKind, AuthorityStatus};
+use tokio::sync::Mutex;
 use tonic::{Request, Response, Status};
 
 use super::{CertifyError, plan};
@@ -122,6 +124,7 @@ pub struct Certifier {
     peers: PeerServer,
     doors: Doors,
     custody: Custody,
+    turn: Arc<Mutex<()>>,
 }
 
 impl Certifier {
@@ -134,33 +137,45 @@ impl Certifier {
             peers,
             doors,
             custody,
+            turn: Arc::default(),
         }
     }
+}
 
-    /// The key of a request, if the caller has proved that it has it.
-    fn key(&self, from: u64, request: &wire::CertifyRequest) -> Result<PublicKey, Status> {
-        let bad = |why: String| Status::invalid_argument(format!("the key to certify: {why}"));
-        let spki = &request.public_key;
-        if spki.len() > KEY_BYTES_MAX {
-            return Err(bad(format!("has more than {KEY_BYTES_MAX} bytes")));
-        }
-        let key = PublicKey::from_spki_der(spki).map_err(|e| bad(e.to_string()))?;
-        if key.kind() != KeyKind::EcP256 {
-            return Err(bad("is not of EC P-256".to_owned()));
-        }
-        let consensus = self.doors.consensus();
-        let (cluster_id, me) = (consensus.cluster_id(), consensus.me());
-        let statement = statement(cluster_id, from, me, &request.authority_id, spki);
-        let algorithm = SignatureAlgorithm::EcdsaP256Sha256;
-        let proof = Signature::from_raw(algorithm, request.proof.clone());
-        let proof = proof.map_err(|e| bad(format!("its proof: {e}")))?;
-        if !chancery_hsm::verify(spki, algorithm, &statement, &proof) {
-            return Err(Status::permission_denied(
-                "the caller did not prove that it has the key to certify",
-            ));
-        }
-        Ok(key)
+/// The key of a request of `from` to `me`, if the caller has proved that it has it.
+fn proved(
+    cluster_id: &str,
+    from: u64,
+    me: u64,
+    request: &wire::CertifyRequest,
+) -> Result<PublicKey, Status> {
+    let bad = |why: String| Status::invalid_argument(format!("the key to certify: {why}"));
+    let spki = &request.public_key;
+    if spki.len() > KEY_BYTES_MAX {
+        return Err(bad(format!("has more than {KEY_BYTES_MAX} bytes")));
     }
+    let key = PublicKey::from_spki_der(spki).map_err(|e| bad(e.to_string()))?;
+    if key.kind() != KeyKind::EcP256 {
+        return Err(bad("is not of EC P-256".to_owned()));
+    }
+    let statement = statement(cluster_id, from, me, &request.authority_id, spki);
+    let algorithm = SignatureAlgorithm::EcdsaP256Sha256;
+    let proof = Signature::from_raw(algorithm, request.proof.clone());
+    let proof = proof.map_err(|e| bad(format!("its proof: {e}")))?;
+    if !chancery_hsm::verify(spki, algorithm, &statement, &proof) {
+        return Err(Status::permission_denied(
+            "the caller did not prove that it has the key to certify",
+        ));
+    }
+    Ok(key)
+}
+
+/// Whether an intermediate of an authority is to be had: it signs, or is to sign next. What has
+/// stopped to sign certifies nobody.
+fn certifies(authority: &Authority, now: i64) -> bool {
+    let status = authority.status();
+    let signs = matches!(status, AuthorityStatus::Active | AuthorityStatus::Prepared);
+    authority.node_id == 0 && signs && plan::may_sign(authority, now)
 }
 
 #[tonic::async_trait]
@@ -173,14 +188,14 @@ impl CustodyService for Certifier {
             .peers
             .check(&request, request.get_ref().target.as_ref())?;
         let request = request.into_inner();
-        let key = self.key(from, &request)?;
+        let consensus = self.doors.consensus();
+        let key = proved(consensus.cluster_id(), from, consensus.me(), &request)?;
+        // They go ahead of documents at the token: members must not fill its queue with them.
+        let _turn = self.turn.try_lock().map_err(|_| {
+            Status::resource_exhausted("another member's intermediate is being certified here")
+        })?;
         self.doors.fresh().await?;
-        let now = self
-            .doors
-            .consensus()
-            .clock()
-            .now_unix_ms()
-            .div_euclid(1000);
+        let now = consensus.clock().now_unix_ms().div_euclid(1000);
         let authorities = {
             let directory = self.doors.local();
             if directory.member(from).is_none() {
@@ -188,14 +203,20 @@ impl CustodyService for Certifier {
                     "the caller is no member any more",
                 ));
             }
+            if !self.custody.shares(directory.cluster()) {
+                return Err(Status::failed_precondition(
+                    "each node has authorities of its own",
+                ));
+            }
             directory.authorities(AuthorityKind::X509)
         };
-        let shared = authorities.iter().filter(|a| a.node_id == 0);
-        let record = shared
-            .clone()
-            .find(|a| a.id == request.authority_id && plan::may_sign(a, now))
+        let record = authorities
+            .iter()
+            .find(|a| a.id == request.authority_id && certifies(a, now))
             .ok_or_else(|| {
-                Status::failed_precondition("nodes share no authority of that id that may sign")
+                Status::failed_precondition(
+                    "nodes share no authority of that id that signs or is to sign next",
+                )
             })?;
         if !self.custody.is_usable(&record.id) {
             return Err(Status::unavailable(
@@ -209,7 +230,7 @@ impl CustodyService for Certifier {
             Status::unavailable("the authority did not sign; this node's log says why")
         };
         let root = intermediates.root(record).map_err(failed)?;
-        let draw = Draw::new(&**self.doors.consensus().clock());
+        let draw = Draw::new(&**consensus.clock());
         let issued = intermediates
             .certificate(&self.custody, &self.doors, &root, &key, from, &draw)
             .await;
@@ -220,6 +241,9 @@ impl CustodyService for Certifier {
 
 #[cfg(test)]
 mod tests {
+    use chancery_hsm::{KeyId, KeySpec, KeyType};
+    use tonic::Code;
+
     use super::*;
 
     #[test]
@@ -234,6 +258,93 @@ mod tests {
             statement("c", 4, 1, "a", b"yek"),
         ] {
             assert_ne!(of, other);
+        }
+    }
+
+    #[test]
+    fn an_authority_certifies_while_it_signs_or_is_to_sign_next() {
+        let of = |status: AuthorityStatus, tainted: bool, node_id: u64| {
+            let mut authority = Authority {
+                node_id,
+                tainted,
+                expires_at: 100,
+                ..Authority::default()
+            };
+            authority.set_status(status);
+            certifies(&authority, 99)
+        };
+        assert!(of(AuthorityStatus::Active, false, 0));
+        assert!(of(AuthorityStatus::Prepared, false, 0));
+        for (status, tainted, node_id) in [
+            (AuthorityStatus::Old, false, 0),
+            (AuthorityStatus::Revoked, false, 0),
+            (AuthorityStatus::Active, true, 0),
+            (AuthorityStatus::Active, false, 1),
+        ] {
+            assert!(!of(status, tainted, node_id), "{status:?}");
+        }
+    }
+
+    async fn asked(key_type: KeyType) -> wire::CertifyRequest {
+        let signer = MemorySigner::new();
+        let spec = KeySpec {
+            key: KeyRef {
+                id: KeyId::new([1; 16]),
+                label: "own".into(),
+            },
+            key_type,
+        };
+        let spki = signer.generate(&spec).await.unwrap().spki_der;
+        let statement = statement("c", 4, 1, "a", &spki);
+        let algorithm = key_type.algorithm();
+        let proof = signer.sign(&spec.key, algorithm, &statement).await.unwrap();
+        wire::CertifyRequest {
+            target: None,
+            authority_id: "a".into(),
+            public_key: spki,
+            proof: proof.as_bytes().to_vec(),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_not_proved_that_it_has_the_key_gets_nothing() {
+        let good = asked(KeyType::EcP256).await;
+        let code = |cluster: &str, from, me, request: &wire::CertifyRequest| {
+            proved(cluster, from, me, request)
+                .map_err(|status| status.code())
+                .err()
+        };
+        assert_eq!(code("c", 4, 1, &good), None);
+        let denied = Some(Code::PermissionDenied);
+        assert_eq!(code("d", 4, 1, &good), denied, "in another cluster");
+        assert_eq!(code("c", 5, 1, &good), denied, "by another member");
+        assert_eq!(code("c", 4, 2, &good), denied, "at another node");
+        let authority_id = "b".into();
+        let other = wire::CertifyRequest {
+            authority_id,
+            ..good.clone()
+        };
+        assert_eq!(code("c", 4, 1, &other), denied, "under another authority");
+        let public_key = asked(KeyType::EcP256).await.public_key;
+        let other = wire::CertifyRequest {
+            public_key,
+            ..good.clone()
+        };
+        assert_eq!(code("c", 4, 1, &other), denied, "for another key");
+        let invalid = Some(Code::InvalidArgument);
+        let longer = asked(KeyType::EcP384).await;
+        assert_eq!(code("c", 4, 1, &longer), invalid, "of another type");
+        for (public_key, proof) in [
+            (Vec::new(), good.proof.clone()),
+            (vec![0; KEY_BYTES_MAX + 1], good.proof.clone()),
+            (good.public_key.clone(), Vec::new()),
+        ] {
+            let broken = wire::CertifyRequest {
+                public_key,
+                proof,
+                ..good.clone()
+            };
+            assert_eq!(code("c", 4, 1, &broken), invalid);
         }
     }
 }
