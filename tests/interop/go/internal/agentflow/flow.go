@@ -60,26 +60,42 @@ type flow struct {
 	missing     map[string]bool
 }
 
+// newFlow connects to the admin sockets of all nodes.
+func newFlow(options Options) (*flow, error) {
+	trustDomain, err := spiffeid.TrustDomainFromString(options.Target.TrustDomain)
+	if err != nil {
+		return nil, err
+	}
+	f := &flow{Options: options, trustDomain: trustDomain, missing: map[string]bool{}}
+	for _, node := range options.Target.Nodes {
+		conn, err := call.Socket(node.AdminSocket)
+		if err != nil {
+			f.close()
+			return nil, err
+		}
+		f.local = append(f.local, conn)
+	}
+	return f, nil
+}
+
+func (f *flow) close() {
+	for _, conn := range f.local {
+		conn.Close()
+	}
+}
+
 // Run drives the agent protocol and judges every document.
 func Run(ctx context.Context, options Options) error {
-	trustDomain, err := spiffeid.TrustDomainFromString(options.Target.TrustDomain)
+	f, err := newFlow(options)
 	if err != nil {
 		return err
 	}
+	defer f.close()
 	dir, err := os.MkdirTemp("", "interop-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	f := &flow{Options: options, trustDomain: trustDomain, missing: map[string]bool{}}
-	for _, node := range options.Target.Nodes {
-		conn, err := call.Socket(node.AdminSocket)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		f.local = append(f.local, conn)
-	}
 	kinds := []string{"join_token"}
 	if options.PopCA != nil {
 		kinds = append(kinds, "x509pop")

@@ -19,8 +19,6 @@ import (
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
-
-	"interop/internal/call"
 )
 
 // counts is what a run met; it ends as JSON.
@@ -76,24 +74,16 @@ func (c *counts) issued(certificates int) {
 func Rotation(ctx context.Context, options Options, end io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	trustDomain, err := spiffeid.TrustDomainFromString(options.Target.TrustDomain)
+	f, err := newFlow(options)
 	if err != nil {
 		return err
 	}
+	defer f.close()
 	dir, err := os.MkdirTemp("", "interop-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	f := &flow{Options: options, trustDomain: trustDomain, missing: map[string]bool{}}
-	for _, node := range options.Target.Nodes {
-		conn, err := call.Socket(node.AdminSocket)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		f.local = append(f.local, conn)
-	}
 	c := &counts{log: options.Log}
 	var group sync.WaitGroup
 	var ends [2]*workloadapi.X509Source
@@ -123,7 +113,7 @@ func Rotation(ctx context.Context, options Options, end io.Reader) error {
 	}
 	for i := range ends {
 		group.Add(2)
-		go func() { defer group.Done(); shake(ctx, c, trustDomain, ends[i], ends[1-i]) }()
+		go func() { defer group.Done(); shake(ctx, c, f.trustDomain, ends[i], ends[1-i]) }()
 		go func() { defer group.Done(); validate(ctx, c, tokens[i], tokens[1-i]) }()
 	}
 	_, err = io.Copy(io.Discard, end)
