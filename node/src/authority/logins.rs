@@ -211,7 +211,8 @@ impl Inner {
             };
             // Whatever becomes of the proposal, it may be granted.
             *self.granted() = Some(settle);
-            let ruling = match self.doors.propose(Command::ClaimLogin(claim)).await {
+            // A node that applies slowly is to get its token all the same.
+            let ruling = match self.doors.ruling(Command::ClaimLogin(claim)).await {
                 Ok(outcome) => outcome.accepted().map(drop),
                 Err(ProposeError::Level { .. }) => {
                     self.granted().take();
@@ -282,10 +283,14 @@ impl Inner {
                 by: format!("node {}", refused.node_id),
                 said: refused.why,
             },
+            (Refusal::LoginRefused, _, None) => ClaimRefused::Refused {
+                by: "another node".to_owned(),
+                said: "this node has yet to hear what".to_owned(),
+            },
             (Refusal::LoginUnderWay, Some(open), _) => ClaimRefused::UnderWay {
                 by: format!("node {}", open.node_id),
             },
-            // It is over already.
+            // It is over already, or not known here yet.
             (Refusal::LoginUnderWay, None, _) => ClaimRefused::UnderWay {
                 by: "another node".to_owned(),
             },

@@ -104,9 +104,35 @@ impl Proposer {
         command: Command,
         limit: Duration,
     ) -> Result<Outcome, ProposeError> {
+        let deadline = Instant::now() + limit;
+        self.measured(command, deadline, |index| async move {
+            let applied = self.consensus.registry().wait_applied(index);
+            let applied = tokio::time::timeout_at(deadline, applied).await;
+            applied.map_err(|_| ProposeError::Unknown)
+        })
+        .await
+    }
+
+    /// Proposes `command` and waits until the cluster has ruled on it, at most `limit`: the
+    /// outcome stands, and the state of this node may be older.
+    pub async fn ruling(&self, command: Command, limit: Duration) -> Result<Outcome, ProposeError> {
+        let deadline = Instant::now() + limit;
+        self.measured(command, deadline, |_| std::future::ready(Ok(())))
+            .await
+    }
+
+    async fn measured<F: Future<Output = Result<(), ProposeError>>>(
+        &self,
+        command: Command,
+        deadline: Instant,
+        then: impl FnOnce(u64) -> F,
+    ) -> Result<Outcome, ProposeError> {
         let name = command.name();
         let watch = Stopwatch::start();
-        let result = self.run(command, limit).await;
+        let result = match self.run(command, deadline).await {
+            Ok((outcome, index)) => then(index).await.map(|()| outcome),
+            Err(error) => Err(error),
+        };
         let label = match &result {
             Ok(_) => "applied",
             Err(ProposeError::NoLeader) => "no_leader",
@@ -120,13 +146,17 @@ impl Proposer {
         result
     }
 
-    async fn run(&self, command: Command, limit: Duration) -> Result<Outcome, ProposeError> {
+    /// The outcome, and the index of its entry.
+    async fn run(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> Result<(Outcome, u64), ProposeError> {
         let needs = command.feature_level();
         let committed = self.consensus.registry().read().cluster().feature_level;
         if needs > committed {
             return Err(ProposeError::Level { needs, committed });
         }
-        let deadline = Instant::now() + limit;
         let proposal = Proposal::new(Some(self.consensus.next_request()), command);
         let mut sent = false;
         let mut trouble: Option<(Leadership, Instant)> = None;
@@ -180,11 +210,7 @@ impl Proposer {
             match attempt {
                 Attempt::Done(outcome, index) => {
                     self.consensus.heard();
-                    let applied = self.consensus.registry().wait_applied(index);
-                    return match tokio::time::timeout_at(deadline, applied).await {
-                        Ok(()) => Ok(outcome),
-                        Err(_) => Err(ProposeError::Unknown),
-                    };
+                    return Ok((outcome, index));
                 }
                 Attempt::Refused => no_room = None,
                 // Leadership may yet go to where there is room.

@@ -195,6 +195,11 @@ impl Doors {
         self.proposer.propose(command, WRITE_LIMIT).await
     }
 
+    /// Proposes a change whose outcome is all that counts: this node may yet have to apply it.
+    pub async fn ruling(&self, command: Command) -> Result<Outcome, ProposeError> {
+        self.proposer.ruling(command, WRITE_LIMIT).await
+    }
+
     /// Proposes a change on behalf of a caller, with errors as it should see them.
     pub async fn write(&self, command: Command) -> Result<Outcome, Status> {
         self.propose(command).await.map_err(|e| write_failed(&e))
