@@ -159,6 +159,18 @@ pub enum SignerError {
         /// The path as configured.
         path: PathBuf,
     },
+    /// The token is lost, and a call that does not come back keeps the module from being
+    /// initialised anew.
+    #[error(
+        "{lost}; a call has not come back from the PKCS#11 module for {seconds} s, so that it \
+         cannot be initialised anew: if that lasts, restart this node"
+    )]
+    ModuleHeld {
+        /// What is wrong with the token.
+        lost: Box<SignerError>,
+        /// How long that call has taken.
+        seconds: u64,
+    },
     /// No token fits.
     #[error("no token with {wanted}; {}", TokenName::list(.found))]
     TokenNotFound {
@@ -327,7 +339,9 @@ impl SignerError {
                 Loss::None if ckr.is_passing() => Retry::Retry,
                 Loss::None => Retry::GiveUp,
             },
-            Self::WrongSignature { .. } | Self::TokenNotFound { .. } => Retry::Reopen,
+            Self::WrongSignature { .. } | Self::TokenNotFound { .. } | Self::ModuleHeld { .. } => {
+                Retry::Reopen
+            }
             Self::Thread { .. } | Self::NoAnswerYet { .. } => Retry::Retry,
             Self::Login(barred) if barred.passes() => Retry::Retry,
             Self::NotFound { .. }
@@ -394,6 +408,7 @@ impl SignerError {
             | Self::ModuleUnusable { .. }
             | Self::ModuleStuck { .. }
             | Self::NoAnswerYet { .. } => "module",
+            Self::ModuleHeld { .. } => "module_held",
             Self::TokenNotFound { .. } => "token_not_found",
             Self::TokenAmbiguous { .. } => "token_ambiguous",
             Self::TooFewSessions { .. } => "too_few_sessions",

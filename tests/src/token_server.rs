@@ -113,6 +113,14 @@ impl TokenServer {
     /// # Errors
     /// It serves already, or cannot.
     pub fn serve(&mut self) -> anyhow::Result<()> {
+        self.serve_token(LABEL)
+    }
+
+    /// The same for the token of a label, or none where there is no such token.
+    ///
+    /// # Errors
+    /// It serves already, or cannot.
+    pub fn serve_token(&mut self, label: &str) -> anyhow::Result<()> {
         ensure!(self.serving.is_none(), "it serves already");
         remove(&self.socket())?;
         let mut child = Command::new("p11-kit")
@@ -120,7 +128,7 @@ impl TokenServer {
             .arg(self.socket())
             .arg("--provider")
             .arg(softhsm_module()?)
-            .arg(format!("pkcs11:token={LABEL}"))
+            .arg(format!("pkcs11:token={label}"))
             .env("SOFTHSM2_CONF", self.conf())
             .process_group(0)
             .stdout(Stdio::piped())

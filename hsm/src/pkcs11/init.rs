@@ -89,8 +89,7 @@ pub(super) fn init(
 /// has its serial from its maker must have the right one.
 fn blank_slot(module: &Module, selector: &TokenSelector) -> Result<Slot, SignerError> {
     let mut found = Vec::new();
-    let slots = module.context().get_all_slots();
-    for slot in slots.map_err(SignerError::from_cryptoki)? {
+    for slot in module.slots().list(false)? {
         let content = match token::in_slot(module, slot)? {
             None => SlotContent::Empty,
             Some(raw) => {

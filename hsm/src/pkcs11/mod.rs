@@ -24,6 +24,7 @@ mod pin;
 mod pool;
 mod queue;
 mod record;
+mod slots;
 mod token;
 mod worker;
 

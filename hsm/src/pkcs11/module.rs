@@ -16,13 +16,19 @@ use aws_lc_rs::hmac;
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error as CryptokiError, RvError};
 
-use super::gate::{Gate, Inside};
+use super::gate::{Gate, Inside, Restart, Width};
 use super::pin::Pin;
+use super::slots::Slots;
 use crate::ckr::Ckr;
 use crate::environment;
 use crate::error::SignerError;
 use crate::lock;
 
+/// A module that takes one thread at a time, whatever it says. Its threads share a connection, and
+/// where the server dies while several wait for answers, some wait for ever: who fails to read keeps
+/// a lock, or closes what the others wait at (p11-kit 0.24, `rpc-transport.c`). The server takes one
+/// call of a connection at a time, so nothing is lost.
+const TAKES_ONE: &str = "p11-kit-client.so";
 /// How long to wait for another thread that is initialising the same module.
 const LOADING_SECONDS_MAX: u64 = 10;
 
@@ -30,6 +36,7 @@ const LOADING_SECONDS_MAX: u64 = 10;
 #[derive(Debug)]
 pub(super) struct Module {
     context: Pkcs11,
+    slots: Slots,
     gate: Gate,
     restarts: AtomicU64,
     logins_tried: AtomicU64,
@@ -48,22 +55,25 @@ impl Module {
         &self.context
     }
 
+    pub(super) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
     /// Passes into the module; held by a thread for as long as it calls it.
     pub(super) fn enter(&self) -> Inside<'_> {
         self.gate.enter()
     }
 
     /// Finalises the module and initialises it again, unless somebody has since `generation`, or
-    /// it was tried a moment ago; whether what is opened from now on is opened anew. Not to be
-    /// called from inside.
-    pub(super) fn restart(&self, generation: u64) -> bool {
+    /// it was tried a moment ago. Not to be called from inside.
+    pub(super) fn restart(&self, generation: u64) -> Restart {
         self.gate.alone(generation, || {
             if let Err(error) = self.context.clone().finalize() {
                 tracing::debug!(%error, "the module is not finalised");
             }
             self.restarts.fetch_add(1, Ordering::Relaxed);
             match start(&self.context) {
-                Ok(()) => tracing::info!("PKCS#11 module initialised anew"),
+                Ok(_) => tracing::info!("PKCS#11 module initialised anew"),
                 // Whoever calls it next hears so as well, and it is tried again.
                 Err(error) => tracing::warn!(%error, "PKCS#11 module not initialised anew"),
             }
@@ -184,10 +194,14 @@ fn initialise(real: &Path, path: &Path) -> Result<Module, SignerError> {
         }
         other => SignerError::from_cryptoki(other),
     })?;
-    start(&context)?;
+    let mut width = start(&context)?;
+    if real.file_name().is_some_and(|name| name == TAKES_ONE) {
+        width = Width::One;
+    }
     Ok(Module {
         context,
-        gate: Gate::default(),
+        slots: Slots::of(real)?,
+        gate: Gate::new(width),
         restarts: AtomicU64::new(0),
         logins_tried: AtomicU64::new(0),
         logging_in: Mutex::default(),
@@ -197,10 +211,20 @@ fn initialise(real: &Path, path: &Path) -> Result<Module, SignerError> {
     })
 }
 
-fn start(context: &Pkcs11) -> Result<(), SignerError> {
-    match context.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+/// How many threads the module takes: many, if it can lock as the system does (PKCS#11 v3.1 §5.4).
+fn start(context: &Pkcs11) -> Result<Width, SignerError> {
+    let initialise = |flags| match context.initialize(CInitializeArgs::new(flags)) {
         // Already done by another library in this process, or under a hard link of this file.
-        Ok(()) | Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
+        Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
+        done => done,
+    };
+    match initialise(CInitializeFlags::OS_LOCKING_OK) {
+        Ok(()) => Ok(Width::Many),
+        Err(CryptokiError::Pkcs11(RvError::CantLock, _)) => {
+            let alone = initialise(CInitializeFlags::empty());
+            alone.map_err(SignerError::from_cryptoki)?;
+            Ok(Width::One)
+        }
         Err(error) => Err(SignerError::from_cryptoki(error)),
     }
 }

@@ -154,13 +154,9 @@ pub(super) fn find(
     module: &Module,
     selector: &TokenSelector,
 ) -> Result<(Slot, TokenInfo), SignerError> {
-    let context = module.context();
     let mut fitting = Vec::new();
     let mut others = Vec::new();
-    for slot in context
-        .get_slots_with_token()
-        .map_err(SignerError::from_cryptoki)?
-    {
+    for slot in module.slots().list(true)? {
         // It may have been taken out since the slots were listed.
         let Some(raw) = in_slot(module, slot)? else {
             continue;

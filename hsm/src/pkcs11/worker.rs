@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use aws_lc_rs::digest::Digest;
 use cryptoki::session::Session;
 
-use super::gate::Inside;
+use super::gate::{Inside, Restart};
 use super::objects::{self, Found};
 use super::token::{Token, discard, of_generation};
 use crate::ckr::Loss;
@@ -19,6 +20,9 @@ use crate::signer::{KeyId, KeyListing, KeyRef, KeySpec, SignatureAlgorithm};
 
 /// Handles kept by one thread: more than the keys of any node in use at a time.
 const HANDLES_MAX: usize = 64;
+
+/// A call that takes longer, while the token is lost to others, is said to keep the module.
+const HELD: Duration = Duration::from_secs(5);
 
 /// How the token was when last used, for `health`.
 #[derive(Debug)]
@@ -46,8 +50,10 @@ impl Condition {
     }
 
     fn failed(&self, error: &SignerError) {
-        *lock(&self.last_error) = Some(error.clone());
-        if self.usable.swap(false, Ordering::AcqRel) {
+        let before = lock(&self.last_error).replace(error.clone());
+        let is_held = |of: &SignerError| matches!(of, SignerError::ModuleHeld { .. });
+        let is_new = is_held(error) && !before.as_ref().is_some_and(is_held);
+        if self.usable.swap(false, Ordering::AcqRel) || is_new {
             tracing::error!(%error, "token is not usable");
         }
     }
@@ -137,10 +143,17 @@ impl Worker {
                 continue;
             }
             let may_restart = matches!(remedy, Remedy::NewSession | Remedy::Restart) && !restarted;
-            if may_restart && token.module().restart(generation) {
-                (fresh, restarted) = (true, true);
-                continue;
-            }
+            let error = match may_restart.then(|| token.module().restart(generation)) {
+                Some(Restart::Anew) => {
+                    (fresh, restarted) = (true, true);
+                    continue;
+                }
+                Some(Restart::Held(since)) if since >= HELD => SignerError::ModuleHeld {
+                    lost: Box::new(error),
+                    seconds: since.as_secs(),
+                },
+                _ => error,
+            };
             // An absent key is absent; everything else says that the token is not well.
             if remedy != Remedy::NewSessionOnly {
                 self.condition.failed(&error);

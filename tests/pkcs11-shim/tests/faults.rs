@@ -314,6 +314,102 @@ fn a_token_that_hangs_holds_nobody_beyond_the_deadline_and_is_used_again() {
 }
 
 #[test]
+fn a_call_that_never_comes_back_is_named_where_it_keeps_a_lost_token_lost() {
+    with_shim(
+        "a_call_that_never_comes_back_is_named_where_it_keeps_a_lost_token_lost",
+        |mut bench| async move {
+            bench.config.deadline = Duration::from_millis(300);
+            let signer = bench.open().await;
+            let key = Key::generate(&signer).await;
+            let lost = |call| Rule::fails(call, "CKR_DEVICE_ERROR");
+            bench.set(&Control {
+                rules: vec![
+                    Rule::hangs(Call::Sign).times(1),
+                    lost(Call::Sign),
+                    lost(Call::OpenSession),
+                ],
+                ..Control::default()
+            });
+            let hangs = key.sign(&signer).await.expect_err("it hangs");
+            assert!(matches!(hangs, SignerError::Deadline { .. }), "{hangs}");
+            let began = Instant::now();
+            let said = loop {
+                let error = key.sign(&signer).await.expect_err("the token is lost");
+                if let SignerError::ModuleHeld { seconds, .. } = error {
+                    assert!(seconds >= 5, "{error}");
+                    break error.to_string();
+                }
+                assert!(began.elapsed() < WELL_WITHIN, "{error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            };
+            assert!(said.contains("restart this node"), "{said}");
+            assert!(said.contains("CKR_DEVICE_ERROR"), "{said}");
+            let health = signer.health();
+            let last = health.last_error.map(|error| error.kind());
+            assert_eq!((health.usable, last), (false, Some("module_held")));
+            assert_eq!(restarts(&bench.config.module), 0);
+            bench.heal();
+            key.sign_again(&signer, "it came back").await;
+        },
+    );
+}
+
+#[test]
+fn a_list_of_slots_that_grows_for_ever_ends() {
+    with_shim(
+        "a_list_of_slots_that_grows_for_ever_ends",
+        |bench| async move {
+            let signer = bench.open().await;
+            let key = Key::generate(&signer).await;
+            // The length is told, the list never is.
+            bench.set(&Control {
+                rules: vec![Rule::fails(Call::GetSlotList, "CKR_BUFFER_TOO_SMALL").skipping(1)],
+                session_epoch: 1,
+                ..Control::default()
+            });
+            let grows = key.sign(&signer).await.expect_err("no slot");
+            assert!(matches!(grows, SignerError::Call { .. }), "{grows}");
+            bench.set(&Control {
+                session_epoch: 1,
+                ..Control::default()
+            });
+            key.sign_again(&signer, "it is listed").await;
+        },
+    );
+}
+
+#[test]
+fn a_module_that_cannot_lock_is_called_by_one_thread_at_a_time() {
+    with_shim(
+        "a_module_that_cannot_lock_is_called_by_one_thread_at_a_time",
+        |bench| async move {
+            bench.set(&Control {
+                rules: vec![Rule::fails(Call::Initialize, "CKR_CANT_LOCK").times(1)],
+                ..Control::default()
+            });
+            let signer = bench.open().await;
+            conformance(&signer).await;
+            let key = Key::generate(&signer).await;
+            let each = Duration::from_millis(20);
+            bench.set(&Control {
+                sign_latency_us: Some(20_000),
+                ..Control::default()
+            });
+            let began = Instant::now();
+            let signed = tokio::join!(
+                key.sign(&signer),
+                key.sign(&signer),
+                key.sign(&signer),
+                key.sign(&signer),
+            );
+            assert_eq!(signed, (Ok(()), Ok(()), Ok(()), Ok(())));
+            // Each took its time after the one before.
+            assert!(began.elapsed() >= each * 4, "{:?}", began.elapsed());
+        },
+    );
+}
+
+#[test]
 fn a_handle_that_names_another_key_releases_nothing() {
     with_shim(
         "a_handle_that_names_another_key_releases_nothing",

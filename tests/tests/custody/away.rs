@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use chancery_tests::cluster::{Cluster, Node, count};
+use chancery_tests::cluster::{Cluster, Node, count, eventually};
 use chancery_tests::token_server::TokenServer;
 use tokio::task::JoinSet;
 
@@ -141,5 +141,31 @@ async fn a_token_that_stops_or_dies_is_used_again_when_it_is_back() -> anyhow::R
         back_after[back_after.len() / 2],
         back_after.len(),
     );
+    Ok(())
+}
+
+/// p11-kit's client then says for ever that its list of slots has grown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_shows_no_token_is_said_and_holds_nobody() -> anyhow::Result<()> {
+    let mut token = TokenServer::start()?;
+    let cluster = cluster(&token, "")?;
+    let node = &cluster.nodes()[0];
+    let csr = csr()?;
+    mint(node, csr.clone()).await?;
+    token.kill()?;
+    token.serve_token("another")?;
+    let wanted = "the module shows no initialised token";
+    eventually("the node says what it sees", LIMIT * 3, || async {
+        let answer = mint(node, csr.clone()).await;
+        let error = answer.err().context("it signs without its token")?;
+        let log = std::fs::read_to_string(&node.log)?;
+        Ok(log.contains(wanted).then_some(error))
+    })
+    .await?;
+    token.kill()?;
+    token.serve()?;
+    for node in cluster.nodes() {
+        until(node, &csr, true, Instant::now()).await?;
+    }
     Ok(())
 }
