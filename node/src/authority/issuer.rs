@@ -257,6 +257,10 @@ impl Issuer {
         let Some(signing) = self.signing_record() else {
             return 0;
         };
+        // Renewed, it is nothing new to them.
+        if served == Some(signing.id.as_str()) {
+            return 0;
+        }
         let directory = self.inner.doors.local();
         if directory.agent_count() == 0 {
             return 0;
