@@ -3,6 +3,7 @@ package agentflow
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,12 +27,14 @@ import (
 type counts struct {
 	mutex sync.Mutex
 	last  time.Time
+	kids  map[string]bool
 	log   func(format string, args ...any)
 
 	Handshakes       int   `json:"handshakes"`
 	HandshakesFailed int   `json:"handshakes_failed"`
 	Tokens           int   `json:"tokens"`
 	TokensFailed     int   `json:"tokens_failed"`
+	TokenKeys        int   `json:"token_keys"`
 	Direct           int   `json:"direct"`
 	Intermediate     int   `json:"intermediate"`
 	Tainted          int   `json:"tainted"`
@@ -51,6 +55,15 @@ func (c *counts) note(ctx context.Context, which *int, format string, args ...an
 	}
 	c.add(which)
 	c.log("%s "+format, append([]any{time.Now().Format(time.RFC3339Nano)}, args...)...)
+}
+
+// valid notes a token that was validated, by the key that signed it.
+func (c *counts) valid(kid string) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.Tokens++
+	c.kids[kid] = true
+	c.TokenKeys = len(c.kids)
 }
 
 // issued notes an SVID by the length of its chain.
@@ -84,7 +97,7 @@ func Rotation(ctx context.Context, options Options, end io.Reader) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	c := &counts{log: options.Log}
+	c := &counts{log: options.Log, kids: map[string]bool{}}
 	var group sync.WaitGroup
 	var ends [2]*workloadapi.X509Source
 	var tokens [2]*workloadapi.JWTSource
@@ -221,11 +234,32 @@ func validate(ctx context.Context, c *counts, from, to *workloadapi.JWTSource) {
 			c.note(ctx, &c.Unanswered, "token: %v", err)
 		} else if _, err := jwtsvid.ParseAndValidate(token.Marshal(), to, []string{"other"}); err != nil {
 			c.note(ctx, &c.TokensFailed, "validation: %v", err)
+		} else if kid, err := keyID(token.Marshal()); err != nil {
+			c.note(ctx, &c.TokensFailed, "its key: %v", err)
 		} else {
-			c.add(&c.Tokens)
+			c.valid(kid)
 		}
 		pause(ctx, 200*time.Millisecond)
 	}
+}
+
+// keyID is the kid of a token's header.
+func keyID(token string) (string, error) {
+	header, _, _ := strings.Cut(token, ".")
+	text, err := base64.RawURLEncoding.DecodeString(header)
+	if err != nil {
+		return "", err
+	}
+	var parsed struct {
+		KeyID string `json:"kid"`
+	}
+	if err := json.Unmarshal(text, &parsed); err != nil {
+		return "", err
+	}
+	if parsed.KeyID == "" {
+		return "", errors.New("no kid")
+	}
+	return parsed.KeyID, nil
 }
 
 func pause(ctx context.Context, d time.Duration) {
