@@ -85,28 +85,34 @@ async fn a_node_whose_clock_is_off_does_not_sign_and_the_others_do() -> anyhow::
     let draft = cluster.entry(agent.path(), "/web");
     let created = cluster.create(right, vec![draft]).await?;
     let ids = [created[0].1.clone().context("an entry")?.id];
-    // Behind: what it signs would have ended early; its certificates still verify here.
+    // Behind: what it signs would have ended early; its certificates still verify here. Ahead: more
+    // than the ten seconds that are allowed, by what a busy machine makes uncertain.
     for (ahead_ms, why) in [
-        (-HOUR_MS, "its clock is 3600 s behind those of the majority"),
-        (11_000, "its clock is 11 s ahead of those of the majority"),
+        (-HOUR_MS, "s behind those of the majority"),
+        (15_000, "s ahead of those of the majority"),
     ] {
         clocks.set(off, ahead_ms)?;
         issues(&cluster, off, Some(why)).await?;
-        // To a clock an hour behind the agent's certificate is of the future.
-        let refused = match agent.connect(&off.api).await {
-            Err(_) => ahead_ms < 0,
-            Ok(channel) => match agent.sign(channel, &ids).await {
-                Err(status) => ahead_ms < 0 || status.code() == Code::Unavailable,
-                Ok(_) => false,
-            },
+        let answer = match agent.connect(&off.api).await {
+            // To a clock an hour behind the agent's certificate is of the future.
+            Err(_) if ahead_ms < 0 => None,
+            Err(error) => return Err(error.context("connecting to the node that is ahead")),
+            Ok(channel) => Some(agent.sign(channel, &ids).await),
         };
-        ensure!(refused, "it signed while {ahead_ms} ms ahead");
-        let signed = agent.sign(agent.connect(&right.api).await?, &ids).await?;
+        match answer {
+            None => {}
+            Some(Err(_)) if ahead_ms < 0 => {}
+            Some(Err(status)) => ensure!(status.code() == Code::Unavailable, "{status:?}"),
+            Some(Ok(_)) => anyhow::bail!("it signed while {ahead_ms} ms ahead"),
+        }
+        let signed = agent.sign(agent.connect(&right.api).await?, &ids).await;
+        let signed = signed.context("at the leader")?;
         ensure!(signed.iter().all(Result::is_ok), "the leader signs");
     }
     clocks.set(off, 0)?;
     issues(&cluster, off, None).await?;
-    let signed = agent.sign(agent.connect(&off.api).await?, &ids).await?;
+    let signed = agent.sign(agent.connect(&off.api).await?, &ids).await;
+    let signed = signed.context("at the node whose clock is right again")?;
     ensure!(signed.iter().all(Result::is_ok), "it signs again");
     Ok(())
 }
