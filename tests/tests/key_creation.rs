@@ -4,6 +4,8 @@
 
 #[path = "key_creation/calls.rs"]
 mod calls;
+#[path = "key_creation/codes.rs"]
+mod codes;
 #[path = "key_creation/writes.rs"]
 mod writes;
 
