@@ -206,7 +206,7 @@ fn a_key_that_was_imported_is_named_with_what_is_wrong() -> anyhow::Result<()> {
 #[test]
 fn what_stands_before_a_login_is_said_in_one_line() -> anyhow::Result<()> {
     let desk = Desk::new()?;
-    desk.refused("no token with label \"ca\"; the module shows no initialised token")?;
+    desk.refused("no token with label \"ca\"; the module shows no initialised token: correct [keys.pkcs11], or")?;
     desk.token()?;
     desk.pin(PIN, 0o644)?;
     desk.refused("mode 0644 lets others than its owner at it; chmod 0600 it")?;

@@ -51,9 +51,15 @@ pub struct KeySeen {
 pub fn survey(config: &Pkcs11Config, prefix: &str) -> Result<Survey, SignerError> {
     config.check()?;
     let module = module::load(&config.module)?;
+    let token = Token::new(
+        std::sync::Arc::clone(&module),
+        config,
+        None,
+        &module.enter(),
+    )?;
+    // After the token, which goes inside itself when it is dropped: nobody may be there twice.
     let inside = module.enter();
     let library = library(&module)?;
-    let token = Token::new(std::sync::Arc::clone(&module), config, None)?;
     let mut survey = Survey {
         library,
         token: token.info().clone(),
@@ -62,7 +68,7 @@ pub fn survey(config: &Pkcs11Config, prefix: &str) -> Result<Survey, SignerError
         keys: Vec::new(),
         signature: None,
     };
-    let (slot, _) = super::token::find(&module, &config.token)?;
+    let (slot, _) = super::token::find(&module, &config.token, &inside)?;
     for key_type in KeyType::ALL {
         let missing = missing(&module, slot, key_type)?;
         survey.key_types.push((key_type, missing));

@@ -13,6 +13,7 @@ use cryptoki::session::{Session, UserType};
 use cryptoki::slot::{Slot, TokenInfo as RawTokenInfo};
 
 use super::Pkcs11Config;
+use super::gate::Inside;
 use super::module::Module;
 use super::pin::NewPin;
 use super::token::{self, TokenInfo, TokenSelector, discard};
@@ -53,9 +54,10 @@ pub(super) fn init(
     so_pin_file: &Path,
 ) -> Result<InitOutcome, SignerError> {
     let selector = &config.token;
+    let inside = module.enter();
     // Of two at once in this process the second finds what the first has made.
     let _alone = module.begin_login();
-    let unfinished = match token::find(module, selector) {
+    let unfinished = match token::find(module, selector, &inside) {
         Ok((slot, info)) if info.pin_warning == Some(PinWarning::NotSet) => Some(slot),
         Ok((_, info)) => return Ok(InitOutcome::AlreadyThere(info)),
         Err(SignerError::TokenNotFound { .. }) => None,
@@ -63,7 +65,7 @@ pub(super) fn init(
     };
     let slot = match unfinished {
         Some(slot) => slot,
-        None => blank_slot(module, selector)?,
+        None => blank_slot(module, selector, &inside)?,
     };
     let raw = module
         .context()
@@ -78,19 +80,23 @@ pub(super) fn init(
             .map_err(SignerError::from_cryptoki)?;
     }
     // Anew, because the module may have moved the token to another slot.
-    let (slot, info) = token::find(module, selector)?;
+    let (slot, info) = token::find(module, selector, &inside)?;
     set_user_pin(module, slot, &info, &so_pin, &user_pin)?;
-    let (_, info) = token::find(module, selector)?;
+    let (_, info) = token::find(module, selector, &inside)?;
     tracing::info!(token = %info.name(), "token initialised");
     Ok(InitOutcome::Initialised(info))
 }
 
 /// The first slot with a token that was never initialised and may become the one selected: one that
 /// has its serial from its maker must have the right one.
-fn blank_slot(module: &Module, selector: &TokenSelector) -> Result<Slot, SignerError> {
+fn blank_slot(
+    module: &Module,
+    selector: &TokenSelector,
+    inside: &Inside<'_>,
+) -> Result<Slot, SignerError> {
     let mut found = Vec::new();
     for slot in module.slots().list(false)? {
-        let content = match token::in_slot(module, slot)? {
+        let content = match token::in_slot(module, slot, inside)? {
             None => SlotContent::Empty,
             Some(raw) => {
                 let name = TokenInfo::read(&raw).name();

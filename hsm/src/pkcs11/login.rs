@@ -57,6 +57,11 @@ pub enum ClaimRefused {
         /// Why not.
         why: String,
     },
+    /// They were asked and do not grant it to this process.
+    Denied {
+        /// Why not.
+        why: String,
+    },
 }
 
 /// Those who share a token, of whom one tries its PIN at a time. Tokens are named by their serial.
@@ -138,6 +143,14 @@ pub enum LoginBarred {
         /// Why not.
         why: String,
     },
+    /// Those who share the token do not grant it.
+    #[error("no login tried on token {token}: the cluster does not grant it: {why}")]
+    Denied {
+        /// The token.
+        token: TokenName,
+        /// Why not.
+        why: String,
+    },
     /// The operator ordered a try before, and nothing came of it yet.
     #[error("a login that was ordered before is still under way; nothing was tried: wait for it")]
     OrderUnderWay,
@@ -155,7 +168,10 @@ pub enum LoginBarred {
 impl LoginBarred {
     /// Whether it passes without anybody's doing.
     pub(crate) fn passes(&self) -> bool {
-        matches!(self, Self::UnderWay { .. } | Self::Unasked { .. })
+        matches!(
+            self,
+            Self::UnderWay { .. } | Self::Unasked { .. } | Self::Denied { .. }
+        )
     }
 
     /// A short, fixed name for metrics.
@@ -163,6 +179,7 @@ impl LoginBarred {
         match self {
             Self::UnderWay { .. } => "login_under_way",
             Self::Unasked { .. } => "login_unasked",
+            Self::Denied { .. } => "login_denied",
             _ => "pin_refused",
         }
     }
@@ -268,6 +285,7 @@ fn barred(token: &TokenName, refused: ClaimRefused) -> LoginBarred {
         ClaimRefused::Refused { by, said } => LoginBarred::RefusedElsewhere { token, by, said },
         ClaimRefused::UnderWay { by } => LoginBarred::UnderWay { token, by },
         ClaimRefused::Unasked { why } => LoginBarred::Unasked { token, why },
+        ClaimRefused::Denied { why } => LoginBarred::Denied { token, why },
     }
 }
 

@@ -134,7 +134,7 @@ impl Pkcs11Config {
 pub fn probe(config: &Pkcs11Config) -> Result<TokenInfo, SignerError> {
     config.check()?;
     let module = module::load(&config.module)?;
-    let token = Token::new(module, config, None)?;
+    let token = Token::new(Arc::clone(&module), config, None, &module.enter())?;
     Ok(token.info().clone())
 }
 
@@ -159,7 +159,7 @@ fn operators_login(
 ) -> Result<Token, SignerError> {
     config.check()?;
     let module = module::load(&config.module)?;
-    let token = Token::new(module, config, council)?;
+    let token = Token::new(Arc::clone(&module), config, council, &module.enter())?;
     token.ensure_login(LoginPolicy::Operator { same_pin }, &token.module().enter())?;
     Ok(token)
 }
@@ -245,7 +245,8 @@ impl Pkcs11Signer {
         council: Option<Arc<dyn Council>>,
     ) -> Result<Self, SignerError> {
         let module = module::load(&config.module)?;
-        let token = Arc::new(Token::new(module, config, council)?);
+        let token = Token::new(Arc::clone(&module), config, council, &module.enter())?;
+        let token = Arc::new(token);
         token.ensure_login(LoginPolicy::Guarded, &token.module().enter())?;
 
         let wanted = allowed_sessions(token.info(), u64::from(config.sessions))?;

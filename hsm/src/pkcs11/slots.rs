@@ -5,10 +5,8 @@
 //! so without end where its server shows no token: a thread that is inside for ever keeps the module
 //! from being initialised anew.
 
-#![allow(
-    unsafe_code,
-    reason = "the wrapper has no other way to C_GetSlotList, and does not show its list of functions"
-)]
+// The wrapper has no other way to C_GetSlotList, and does not show its list of functions.
+#![allow(unsafe_code)]
 
 use std::path::Path;
 use std::sync::Mutex;

@@ -138,7 +138,11 @@ impl TokenInfo {
 }
 
 /// The token in a slot, initialised or not; `None` where there is none of this vendor.
-pub(super) fn in_slot(module: &Module, slot: Slot) -> Result<Option<RawTokenInfo>, SignerError> {
+pub(super) fn in_slot(
+    module: &Module,
+    slot: Slot,
+    _: &Inside<'_>,
+) -> Result<Option<RawTokenInfo>, SignerError> {
     match module.context().get_token_info(slot) {
         Ok(raw) => Ok(Some(raw)),
         Err(CryptokiError::Pkcs11(
@@ -153,12 +157,13 @@ pub(super) fn in_slot(module: &Module, slot: Slot) -> Result<Option<RawTokenInfo
 pub(super) fn find(
     module: &Module,
     selector: &TokenSelector,
+    inside: &Inside<'_>,
 ) -> Result<(Slot, TokenInfo), SignerError> {
     let mut fitting = Vec::new();
     let mut others = Vec::new();
     for slot in module.slots().list(true)? {
         // It may have been taken out since the slots were listed.
-        let Some(raw) = in_slot(module, slot)? else {
+        let Some(raw) = in_slot(module, slot, inside)? else {
             continue;
         };
         if !raw.token_initialized() {
@@ -214,8 +219,9 @@ impl Token {
         module: Arc<Module>,
         config: &Pkcs11Config,
         council: Option<Arc<dyn Council>>,
+        inside: &Inside<'_>,
     ) -> Result<Self, SignerError> {
-        let (_, info) = find(&module, &config.token)?;
+        let (_, info) = find(&module, &config.token, inside)?;
         Pin::read(&config.pin_file)?;
         let name = info.name();
         let selector = TokenSelector::LabelAndSerial {
@@ -324,7 +330,7 @@ impl Token {
                 Err(error) => discard(session, &SignerError::from_cryptoki(error)),
             }
         }
-        let (slot, info) = find(&self.module, &self.selector)?;
+        let (slot, info) = find(&self.module, &self.selector, inside)?;
         let session = self
             .module
             .context()

@@ -12,7 +12,7 @@ use std::time::Duration;
 use chancery_api::chancery::cluster::v1::cluster_client::ClusterClient;
 use chancery_api::chancery::cluster::v1::{RetryLoginRequest, RetryLoginResponse};
 use chancery_hsm::pkcs11::{InitOutcome, Pace, Survey, init_token, pace, survey};
-use chancery_hsm::{KeyId, KeyRef, KeyType, Pkcs11Config};
+use chancery_hsm::{KeyId, KeyRef, KeyType, Pkcs11Config, SignerError};
 use clap::{Args, Subcommand};
 
 use super::error::CliError;
@@ -201,13 +201,24 @@ const LABELS: &str = "chancery/";
 fn check(config: &Path, host: &mut Host<'_>) -> Result<(), CliError> {
     let needed = crate::app::key_type(Config::load(config)?.issuance.ca_key_type);
     let token = configured(config)?;
-    let (report, missing) = checked(&token, &survey(&token, LABELS)?, needed);
+    let survey = survey(&token, LABELS).map_err(with_advice)?;
+    let (report, missing) = checked(&token, &survey, needed);
     host.stdout
         .write_all(report.as_bytes())
         .map_err(CliError::Output)?;
     match missing {
         0 => Ok(()),
         missing => Err(CliError::TokenUnfit { missing }),
+    }
+}
+
+/// What to do about a token that is not there.
+fn with_advice(error: SignerError) -> CliError {
+    match error {
+        SignerError::TokenNotFound { .. } => CliError::Said(format!(
+            "{error}: correct [keys.pkcs11], or have `chancery hsm init` initialise a token"
+        )),
+        error => error.into(),
     }
 }
 
@@ -335,7 +346,8 @@ fn bench(verb: &Bench, host: &mut Host<'_>) -> Result<(), CliError> {
                 label: format!("chancery-bench/{}", hex::encode(id)),
             };
             let lasts = Duration::from_secs(verb.seconds);
-            let measured = runtime.block_on(pace(&token, &key, key_type, lasts))?;
+            let measured = runtime.block_on(pace(&token, &key, key_type, lasts));
+            let measured = measured.map_err(with_advice)?;
             say(&format!(
                 "{}{}",
                 std::mem::take(&mut head),

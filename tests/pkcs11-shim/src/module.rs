@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::PathBuf;
 use std::ptr;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use cryptoki_sys as sys;
 use libloading::{Library, Symbol};
@@ -29,6 +29,9 @@ struct Shim {
     _library: Library,
     real: sys::CK_FUNCTION_LIST,
     faults: Option<Faults>,
+    /// Held by who is inside the module behind: what is lost is closed there while nobody is, for
+    /// SoftHSM does not bear to lose a session in the middle of a call.
+    calls: RwLock<()>,
     tokens: Mutex<Tokens>,
 }
 
@@ -71,6 +74,7 @@ fn load() -> Option<Shim> {
         _library: library,
         real,
         faults,
+        calls: RwLock::default(),
         tokens: Mutex::default(),
     })
 }
@@ -100,14 +104,9 @@ pub(crate) unsafe extern "C" fn C_GetFunctionList(
 }
 
 /// Whose answer a call has: the shim's own, or that of the module behind, or that and another code.
-struct Passage {
+struct Passage<'a> {
     verdict: Verdict,
-}
-
-impl Passage {
-    const UNTOUCHED: Self = Self {
-        verdict: Verdict::Pass,
-    };
+    _inside: RwLockReadGuard<'a, ()>,
 }
 
 impl Shim {
@@ -120,9 +119,9 @@ impl Shim {
         &self,
         call: Call,
         session: Option<sys::CK_SESSION_HANDLE>,
-    ) -> Result<Passage, sys::CK_RV> {
+    ) -> Result<Passage<'_>, sys::CK_RV> {
         let Some(faults) = &self.faults else {
-            return Ok(Passage::UNTOUCHED);
+            return Ok(self.untouched());
         };
         if call.is_counted() {
             // A count that is lost fails the test that asks for it.
@@ -130,17 +129,29 @@ impl Shim {
         }
         let verdict = faults.judge(call);
         self.look_at_token(faults);
+        let passage = Passage {
+            verdict,
+            ..self.untouched()
+        };
         if let Some(rv) = self.absence(call, session) {
             return Err(rv);
         }
-        match verdict {
+        match passage.verdict {
             Verdict::Answer(code) => Err(code as sys::CK_RV),
-            verdict => Ok(Passage { verdict }),
+            _ => Ok(passage),
+        }
+    }
+
+    /// A call that nothing happens to.
+    fn untouched(&self) -> Passage<'_> {
+        Passage {
+            verdict: Verdict::Pass,
+            _inside: self.calls.read().unwrap_or_else(PoisonError::into_inner),
         }
     }
 
     /// After a call.
-    fn leave(&self, passage: &Passage, rv: sys::CK_RV) -> sys::CK_RV {
+    fn leave(&self, passage: &Passage<'_>, rv: sys::CK_RV) -> sys::CK_RV {
         match passage.verdict {
             Verdict::AnswerAfter(code) => code as sys::CK_RV,
             Verdict::KillAfter => {
@@ -154,9 +165,13 @@ impl Shim {
     /// Takes away what is lost since the last call.
     fn look_at_token(&self, faults: &Faults) {
         let control = faults.control();
+        let is_lost = |tokens: &Tokens| {
+            control.session_epoch != tokens.session_epoch || control.token_absent && !tokens.absent
+        };
+        let lost = is_lost(&self.tokens());
+        let alone = lost.then(|| self.calls.write().unwrap_or_else(PoisonError::into_inner));
         let mut tokens = self.tokens();
-        let lost =
-            control.session_epoch != tokens.session_epoch || control.token_absent && !tokens.absent;
+        let lost = alone.is_some() && is_lost(&tokens);
         tokens.session_epoch = control.session_epoch;
         tokens.absent = control.token_absent;
         tokens.was_absent |= control.token_absent;
@@ -287,7 +302,7 @@ passes! {
 
 /// Functions of which the shim must know more.
 mod special {
-    use super::{Call, Passage, shim, sys};
+    use super::{Call, shim, sys};
 
     macro_rules! enter {
         ($call:ident, $session:expr) => {{
@@ -504,7 +519,7 @@ mod special {
             let Some(shim) = shim() else {
                 return sys::CKR_GENERAL_ERROR;
             };
-            (shim, Passage::UNTOUCHED)
+            (shim, shim.untouched())
         } else {
             let (shim, passage) = enter!(Sign, Some(session));
             if let Some(faults) = &shim.faults {
