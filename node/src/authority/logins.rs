@@ -46,6 +46,9 @@ struct Inner {
     sequence: Arc<AtomicU64>,
     /// The claim that was granted last, or may have been, and is not settled.
     granted: Mutex<Option<SettleLogin>>,
+    /// What the cluster said last against a login, and on which token: it stands where nobody can be
+    /// asked, though this node may yet have to apply it.
+    heard: Mutex<Option<(String, ClaimRefused)>>,
     untold: mpsc::Sender<Untold>,
 }
 
@@ -86,6 +89,7 @@ impl Logins {
                 boot,
                 sequence,
                 granted: Mutex::default(),
+                heard: Mutex::default(),
                 untold,
             }),
         }
@@ -111,12 +115,23 @@ impl Teller {
     }
 
     async fn tell(&self, outcome: SettleLogin) {
-        while let Err(error) = self
-            .doors
-            .propose(Command::SettleLogin(outcome.clone()))
-            .await
-        {
-            tracing::debug!(%error, "the outcome of a login is not told yet");
+        loop {
+            let told = Command::SettleLogin(outcome.clone());
+            match self
+                .doors
+                .propose(told)
+                .await
+                .map(|o| o.accepted().map(drop))
+            {
+                // Refused for what it says it would be so again.
+                Ok(Ok(()) | Err(Refusal::NotFound | Refusal::Conflict | Refusal::Malformed)) => {
+                    return;
+                }
+                Ok(Err(refusal)) => {
+                    tracing::debug!(?refusal, "the outcome of a login is not told yet");
+                }
+                Err(error) => tracing::debug!(%error, "the outcome of a login is not told yet"),
+            }
             tokio::time::sleep(TELL_PAUSE).await;
         }
     }
@@ -143,8 +158,8 @@ impl Teller {
             match self.doors.propose(Command::ClaimLogin(claim)).await {
                 Ok(outcome) => match outcome.accepted() {
                     Ok(_) => return self.tell(settle).await,
-                    Err(Refusal::LoginUnderWay) => {}
-                    Err(_) => return,
+                    Err(Refusal::LoginRefused | Refusal::NotFound | Refusal::Malformed) => return,
+                    Err(refusal) => tracing::debug!(?refusal, "a refused PIN is not told yet"),
                 },
                 // Members of older versions claim nothing.
                 Err(ProposeError::Level { .. }) => return,
@@ -181,7 +196,8 @@ impl Inner {
         let until = Instant::now() + OTHERS_WAIT;
         loop {
             let mut feed = self.doors.registry().subscribe();
-            if let Some(open) = self.left_open(serial) {
+            // An order takes the place of it, and is told by the registry how that ended.
+            if let Some(open) = self.left_open(serial).filter(|_| !ordered) {
                 // The record of this machine is clean: that login never began, or went well.
                 let close = self.close(serial, open, End::NotTried, "");
                 self.doors.propose(close).await.map_err(unasked)?;
@@ -226,13 +242,20 @@ impl Inner {
             if ruling.is_err() {
                 self.granted().take();
             }
-            match ruling {
-                Ok(()) => return Ok(()),
-                Err(Refusal::LoginUnderWay) if Instant::now() < until => {
-                    self.another_end(&mut feed, serial, until).await;
+            let refusal = match ruling {
+                Ok(()) => {
+                    self.heard().take();
+                    return Ok(());
                 }
-                Err(refusal) => return Err(self.refused(serial, refusal)),
+                Err(refusal) => refusal,
+            };
+            let refused = self.refused(serial, refusal);
+            *self.heard() = Some((serial.to_owned(), refused.clone()));
+            if refusal == Refusal::LoginUnderWay && Instant::now() < until {
+                self.another_end(&mut feed, serial, until).await;
+                continue;
             }
+            return Err(refused);
         }
     }
 
@@ -294,10 +317,14 @@ impl Inner {
             (Refusal::LoginUnderWay, None, _) => ClaimRefused::UnderWay {
                 by: "another node".to_owned(),
             },
-            (refusal, ..) => ClaimRefused::Unasked {
-                why: format!("the claim was refused: {refusal:?}"),
+            (refusal, ..) => ClaimRefused::Denied {
+                why: format!("{refusal:?}"),
             },
         }
+    }
+
+    fn heard(&self) -> std::sync::MutexGuard<'_, Option<(String, ClaimRefused)>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn granted(&self) -> std::sync::MutexGuard<'_, Option<SettleLogin>> {
@@ -324,11 +351,22 @@ impl Council for Logins {
         let inner = &self.inner;
         // Called by a thread of the signer, never by one of a runtime.
         inner.runtime.block_on(async {
+            // A login of another that was under way then may be over now.
+            let passed = |heard: &mut (String, ClaimRefused)| {
+                !matches!(heard.1, ClaimRefused::Refused { .. })
+            };
+            inner.heard().take_if(passed);
             let claimed = tokio::time::timeout(CLAIM_LIMIT, inner.claim(serial, ordered));
             let claimed = claimed.await.unwrap_or_else(|_| {
                 Err(ClaimRefused::Unasked {
                     why: format!("no answer within {CLAIM_LIMIT:?}"),
                 })
+            });
+            let claimed = claimed.map_err(|refused| match (&refused, &*inner.heard()) {
+                (ClaimRefused::Unasked { .. }, Some((of, heard))) if of == serial && !ordered => {
+                    heard.clone()
+                }
+                _ => refused,
             });
             if claimed.is_err()
                 && let Some(perhaps) = inner.granted().take()

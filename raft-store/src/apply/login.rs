@@ -5,6 +5,9 @@ use crate::command::{ClaimLogin, LoginEnd, Outcome, Refusal, SettleLogin};
 use crate::model::{LoginAttempt, LoginRefused, TokenLogin};
 use crate::view::Txn;
 
+/// Before it, a login that an order took the place of was forgotten.
+const CUT_OFF_LEVEL: u32 = 4;
+
 /// Opens a login. Refused after a refusal and beside the login of another node, unless an
 /// administrator orders it; beside one that may still end, to him as well.
 pub(super) fn claim(txn: &mut Txn<'_>, command: &ClaimLogin) -> Ruling {
@@ -34,6 +37,19 @@ pub(super) fn claim(txn: &mut Txn<'_>, command: &ClaimLogin) -> Ruling {
         let over = own && open.boot == command.boot && open.sequence < command.sequence;
         if !over && !(command.ordered && (own || lost)) {
             return Ok(Err(Refusal::LoginUnderWay));
+        }
+        // The one that an order takes the place of may have spent a try: that stands until the
+        // token has taken a PIN, also where the order never reaches the token.
+        if !over
+            && txn
+                .cluster()?
+                .is_some_and(|c| c.feature_level >= CUT_OFF_LEVEL)
+        {
+            login.refusal.get_or_insert_with(|| LoginRefused {
+                node_id: open.node_id,
+                why: "cut off".to_owned(),
+                at: txn.now(),
+            });
         }
     }
     login.attempt = Some(LoginAttempt {

@@ -1,6 +1,8 @@
 //! Logins on tokens: one at a time, and none after a refusal.
 
-use chancery_raft_store::command::{ClaimLogin, LoginEnd, SettleLogin};
+use chancery_raft_store::command::{
+    ClaimLogin, FEATURE_LEVEL, LoginEnd, RaiseFeatureLevel, SettleLogin,
+};
 use chancery_raft_store::model::{LoginRefused, TokenLogin};
 use chancery_raft_store::view::Table;
 use chancery_raft_store::{ChangeKind, Command, Refusal};
@@ -128,6 +130,8 @@ fn a_login_whose_node_is_gone_is_not_taken_for_one_that_ended() {
 #[test]
 fn an_administrator_takes_the_place_of_a_login_that_cannot_end_any_more() {
     let mut world = world();
+    let level = FEATURE_LEVEL;
+    world.ok(Command::RaiseFeatureLevel(RaiseFeatureLevel { level }));
     world.ok(claims(1, 1, 1));
     world.time_ms += TokenLogin::LOST_AFTER * 1000 - 1;
     assert_eq!(world.refused(orders(2, 1, 1)), Refusal::LoginUnderWay);
@@ -137,9 +141,16 @@ fn an_administrator_takes_the_place_of_a_login_that_cannot_end_any_more() {
         world.refused(settles(1, 1, 1, LoginEnd::Accepted)),
         Refusal::Conflict
     );
-    // Of its own node he need not wait: it knows that none is under way.
+    // Whether the one that was lost spent a try nobody knows: that stands until a PIN is taken.
     world.ok(settles(2, 1, 1, LoginEnd::NotTried));
-    world.ok(claims(3, 1, 1));
+    let stands = known(&world).and_then(|login| login.refusal).unwrap();
+    assert_eq!((stands.node_id, stands.why.as_str()), (1, "cut off"));
+    assert_eq!(world.refused(claims(3, 1, 1)), Refusal::LoginRefused);
+    world.ok(orders(3, 1, 1));
+    world.ok(settles(3, 1, 1, LoginEnd::Accepted));
+    assert_eq!(known(&world), None);
+    // Of its own node he need not wait: it knows that none is under way.
+    world.ok(claims(3, 1, 2));
     world.ok(orders(3, 2, 1));
 }
 
