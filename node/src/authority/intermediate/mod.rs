@@ -356,8 +356,7 @@ impl Intermediates {
             watch.elapsed(),
         );
         let issued = issued?;
-        let stale = |status: tonic::Status| CertifyError::Stale(status.message().to_owned());
-        doors.still_fresh().map_err(stale)?;
+        // What the authority signed is told even where it does not leave.
         tracing::info!(
             target: "chancery::audit",
             event = "intermediate_certified",
@@ -367,6 +366,8 @@ impl Intermediates {
             subject_key_id = hex::encode(&issued.facts.ski),
             expires_at = issued.facts.not_after,
         );
+        let stale = |status: tonic::Status| CertifyError::Stale(status.message().to_owned());
+        doors.still_fresh().map_err(stale)?;
         Ok(issued)
     }
 

@@ -191,9 +191,11 @@ impl CustodyService for Certifier {
         let consensus = self.doors.consensus();
         let key = proved(consensus.cluster_id(), from, consensus.me(), &request)?;
         // They go ahead of documents at the token: members must not fill its queue with them.
-        let _turn = self.turn.try_lock().map_err(|_| {
+        let turn = Arc::clone(&self.turn).try_lock_owned().map_err(|_| {
             Status::resource_exhausted("another member's intermediate is being certified here")
         })?;
+        // Behind a barrier: one that was removed a moment ago is to have no CA for a day.
+        self.doors.exact().await?;
         self.doors.fresh().await?;
         let now = consensus.clock().now_unix_ms().div_euclid(1000);
         let authorities = {
@@ -223,7 +225,7 @@ impl CustodyService for Certifier {
                 "this node cannot sign with the authority now",
             ));
         }
-        let intermediates = self.custody.intermediates();
+        let intermediates = self.custody.intermediates().clone();
         let failed = |error: CertifyError| {
             // Why not is for the operator: it may name tokens, files and modules.
             tracing::warn!(node = from, error = %crate::app::chain(&error), "a member's intermediate was not certified");
@@ -231,9 +233,17 @@ impl CustodyService for Certifier {
         };
         let root = intermediates.root(record).map_err(failed)?;
         let draw = Draw::new(&**consensus.clock());
-        let issued = intermediates
-            .certificate(&self.custody, &self.doors, &root, &key, from, &draw)
-            .await;
+        let (custody, doors) = (self.custody.clone(), self.doors.clone());
+        // To its end, whatever becomes of the caller: the token is at it, and it is audited.
+        let issued = tokio::spawn(async move {
+            let _turn = turn;
+            intermediates
+                .certificate(&custody, &doors, &root, &key, from, &draw)
+                .await
+        });
+        let issued = issued
+            .await
+            .map_err(|_| Status::internal("certifying ended unexpectedly"))?;
         let certificate = issued.map_err(failed)?.certificate_der;
         Ok(Response::new(wire::CertifyResponse { certificate }))
     }
