@@ -236,17 +236,18 @@ impl Cluster {
 
     /// Trust domain and bundle, as written when the cluster came up.
     pub fn trust(&self) -> anyhow::Result<Trust> {
-        Trust::from_pem(
+        Ok(Trust::from_pem(
             &self.file.trust_domain,
             &std::fs::read_to_string(&self.file.bundle)?,
-        )
+        )?)
     }
 
     /// Trust domain and bundle, as a node tells them now.
     pub fn trust_of(&self, node: &Node) -> anyhow::Result<Trust> {
         let shown = self.cli(node, &["bundle", "show"])?;
         ensure!(shown.status.success(), "bundle show: {}", text(&shown));
-        Trust::from_pem(&self.file.trust_domain, &String::from_utf8(shown.stdout)?)
+        let pem = String::from_utf8(shown.stdout)?;
+        Ok(Trust::from_pem(&self.file.trust_domain, &pem)?)
     }
 
     /// Runs the `chancery` command against a node's admin socket.

@@ -6,109 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use chancery_identity::id::{SpiffeId, TrustDomain};
-use chancery_identity::x509_svid::{Purpose, verify_chain};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpSocket;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-/// Whom to trust: a trust domain and its roots.
-#[derive(Clone, Debug)]
-pub struct Trust {
-    /// Trust domain of the server.
-    pub trust_domain: TrustDomain,
-    /// DER of the roots.
-    pub roots: Vec<Vec<u8>>,
-}
-
-impl Trust {
-    /// Reads the roots from PEM.
-    pub fn from_pem(trust_domain: &str, pem: &str) -> anyhow::Result<Self> {
-        use rustls::pki_types::pem::PemObject as _;
-        let roots = CertificateDer::pem_slice_iter(pem.as_bytes())
-            .map(|c| c.map(|c| c.to_vec()))
-            .collect::<Result<Vec<_>, _>>()
-            .context("the bundle is not PEM")?;
-        anyhow::ensure!(!roots.is_empty(), "the bundle holds no certificate");
-        Ok(Self {
-            trust_domain: TrustDomain::parse(trust_domain)?,
-            roots,
-        })
-    }
-}
-
-/// Certificate chain (leaf first, DER) and PKCS#8 key of a client.
-#[derive(Clone)]
-pub struct ClientIdentity {
-    /// Leaf first.
-    pub chain: Vec<Vec<u8>>,
-    /// PKCS#8 DER.
-    pub key: Vec<u8>,
-}
-
-#[derive(Debug)]
-struct ServerIsSpire {
-    trust: Trust,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for ServerIsSpire {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity.clone())
-            .chain(intermediates.iter().cloned())
-            .collect();
-        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let facts = verify_chain(
-            &chain,
-            &self.trust.trust_domain,
-            &self.trust.roots,
-            Purpose::Server,
-            now,
-        )
-        .map_err(|e| rustls::Error::General(e.to_string()))?;
-        if facts.id == SpiffeId::server(&self.trust.trust_domain) {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::ApplicationVerificationFailure,
-            ))
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
+pub use chancery_agent::tls::{ClientIdentity, Trust};
 
 /// Connects to a server's agent port.
 pub async fn connect(
@@ -128,29 +32,10 @@ pub async fn connect_behind(
     source: Option<IpAddr>,
     header: &'static [u8],
 ) -> anyhow::Result<Channel> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier = ServerIsSpire {
-        trust: trust.clone(),
-        algorithms: provider.signature_verification_algorithms,
-    };
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier));
-    let mut config = match identity {
-        None => config.with_no_client_auth(),
-        Some(identity) => {
-            let chain = identity
-                .chain
-                .iter()
-                .map(|der| CertificateDer::from(der.clone()))
-                .collect();
-            let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(identity.key.clone()));
-            config.with_client_auth_cert(chain, key)?
-        }
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let config = Arc::new(config);
+    let config = Arc::new(chancery_agent::tls::client_config(
+        Some(trust.clone()),
+        identity,
+    )?);
     let target: SocketAddr = address
         .parse()
         .with_context(|| format!("address {address}"))?;

@@ -85,9 +85,12 @@ fn crates_depend_on_each_other_in_one_direction() -> anyhow::Result<()> {
                 "chancery-raft-store",
             ],
         ),
+        ("chancery-agent", &["chancery-api", "chancery-identity"]),
         (
             "chancery-tests",
             &[
+                // Its TLS towards nodes, and its process.
+                "chancery-agent",
                 "chancery-api",
                 "chancery-identity",
                 "chancery-hsm",
@@ -196,12 +199,13 @@ fn nothing_unfinished_is_left_behind() -> anyhow::Result<()> {
 }
 
 #[test]
-fn unsafe_code_is_allowed_in_the_module_that_passes_on_a_c_interface_alone() -> anyhow::Result<()> {
+fn unsafe_code_is_allowed_in_two_modules_that_speak_to_a_c_interface_alone() -> anyhow::Result<()> {
     let allow = format!("allow({})", "unsafe_code");
-    let shim = root().join("tests/pkcs11-shim/src/module.rs");
+    let allowed = ["tests/pkcs11-shim/src/module.rs", "hsm/src/pkcs11/slots.rs"];
+    let allowed = allowed.map(|path| root().join(path));
     for path in files()?.iter().filter(|p| ends_with(p, &["rs"])) {
         ensure!(
-            *path == shim || !std::fs::read_to_string(path)?.contains(&allow),
+            allowed.contains(path) || !std::fs::read_to_string(path)?.contains(&allow),
             "{}",
             path.display()
         );

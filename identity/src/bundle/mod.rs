@@ -99,7 +99,9 @@ impl X509Authority {
             .at
     }
 
-    fn public_key(&self) -> PublicKey {
+    /// The key.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
         public_key_of(&self.der).expect("the key was read when the authority was made")
     }
 }
