@@ -69,7 +69,7 @@ async fn round(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::print_stdout, reason = "tests print what they measured")]
+#[allow(clippy::print_stdout, reason = "tests print what they measured")]
 async fn a_rotation_ends_well_whatever_the_token_answers_meanwhile() -> anyhow::Result<()> {
     let bench = cluster("").await?;
     let mut rounds = 0;
