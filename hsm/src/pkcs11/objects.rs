@@ -245,13 +245,19 @@ fn generate_pair(
     private.push(Attribute::Copyable(false));
     let made = match session.generate_key_pair(&mechanism, &public, &private) {
         // CKA_COPYABLE came with version 2.40; a key that cannot be extracted is safe without it.
-        Err(CryptokiError::Pkcs11(
-            RvError::AttributeTypeInvalid
-            | RvError::AttributeValueInvalid
-            | RvError::AttributeReadOnly
-            | RvError::TemplateInconsistent,
-            _,
-        )) => {
+        Err(
+            error @ CryptokiError::Pkcs11(
+                RvError::AttributeTypeInvalid
+                | RvError::AttributeValueInvalid
+                | RvError::AttributeReadOnly
+                | RvError::TemplateInconsistent,
+                _,
+            ),
+        ) => {
+            // One that says so and made it all the same must not make a second of the same id.
+            if find_one(session, Half::Private, &spec.key)?.is_some() {
+                return Err(SignerError::from_cryptoki(error));
+            }
             private.pop();
             session.generate_key_pair(&mechanism, &public, &private)
         }

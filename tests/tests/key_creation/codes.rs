@@ -77,8 +77,13 @@ async fn a_rotation_ends_well_whatever_the_token_answers_meanwhile() -> anyhow::
     let mut worst = (Duration::ZERO, String::new());
     for (n, (call, when)) in CALLS.into_iter().enumerate() {
         for (m, (code, _)) in CODES.iter().enumerate() {
-            // Small counts: one code on each call.
-            if !long() && m != n * CODES.len() / CALLS.len() {
+            // Small counts: one code on each call; where the key is made all the same, one for which
+            // it is asked for again with fewer attributes.
+            let chosen = match when {
+                When::After => *code == "CKR_ATTRIBUTE_TYPE_INVALID",
+                When::Instead => m == n * CODES.len() / CALLS.len(),
+            };
+            if !long() && !chosen {
                 continue;
             }
             let kind = KINDS[usize::from(rounds % 10 == 9)];
