@@ -15,7 +15,7 @@ setup: ## install what is missing; build RocksDB once
 	@scripts/setup
 
 build: setup ## every binary, release mode
-	@scripts/progress $(CARGO) build --release --bins -p chancery-node -p chancery-tests
+	@scripts/progress $(CARGO) build --release --bins -p chancery-node -p chancery-agent -p chancery-tests
 
 bin-dir: ## the folder of `make build`
 	@scripts/bin-dir
