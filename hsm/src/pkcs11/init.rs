@@ -95,7 +95,7 @@ fn blank_slot(
     inside: &Inside<'_>,
 ) -> Result<Slot, SignerError> {
     let mut found = Vec::new();
-    for slot in module.slots().list(false)? {
+    for slot in module.slots().list(false, inside)? {
         let content = match token::in_slot(module, slot, inside)? {
             None => SlotContent::Empty,
             Some(raw) => {

@@ -16,6 +16,7 @@ use cryptoki::error::Rv;
 use cryptoki::slot::Slot;
 use cryptoki_sys as sys;
 
+use super::gate::Inside;
 use crate::error::SignerError;
 use crate::lock;
 
@@ -91,7 +92,7 @@ impl Slots {
     ///
     /// # Errors
     /// [`SignerError::Call`]; it is `CKR_BUFFER_TOO_SMALL` where the module contradicts itself.
-    pub(super) fn list(&self, with_token: bool) -> Result<Vec<Slot>, SignerError> {
+    pub(super) fn list(&self, with_token: bool, _: &Inside<'_>) -> Result<Vec<Slot>, SignerError> {
         let Some(apart) = &self.apart else {
             return self.listed(with_token);
         };

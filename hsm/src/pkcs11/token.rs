@@ -161,7 +161,7 @@ pub(super) fn find(
 ) -> Result<(Slot, TokenInfo), SignerError> {
     let mut fitting = Vec::new();
     let mut others = Vec::new();
-    for slot in module.slots().list(true)? {
+    for slot in module.slots().list(true, inside)? {
         // It may have been taken out since the slots were listed.
         let Some(raw) = in_slot(module, slot, inside)? else {
             continue;
