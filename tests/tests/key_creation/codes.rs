@@ -58,11 +58,13 @@ async fn round(
     ensure!(now[at] != earlier[at], "another one signs");
     if kind == "jwt" {
         // A bundle does not grow for ever, nor does this test.
-        for step in [["taint", ""], ["revoke", "-force"]] {
-            let id = earlier[at].as_str();
-            let mut args = vec!["localauthority", kind, step[0], "-authorityID", id];
-            args.extend(step.iter().skip(1).filter(|flag| !flag.is_empty()));
-            json(bench, asked, &args)?;
+        let id = ["-authorityID", earlier[at].as_str()];
+        for step in [&["taint"][..], &["revoke", "-force"]] {
+            json(
+                bench,
+                asked,
+                &[&["localauthority", kind], step, &id].concat(),
+            )?;
         }
     }
     sweep(bench, asked).await
