@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -171,7 +171,7 @@ fn read_token(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 async fn run(config: Config, token: Option<Zeroizing<String>>) -> anyhow::Result<()> {
     let socket_path = config.socket_path.clone();
     let manager = Manager::start(config, token).await?;
-    let mut snapshots = manager.subscribe();
+    let snapshots = manager.subscribe();
     let servers = manager.servers();
     let mut synced = snapshots.clone();
     let serving = async move {
@@ -182,7 +182,6 @@ async fn run(config: Config, token: Option<Zeroizing<String>>) -> anyhow::Result
         let listener = workload::listen(&socket_path)
             .with_context(|| format!("socket {}", socket_path.display()))?;
         tracing::info!(socket = %socket_path.display(), "serving the Workload API");
-        snapshots.mark_unchanged();
         workload::serve(listener, snapshots, servers).await?;
         anyhow::Ok(())
     };
@@ -287,9 +286,11 @@ fn write_svid(dir: &Path, n: usize, answer: &X509svidResponse) -> anyhow::Result
         let path = dir.join(name);
         let mut file = std::fs::OpenOptions::new();
         let file = file.write(true).create(true).truncate(true).mode(mode);
-        let written = file
-            .open(&path)
-            .and_then(|mut f| f.write_all(text.as_bytes()));
+        let written = file.open(&path).and_then(|mut file| {
+            // Also of one that was there: a key is nobody else's.
+            file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+            file.write_all(text.as_bytes())
+        });
         written.with_context(|| format!("{}", path.display()))?;
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! key leaves this process in the snapshot and the state file alone.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry::Vacant;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use chancery_api::spire::api::server::svid::v1 as svid_api;
 use chancery_api::spire::api::server::svid::v1::svid_client::SvidClient;
 use chancery_api::spire::api::types;
 use chancery_identity::bundle::Bundle;
+use chancery_identity::id::TrustDomain;
 use chancery_identity::x509_svid::verify_certificate_signature;
 use tokio::sync::watch;
 use tonic::{Code, Status};
@@ -110,14 +112,18 @@ impl Manager {
         let kept = kept.filter(|state| !state.svid.has_expired(environment::now()));
         let (servers, state) = match kept {
             Some(state) => {
-                let servers = Servers::new(config.servers.clone(), None)?;
+                let trust = Trust {
+                    trust_domain: config.trust_domain.clone(),
+                    roots: state.roots.clone(),
+                };
+                let servers = Servers::new(config.servers.clone(), Some(trust))?;
                 (servers, state)
             }
             None => {
                 let token = token.ok_or(AgentError::NoToken)?;
                 let trust = bootstrap(&config)?;
                 let servers = Servers::new(config.servers.clone(), trust)?;
-                let state = attest(&servers, &token).await?;
+                let state = attest(&servers, &token, &config.trust_domain).await?;
                 store.save(&state)?;
                 (servers, state)
             }
@@ -161,28 +167,20 @@ impl Manager {
             match self.round().await {
                 Ok(()) => {}
                 Err(RoundError::Agent(error)) => return error,
-                Err(error) => match self.refused(&error) {
-                    Some(refused) => return refused,
-                    None => tracing::warn!(%error, "not in touch with the servers; trying on"),
-                },
+                Err(RoundError::Call(_, status)) if is_refusal(&status) => {
+                    // What is kept is worth nothing any more.
+                    if let Err(error) = self.store.forget() {
+                        tracing::error!(%error, "an SVID that is refused is still kept");
+                    }
+                    return AgentError::Refused(status);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "not in touch with the servers; trying on");
+                }
             }
             let spread = 0.9 + 0.2 * environment::fraction();
             tokio::time::sleep(SYNC.mul_f64(spread)).await;
         }
-    }
-
-    /// A typed no: what is kept is worth nothing any more.
-    fn refused(&self, error: &RoundError) -> Option<AgentError> {
-        let RoundError::Call(_, status) = error else {
-            return None;
-        };
-        if status.code() != Code::PermissionDenied || status.details().is_empty() {
-            return None;
-        }
-        if let Err(error) = self.store.forget() {
-            tracing::error!(%error, "an SVID that is refused is still kept");
-        }
-        Some(AgentError::Refused(status.clone()))
     }
 
     async fn round(&mut self) -> Result<(), RoundError> {
@@ -272,12 +270,8 @@ impl Manager {
 
     async fn bundle(&self) -> Result<Bundle, RoundError> {
         let answer = self.servers.call(get_bundle).await;
-        let bundle = wire::bundle(&answer.map_err(called("fetching the bundle"))?);
-        let bundle = bundle.map_err(RoundError::Answer)?;
-        if bundle.trust_domain != self.config.trust_domain || bundle.x509_authorities.is_empty() {
-            return Err(RoundError::Answer("the bundle is not the own one".into()));
-        }
-        Ok(bundle)
+        let answer = answer.map_err(called("fetching the bundle"))?;
+        own_bundle(&answer, &self.config.trust_domain).map_err(RoundError::Answer)
     }
 
     /// The bundle of another trust domain; `None` where the server has none.
@@ -328,18 +322,30 @@ impl Manager {
         for batch in due.chunks(BATCH) {
             match self.signed(batch).await {
                 Ok(signed) => identities.extend(signed),
+                Err(RoundError::Call(what, status)) if is_refusal(&status) => {
+                    return Err(RoundError::Call(what, status));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "SVIDs are not signed; what is there is served on");
-                    // Nobody loses an identity that is good because a newer one is not there yet.
-                    for entry in batch {
-                        let known = before.as_ref().and_then(|b| b.identities.get(&entry.id));
-                        if let Some(known) = known.filter(|k| !k.svid.has_expired(now)) {
-                            identities.insert(entry.id.clone(), known.clone());
-                        }
-                    }
-                    if self.refused(&error).is_some() {
-                        return Err(error);
-                    }
+                }
+            }
+            // Nobody loses an identity that is good because a newer one is not there yet; who may
+            // have it is as the entry says now.
+            for entry in batch {
+                let known = before.as_ref().and_then(|b| b.identities.get(&entry.id));
+                let good = known.filter(|known| {
+                    known.entry.spiffe_id == entry.spiffe_id && !known.svid.has_expired(now)
+                });
+                if let (Some(known), Vacant(place)) = (good, identities.entry(entry.id.clone())) {
+                    let kept = Identity {
+                        entry: Entry {
+                            // Of what was signed, so that it is asked for again.
+                            revision: known.entry.revision,
+                            ..entry.clone()
+                        },
+                        svid: Arc::clone(&known.svid),
+                    };
+                    place.insert(kept);
                 }
             }
         }
@@ -430,8 +436,26 @@ async fn get_bundle(channel: tonic::transport::Channel) -> Result<types::Bundle,
         .map(tonic::Response::into_inner)
 }
 
+/// The bundle of the own trust domain, with somebody to trust.
+fn own_bundle(answer: &types::Bundle, trust_domain: &TrustDomain) -> Result<Bundle, String> {
+    let bundle = wire::bundle(answer)?;
+    if bundle.trust_domain != *trust_domain || bundle.x509_authorities.is_empty() {
+        return Err(format!("it is not that of {trust_domain}, or has no root"));
+    }
+    Ok(bundle)
+}
+
+/// A typed no, which is of this agent and not of the moment (SPIRE's `PermissionDeniedDetails`).
+fn is_refusal(status: &Status) -> bool {
+    status.code() == Code::PermissionDenied && !status.details().is_empty()
+}
+
 /// Attests by a join token and fetches the bundle over the same connections.
-async fn attest(servers: &Servers, token: &str) -> Result<State, AgentError> {
+async fn attest(
+    servers: &Servers,
+    token: &str,
+    trust_domain: &TrustDomain,
+) -> Result<State, AgentError> {
     use agent_api::attest_agent_request::{Params, Step};
     use agent_api::attest_agent_response::Step as Answer;
     let requested = credentials::request()?;
@@ -465,7 +489,7 @@ async fn attest(servers: &Servers, token: &str) -> Result<State, AgentError> {
         .call(get_bundle)
         .await
         .map_err(AgentError::Attestation)?;
-    let bundle = wire::bundle(&bundle).map_err(AgentError::Bundle)?;
+    let bundle = own_bundle(&bundle, trust_domain).map_err(AgentError::Bundle)?;
     let svid = wire::svid(svid, requested.key, environment::now());
     tracing::info!(?svid, "attested");
     Ok(State {

@@ -5,7 +5,7 @@ mod jwt;
 mod service;
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -40,9 +40,17 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
             "another agent serves there",
         ));
     }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if there.file_type().is_socket() => std::fs::remove_file(path)?,
+        // A path that was mistaken costs nobody a file.
+        Ok(_) => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "something else than a socket is there",
+            ));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777))?;
@@ -65,4 +73,25 @@ pub(crate) async fn serve(
         .add_service(service)
         .serve_with_incoming(peers)
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_left_behind_is_replaced_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("made/api.sock");
+        drop(listen(&path).expect("listens"));
+        let listener = listen(&path).expect("in the place of what was left");
+        let busy = listen(&path).expect_err("one serves there");
+        assert_eq!(busy.kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        std::fs::remove_file(&path).expect("removes");
+        std::fs::write(&path, "precious").expect("writes");
+        let error = listen(&path).expect_err("a file is there");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).expect("is there"), b"precious");
+    }
 }
